@@ -1,0 +1,65 @@
+"""The checkpoint of a lockstep group: one safetensors file, written whole, never pickled.
+
+Tensors: every projector's weights and AdamW moments. Header: the step, and the size each run's metrics log
+had then. Batches come from named generators, so the step is all the random state there is.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cachegen.errors import RunError
+from cachegen.files import write_atomically
+from engine.run_directory import RunDirectory
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def write_checkpoint(
+    path: Path, projectors: Sequence[nn.Module], optimizer: torch.optim.Optimizer, step: int, log_sizes: list[int]
+) -> None:
+    """Write the group's state after `step` steps."""
+    tensors = {}
+    for number, projector in enumerate(projectors):
+        for name, parameter in projector.named_parameters():
+            tensors[f"{number}.{name}"] = parameter.detach()
+            state = optimizer.state.get(parameter, {})
+            tensors |= {f"{number}.{name}.{moment}": state[moment] for moment in MOMENTS if state}
+    header = {"step": str(step), "log_sizes": json.dumps(log_sizes)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def read_checkpoint(
+    path: Path, projectors: Sequence[nn.Module], optimizer: torch.optim.Optimizer, directories: list[RunDirectory]
+) -> int:
+    """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
+
+    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file.
+    """
+    if not path.is_file():
+        for directory in directories:
+            directory.cut_metrics(0)
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        step, log_sizes = int(header["step"]), json.loads(header["log_sizes"])
+        for number, projector in enumerate(projectors):
+            for name, parameter in projector.named_parameters():
+                with torch.no_grad():
+                    parameter.copy_(tensors[f"{number}.{name}"])
+                if f"{number}.{name}.step" in tensors:
+                    moments = {moment: tensors[f"{number}.{name}.{moment}"] for moment in MOMENTS}
+                    moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
+                    optimizer.state[parameter] = moments
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise RunError(f"checkpoint {path} is damaged ({error}); delete it to train its runs anew") from None
+    for directory, size in zip(directories, log_sizes, strict=True):
+        directory.cut_metrics(size)
+    return step

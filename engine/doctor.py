@@ -1,0 +1,62 @@
+"""What was found on this machine, and what the engine will use and why."""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+from cachegen.microworld.world import default_cache
+from engine.plan import Execution
+from engine.sweep import choose_device
+
+GIB = 2**30
+
+
+def examine() -> dict[str, str]:
+    """Findings by name, in words."""
+    device = choose_device("auto")
+    return {
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__}, transformers {version('transformers')}, timm {version('timm')}",
+        "device": _device(device),
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "dtype": _dtype(device),
+        "attention": "image prefixes shared; scaled_dot_product_attention per image, checked at load against the LM's own",
+        "packed row": f"{Execution().max_tokens:,} tokens at most; change with --max-tokens",
+        "memory": _memory(device),
+        "worlds": str(default_cache() / "worlds"),
+        "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if _offline() else ""),
+    }
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}; no CUDA device was found"
+
+
+def _dtype(device: torch.device) -> str:
+    """The precision a condition should ask for here; it is part of the condition, never chosen silently."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        advice = "bfloat16: native on this GPU" if native else "float32: this GPU has no native bfloat16"
+    elif torch.cpu._is_amx_tile_supported():
+        advice = "bfloat16 for large LMs: this CPU has AMX"
+    elif torch.cpu._is_avx512_bf16_supported():
+        advice = "bfloat16 for large LMs: this CPU has AVX512-BF16"
+    else:
+        advice = "float32: this CPU has no bfloat16 arithmetic"
+    return f"{advice}; set dtype in the condition (default float32)"
+
+
+def _memory(device: torch.device) -> str:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    if device.type != "cuda":
+        return f"{total:.0f} GiB"
+    free, all_of_it = torch.cuda.mem_get_info(device)
+    return f"{total:.0f} GiB; GPU {free / GIB:.0f} of {all_of_it / GIB:.0f} GiB free"
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")

@@ -1,0 +1,202 @@
+"""The frozen language model (paper section 3.2): any Hugging Face causal LM, with prefix sharing.
+
+Only what the loss needs is computed: hidden states are gathered at the answer positions before the head, the
+last block's MLP runs at those rows only, and no weight takes a gradient. At load, two images with two
+questions each are compared with Hugging Face's own forward, one question at a time; beyond the bound the
+model is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from cachegen.errors import ModelError
+from cachegen.files import digest_bytes, digest_file
+from cachegen.random_init import random_init_lm
+from cachegen.rng import stream_seed
+from engine.prefix_sharing import IMPLEMENTATION, Layout
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
+
+
+def resolve_lm(name: str) -> Path:
+    """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id."""
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ModelError(f"{name} has no config.json; give a directory written by save_pretrained")
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+    except GatedRepoError:
+        raise ModelError(
+            f"LM {name!r} is gated; accept its licence on its page, then set HF_TOKEN and try again"
+        ) from None
+    except HFValidationError:
+        raise ModelError(f"LM folder {name} does not exist; check the path, or give a Hugging Face id") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"cannot find or download LM {name!r} ({reason}); check its id, or give a directory") from None
+
+
+def lm_digests(folder: Path, lm_init: str) -> dict[str, str]:
+    """Digests of the LM (weights and configuration; for a random-init LM its configuration) and of its tokenizer."""
+    weights = sorted(folder.glob("*.safetensors")) if lm_init == "pretrained" else []
+    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return {
+        "lm": digest_bytes(*(digest_file(path).encode() for path in [folder / "config.json", *weights])),
+        "tokenizer": digest_bytes(*(digest_file(path).encode() for path in tokenizer)),
+    }
+
+
+@dataclass
+class FrozenLM:
+    """A causal LM that takes packed rows; made by `load_lm` or `FrozenLM.wrap`.
+
+    `width`: D, the size of its embeddings; `embedding_rms`: root mean square of its input embeddings.
+    """
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    width: int
+    embedding_rms: float
+    prunes: bool
+    _answer_rows: torch.Tensor | None = None
+    _row_length: int = 0
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, device: torch.device, *, check: bool = True) -> "FrozenLM":
+        """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
+        model = model.to(device).eval().requires_grad_(False)
+        if not model._can_set_attn_implementation():
+            raise ModelError(
+                f"{type(model).__name__} has an attention of its own, which cannot share an image prefix; "
+                "choose another LM"
+            )
+        model.set_attn_implementation(IMPLEMENTATION)
+        embeddings = model.get_input_embeddings().weight
+        rms = embeddings.float().square().mean().sqrt().item()
+        lm = cls(model, tokenizer, device, embeddings.shape[1], rms, prunes=False)
+        lm._prune_last_block()
+        if check:
+            try:
+                lm._self_check()
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise ModelError(
+                    f"{type(model).__name__} does not run with a shared image prefix "
+                    f"({(str(error).splitlines() or [type(error).__name__])[0]}); choose another LM"
+                ) from error
+        return lm
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(...,) token ids -> (..., D) input embeddings."""
+        return self.model.get_input_embeddings()(ids)
+
+    def answer_states(self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor) -> torch.Tensor:
+        """Final hidden states (Q, D), after the last norm, where the answers of a packed row are predicted."""
+        self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
+        try:
+            output = self.model.base_model(
+                inputs_embeds=row_TD[None],
+                position_ids=layout.position_ids(self.device),
+                use_cache=False,
+                layout=layout,
+            )
+        finally:
+            self._answer_rows = None
+        return output.last_hidden_state[0].index_select(0, answer_rows_Q)
+
+    def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
+        """(Q, V) logits over the whole vocabulary, float32, from the head in its own dtype."""
+        return self.model.get_output_embeddings()(states_QD).float()
+
+    def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor:
+        """(Q, 2) logits of yes and no from the head's two rows in float32: bf16 logits near 20 step by 0.125."""
+        head = self.model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias[[yes, no]].float()
+        return nn.functional.linear(states_QD.float(), head.weight[[yes, no]].float(), bias)
+
+    def _prune_last_block(self) -> None:
+        """Let the last block's MLP see the answer rows only; its output elsewhere is never read.
+
+        A decoder whose blocks are not found, or have no `mlp`, runs unpruned (`prunes` stays False).
+        """
+        depth = self.model.config.num_hidden_layers
+        stacks = [m for m in self.model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
+        if not isinstance(mlp, nn.Module):
+            return
+
+        def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+            return None if self._answer_rows is None else (inputs[0].index_select(1, self._answer_rows),)
+
+        def spread(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+            if self._answer_rows is None:
+                return None
+            full = output.new_zeros(1, self._row_length, output.shape[-1])
+            return full.index_copy(1, self._answer_rows, output)
+
+        mlp.register_forward_pre_hook(select)
+        mlp.register_forward_hook(spread)
+        self.prunes = True
+
+    @contextmanager
+    def plain(self) -> Iterator[Any]:
+        """The model with Hugging Face's own attention, for reference computations."""
+        self.model.set_attn_implementation("sdpa")
+        try:
+            yield self.model
+        finally:
+            self.model.set_attn_implementation(IMPLEMENTATION)
+
+    @torch.no_grad()
+    def _self_check(self) -> None:
+        """Compare two images x two questions of different length with one plain pass each; refuse beyond the bound."""
+        rng = torch.Generator().manual_seed(stream_seed(0, "self-check"))
+        layout = Layout(buckets=((2, 2),), prefix=5, suffix=4)
+        ids_QS = torch.randint(0, self.model.config.vocab_size, (4, 4), generator=rng).to(self.device)
+        lengths_Q = torch.tensor([4, 3, 2, 4], device=self.device)
+        images_IPD = (torch.randn(2, 5, self.width, generator=rng) * self.embedding_rms).to(self.device, self.dtype)
+        row_TD = torch.cat([images_IPD.flatten(0, 1), self.embed(ids_QS).flatten(0, 1)])
+        name = type(self.model).__name__
+        shared = self.vocabulary_logits(self.answer_states(row_TD, layout, layout.answer_rows(lengths_Q)))
+        with self.plain() as model:
+            rows = [
+                torch.cat([images_IPD[q // 2], self.embed(ids_QS[q, : lengths_Q[q]])])[None] for q in range(len(ids_QS))
+            ]
+            plain = torch.stack([model(inputs_embeds=row, use_cache=False).logits[0, -1].float() for row in rows])
+        # Half of the dtype's digits: rounding stays far below, a wrong mask or position far above.
+        bound = torch.finfo(self.dtype).eps ** 0.5 * plain.abs().max().item()
+        difference = (shared - plain).abs().max().item()
+        if not difference <= bound:
+            raise ModelError(
+                f"{name}: answers with a shared image prefix differ from Hugging Face's own by {difference:.2g} "
+                f"(bound {bound:.2g}); this architecture cannot be used, choose another LM"
+            )
+
+
+def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
+    """Load a directory of `save_pretrained`, or draw random weights for its configuration (`lm_init = "random"`)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if lm_init == "random":
+            model = random_init_lm(AutoConfig.from_pretrained(folder), lm_seed).to(getattr(torch, dtype))
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"cannot load the LM in {folder}: {reason}; check the directory") from None
+    return FrozenLM.wrap(model, tokenizer, device)

@@ -1,0 +1,112 @@
+"""Prompts as tokens: text before the image, then after it, and the two answers (EXPERIMENT section 4).
+
+The whole text is tokenised first and cut at the image afterwards, because BPE merges depend on what
+follows; each answer is tokenised together with its prompt for the same reason.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cachegen.errors import ConditionError
+from engine.condition import Condition
+
+MARK = "{image}"
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Tokens of all questions of a study.
+
+    `prefix`: (B,) ids before the image, shared by all questions. `suffixes`: (Q, S) ids after the image, filled up
+    on the right; `lengths`: (Q,) true lengths. `rows`: (phrase, number) -> row of `suffixes`. `yes`, `no`: answer ids.
+    """
+
+    prefix: np.ndarray
+    suffixes: np.ndarray
+    lengths: np.ndarray
+    rows: dict[tuple[str, str], int]
+    yes: int
+    no: int
+
+
+def question_text(condition: Condition, phrase: str, number: str) -> str:
+    """The question in words, for example "Are there scissors in this image?"."""
+    form = condition.question_singular if number == "singular" else condition.question_plural
+    return form.replace("{phrase}", phrase)
+
+
+def tokenise(condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, str]]) -> PromptTokens:
+    """Tokens of every (phrase, number) in `asked`, which must be all of the study, not of a batch:
+    the suffix length is a constant of the study, since attention kernels' last bits depend on it.
+
+    Raises `ConditionError` if a token spans the image position, if the text before the image depends on the
+    question, or if an answer is not exactly one further token.
+    """
+    asked = sorted(set(asked))
+    before, after = condition.template.split(MARK) if MARK in condition.template else (None, condition.template)
+    texts = [
+        (before or "") + after.replace("{question}", question_text(condition, phrase, number))
+        for phrase, number in asked
+    ]
+    encoded = tokenizer(texts, return_offsets_mapping=True)
+    cuts = [
+        1 if before is None else _cut(offsets, len(before), text)
+        for offsets, text in zip(encoded["offset_mapping"], texts, strict=True)
+    ]
+    prefixes = {tuple(ids[:cut]) for ids, cut in zip(encoded["input_ids"], cuts, strict=True)}
+    if len(prefixes) > 1:
+        raise ConditionError(
+            "the template's tokens before the image differ between questions; put {question} after {image}"
+        )
+    suffixes = [ids[cut:] for ids, cut in zip(encoded["input_ids"], cuts, strict=True)]
+    lengths = np.array([len(ids) for ids in suffixes])
+    if not lengths.min():
+        raise ConditionError("the template leaves no token after the image to answer at; put text after {image}")
+    padded = np.zeros((len(suffixes), lengths.max()), dtype=np.int64)
+    for row, ids in enumerate(suffixes):
+        padded[row, : len(ids)] = ids
+    answers = [
+        _answer_token(tokenizer, texts, encoded["input_ids"], text)
+        for text in (condition.answer_yes, condition.answer_no)
+    ]
+    if answers[0] == answers[1]:
+        raise ConditionError(
+            "answer_yes and answer_no have the same token; choose answers that the tokenizer tells apart"
+        )
+    rows = {question: row for row, question in enumerate(asked)}
+    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, rows, *answers)
+
+
+def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:
+    """Number of tokens that end at or before the character `position` of the image."""
+    before = [end <= position for _, end in offsets]
+    cut = sum(before)
+    if not all(before[:cut]):
+        raise ConditionError("the tokenizer adds a token after the prompt; this engine needs the answer to come last")
+    if cut < len(offsets) and offsets[cut][0] < position:
+        raise ConditionError(
+            f"a token spans the image position in {text!r}; put a space or a line break beside {{image}} "
+            "in the template"
+        )
+    return cut
+
+
+def _answer_token(tokenizer: Any, texts: list[str], prompts: list[list[int]], answer: str) -> int:
+    """The one token that `answer` adds to every prompt."""
+    joint = tokenizer([text + answer for text in texts])["input_ids"]
+    added = set()
+    for text, ids, with_answer in zip(texts, prompts, joint, strict=True):
+        if with_answer[: len(ids)] != ids or len(with_answer) != len(ids) + 1:
+            raise ConditionError(
+                f"answer {answer!r} is not exactly one token after {text!r}; choose another answer word, or end the "
+                "template differently (for example with a line break instead of a space)"
+            )
+        added.add(with_answer[-1])
+    if len(added) > 1 or added == {tokenizer.unk_token_id}:
+        raise ConditionError(
+            f"answer {answer!r} has no token of its own in this vocabulary; choose another answer word"
+        )
+    return int(added.pop())

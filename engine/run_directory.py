@@ -1,0 +1,90 @@
+"""A run's directory: every file whole or absent, `DONE` written last with the hashes of the others.
+
+config.json          condition, digests, inputs, counts
+questions.parquet    what was asked, with both answers
+metrics.jsonl        loss, learning rate and gradient norm of every step
+projector.safetensors, predictions.parquet
+timing.jsonl         outside the promise on bytes
+DONE or FAILED
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import save_file
+from torch import nn
+
+from cachegen.files import digest_file, write_atomically, write_json
+
+HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safetensors", "predictions.parquet")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and writers of one run; holds no state of its own."""
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def begin(self, config: dict[str, Any], questions: pd.DataFrame) -> None:
+        """Create the directory with what is known before training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.file("config.json"), config)
+        self.write_table("questions.parquet", questions)
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_atomically(self.file(name), lambda path: table.to_parquet(path, index=False))
+
+    def write_projector(self, projector: nn.Module) -> None:
+        weights = {name: value.detach().contiguous() for name, value in projector.state_dict().items()}
+        write_atomically(self.file("projector.safetensors"), lambda path: save_file(weights, path))
+
+    def cut_metrics(self, size: int) -> None:
+        """Cut the log to `size` bytes, where the checkpoint was taken; what a killed process wrote after it goes."""
+        with self.file("metrics.jsonl").open("ab") as handle:
+            handle.truncate(size)
+
+    def append_metrics(self, lines: Iterable[dict[str, float | int]]) -> int:
+        """Append log lines durably and return the file's size; values that are not finite become null."""
+        text = "".join(
+            json.dumps({key: value if math.isfinite(value) else None for key, value in line.items()}) + "\n"
+            for line in lines
+        )
+        with self.file("metrics.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+            return handle.tell()
+
+    def append_timing(self, line: dict[str, Any]) -> None:
+        with self.file("timing.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def finish(self) -> None:
+        """Declare the run complete."""
+        write_json(self.file("DONE"), {name: digest_file(self.file(name)) for name in HASHED})
+
+    def fail(self, reason: str) -> None:
+        """Record that the run ended without usable results."""
+        write_json(self.file("FAILED"), {"reason": reason})
+
+    @property
+    def failed(self) -> bool:
+        return self.file("FAILED").is_file()
+
+    @property
+    def done(self) -> bool:
+        """Whether `DONE` is there and every file still has the hash it names."""
+        try:
+            hashes = json.loads(self.file("DONE").read_text(encoding="utf-8"))
+            return all(digest_file(self.file(name)) == hashes[name] for name in HASHED)
+        except (OSError, ValueError, KeyError):
+            return False

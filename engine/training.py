@@ -1,0 +1,198 @@
+"""Lockstep training (DESIGN, idea 4): runs that share encoder and LM train side by side in one row per step.
+
+Each run keeps its own projector, question order, number of steps, schedule, clipping and loss; the LM sees one
+packed row of all of them. Runs never meet in a reduction, so one that diverges leaves the others' bytes alone.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from engine.batches import PackedRow, QuestionArrays, epoch_batches, n_batches, pack
+from engine.checkpoint import read_checkpoint, write_checkpoint
+from engine.condition import Condition
+from engine.features import Features, prefetched
+from engine.language_model import FrozenLM
+from engine.projector import Projector
+from engine.prompts import PromptTokens
+from engine.run_directory import RunDirectory
+
+LOG_EVERY = 20
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run of a lockstep group: its directory, condition, training questions and fresh projector."""
+
+    directory: RunDirectory
+    condition: Condition
+    questions: QuestionArrays
+    projector: Projector
+
+    @property
+    def steps(self) -> int:
+        return self.condition.epochs * n_batches(len(self.questions.image), self.condition.batch)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Rows of `questions` of every step, in order."""
+        for epoch in range(self.condition.epochs):
+            c = self.condition
+            yield from epoch_batches(self.questions.image, c.order, c.batch, c.run_seed, epoch)
+
+
+def learning_rate(condition: Condition, step: int, steps: int) -> float:
+    """Rate of step 0, 1, ...: linear warm-up from 0, then half a cosine to 0 (Table 1)."""
+    warm = int(condition.warmup * steps)
+    if step < warm:
+        return condition.learning_rate * step / warm
+    return condition.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def prompt_row(
+    lm: FrozenLM,
+    tokens: PromptTokens,
+    row: PackedRow,
+    projectors: list[Projector],
+    features: list[torch.Tensor],
+    suffix: np.ndarray,
+) -> torch.Tensor:
+    """Hidden states (Q, D) at the answers of a packed row.
+
+    `features[r]`: (I_r, P, V) of run r's listed items; `suffix` (Q,): rows of the suffix table, in row order.
+    """
+    patches = [project(x).to(lm.dtype) for project, x in zip(projectors, features, strict=True) if len(x)]
+    images_IPD = torch.cat(patches).index_select(0, row.place.to(lm.device))
+    if len(tokens.prefix):
+        text_BD = lm.embed(torch.from_numpy(tokens.prefix).to(lm.device))
+        images_IPD = torch.cat([text_BD.expand(len(images_IPD), -1, -1), images_IPD], dim=1)
+    ids_QS = torch.from_numpy(tokens.suffixes[suffix]).to(lm.device)
+    lengths_Q = torch.from_numpy(tokens.lengths[suffix]).to(lm.device)
+    row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)])
+    return lm.answer_states(row_TD, row.layout, row.layout.answer_rows(lengths_Q))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One optimizer step of a group: questions of all active runs, and the rows they are packed into."""
+
+    suffix: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    rows: list[tuple[PackedRow, list[torch.Tensor]]]
+
+
+def train_group(
+    runs: list[TrainingRun],
+    lm: FrozenLM,
+    features: Features,
+    tokens: PromptTokens,
+    checkpoint: Path,
+    *,
+    max_tokens: int,
+    checkpoint_seconds: float,
+    advance: Callable[[int], None],
+) -> None:
+    """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
+
+    `advance(n)` is told of finished steps. The loss of a run is the mean cross-entropy of the answer token over its
+    own questions of the step; gradients are accumulated over the rows of a step.
+    """
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(run.projector.parameters()), "weight_decay": run.condition.weight_decay, "lr": 0.0}
+            for run in runs
+        ],
+        foreach=True,
+    )
+    directories = [run.directory for run in runs]
+    projectors = [run.projector for run in runs]
+    first = read_checkpoint(checkpoint, projectors, optimizer, directories)
+    last = max(run.steps for run in runs)
+    advance(first)
+
+    log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []
+    saved = time.monotonic()
+    load = _loader(runs, features, tokens, max_tokens)
+    for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
+        losses = torch.zeros(len(runs), device=lm.device)
+        for row, items in loaded.rows:
+            states = prompt_row(lm, tokens, row, projectors, items, loaded.suffix[row.question])
+            target = torch.from_numpy(loaded.target[row.question]).to(lm.device)
+            weight = torch.from_numpy(loaded.weight[row.question]).to(lm.device)
+            weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
+            weighted.sum().backward()
+            losses.index_add_(0, torch.from_numpy(row.run).to(lm.device), weighted.detach())
+        rates = [learning_rate(run.condition, step, run.steps) if step < run.steps else 0.0 for run in runs]
+        norms = []
+        for run, rate, group in zip(runs, rates, optimizer.param_groups, strict=True):
+            group["lr"] = rate
+            norms.append(torch.nn.utils.clip_grad_norm_(run.projector.parameters(), run.condition.clip))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # a finished run has no gradient and is left as it is
+        log.append((losses, torch.stack(norms), rates))
+        advance(1)
+
+        done = step + 1
+        if done == last or done % LOG_EVERY == 0 or time.monotonic() - saved >= checkpoint_seconds:
+            sizes = _write_log(runs, log, done - len(log))
+            log.clear()
+            if done == last or time.monotonic() - saved >= checkpoint_seconds:
+                write_checkpoint(checkpoint, projectors, optimizer, done, sizes)
+                saved = time.monotonic()
+
+
+def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndarray]]:
+    """Per step from `first` on, the rows of each run's batch; empty for a run that has finished."""
+    streams = [run.batches() for run in runs]
+    for step in range(max(run.steps for run in runs)):
+        batches = [next(stream, np.empty(0, dtype=np.int64)) for stream in streams]
+        if step >= first:
+            yield batches
+
+
+def _loader(
+    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int
+) -> Callable[[list[np.ndarray]], _Step]:
+    """What the prefetch thread does: gather a step's questions, pack them, fetch their features."""
+    prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
+
+    def load(batches: list[np.ndarray]) -> _Step:
+        parts = [run.questions.take(rows) for run, rows in zip(runs, batches, strict=True)]
+        sizes = [len(rows) for rows in batches]
+        run = np.repeat(np.arange(len(runs)), sizes)
+        image = np.concatenate([part.image for part in parts])
+        answer = np.concatenate([part.answer for part in parts])
+        weight = np.concatenate([np.full(size, 1 / max(size, 1), dtype=np.float32) for size in sizes])
+        rows = pack(image, run, len(runs), prefix, suffix, max_tokens)
+        return _Step(
+            suffix=np.concatenate([part.suffix for part in parts]),
+            target=np.where(answer, tokens.yes, tokens.no),
+            weight=weight,
+            rows=[(row, [features.fetch(items) for items in row.items]) for row in rows],
+        )
+
+    return load
+
+
+def _write_log(
+    runs: list[TrainingRun], log: list[tuple[torch.Tensor, torch.Tensor, list[float]]], first: int
+) -> list[int]:
+    """Append the buffered steps to each run's metrics and return the files' sizes; the only host synchronisation."""
+    losses = torch.stack([entry[0] for entry in log]).tolist()
+    norms = torch.stack([entry[1] for entry in log]).tolist()
+    sizes = []
+    for number, run in enumerate(runs):
+        sizes.append(
+            run.directory.append_metrics(
+                {"step": first + i, "loss": losses[i][number], "lr": rates[number], "grad_norm": norms[i][number]}
+                for i, (_, _, rates) in enumerate(log)
+                if first + i < run.steps
+            )
+        )
+    return sizes

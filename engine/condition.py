@@ -67,6 +67,8 @@ class Condition(BaseModel):
     def _consistent(self) -> Self:
         if "{question}" not in self.template:
             raise ValueError("template lacks {question}")
+        if self.template.count("{image}") > 1:
+            raise ValueError("template has {image} twice")
         for name in ("question_singular", "question_plural"):
             if "{phrase}" not in getattr(self, name):
                 raise ValueError(f"{name} lacks {{phrase}}")

@@ -22,7 +22,7 @@ def examine() -> dict[str, str]:
         "device": _device(device),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "dtype": _dtype(device),
-        "attention": "image prefixes shared; scaled_dot_product_attention per image, checked at load against the LM's own",
+        "attention": "shared image prefixes over scaled_dot_product_attention, checked at load against the LM's own",
         "packed row": f"{Execution().max_tokens:,} tokens at most; change with --max-tokens",
         "memory": _memory(device),
         "worlds": str(default_cache() / "worlds"),

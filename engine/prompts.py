@@ -46,15 +46,12 @@ def tokenise(condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, st
     question, or if an answer is not exactly one further token.
     """
     asked = sorted(set(asked))
-    before, after = condition.template.split(MARK) if MARK in condition.template else (None, condition.template)
-    texts = [
-        (before or "") + after.replace("{question}", question_text(condition, phrase, number))
-        for phrase, number in asked
-    ]
+    marked = [condition.template.replace("{question}", question_text(condition, *question)) for question in asked]
+    texts = [text.replace(MARK, "") for text in marked]
     encoded = tokenizer(texts, return_offsets_mapping=True)
     cuts = [
-        1 if before is None else _cut(offsets, len(before), text)
-        for offsets, text in zip(encoded["offset_mapping"], texts, strict=True)
+        _cut(offsets, text.index(MARK), text) if MARK in text else 1
+        for offsets, text in zip(encoded["offset_mapping"], marked, strict=True)
     ]
     prefixes = {tuple(ids[:cut]) for ids, cut in zip(encoded["input_ids"], cuts, strict=True)}
     if len(prefixes) > 1:

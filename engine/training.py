@@ -78,7 +78,7 @@ def prompt_row(
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """One optimizer step of a group: questions of all active runs, and the rows they are packed into."""
 
     suffix: np.ndarray
@@ -122,12 +122,9 @@ def train_group(
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
-            states = prompt_row(lm, tokens, row, projectors, items, loaded.suffix[row.question])
-            target = torch.from_numpy(loaded.target[row.question]).to(lm.device)
-            weight = torch.from_numpy(loaded.weight[row.question]).to(lm.device)
-            weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
-            weighted.sum().backward()
-            losses.index_add_(0, torch.from_numpy(row.run).to(lm.device), weighted.detach())
+            loss, losses_of_runs = step_loss(lm, tokens, loaded, row, projectors, items)
+            loss.backward()
+            losses += losses_of_runs
         rates = [learning_rate(run.condition, step, run.steps) if step < run.steps else 0.0 for run in runs]
         norms = []
         for run, rate, group in zip(runs, rates, optimizer.param_groups, strict=True):
@@ -147,6 +144,23 @@ def train_group(
                 saved = time.monotonic()
 
 
+def step_loss(
+    lm: FrozenLM,
+    tokens: PromptTokens,
+    step: Step,
+    row: PackedRow,
+    projectors: list[Projector],
+    features: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One row's share of the loss: the sum over all runs to differentiate, and its detached part per run (R,)."""
+    states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question])
+    target = torch.from_numpy(step.target[row.question]).to(lm.device)
+    weight = torch.from_numpy(step.weight[row.question]).to(lm.device)
+    weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
+    run = torch.from_numpy(row.run).to(lm.device)
+    return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
+
+
 def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndarray]]:
     """Per step from `first` on, the rows of each run's batch; empty for a run that has finished."""
     streams = [run.batches() for run in runs]
@@ -158,11 +172,11 @@ def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndar
 
 def _loader(
     runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int
-) -> Callable[[list[np.ndarray]], _Step]:
+) -> Callable[[list[np.ndarray]], Step]:
     """What the prefetch thread does: gather a step's questions, pack them, fetch their features."""
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
 
-    def load(batches: list[np.ndarray]) -> _Step:
+    def load(batches: list[np.ndarray]) -> Step:
         parts = [run.questions.take(rows) for run, rows in zip(runs, batches, strict=True)]
         sizes = [len(rows) for rows in batches]
         run = np.repeat(np.arange(len(runs)), sizes)
@@ -170,7 +184,7 @@ def _loader(
         answer = np.concatenate([part.answer for part in parts])
         weight = np.concatenate([np.full(size, 1 / max(size, 1), dtype=np.float32) for size in sizes])
         rows = pack(image, run, len(runs), prefix, suffix, max_tokens)
-        return _Step(
+        return Step(
             suffix=np.concatenate([part.suffix for part in parts]),
             target=np.where(answer, tokens.yes, tokens.no),
             weight=weight,

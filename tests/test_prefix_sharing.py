@@ -122,8 +122,8 @@ def test_load_time_check_refuses_a_fault(monkeypatch):
 
 
 def test_sliding_window_and_unknown_attention_arguments_are_refused():
-    from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
     from tiny import SIZE
+    from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
     mistral = AutoModelForCausalLM.from_config(MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=6))
     with pytest.raises(ModelError, match="sliding window"):

@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests: one thread, and one small study that nobody may change."""
+
+import os
+
+# Before torch starts its pools: waiting threads must not spin while another process needs the core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+from small_study import make_small_study
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory):
+    """Dataset, features and LM with random contents: quick to train on, with nothing to learn."""
+    return make_small_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def world_cache(tmp_path_factory):
+    """The one cache of worlds of this test session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def smoke_world(world_cache):
+    """The smoke world of seed 0."""
+    from cachegen.microworld.world import build_world
+
+    return build_world("smoke", 0, world_cache)

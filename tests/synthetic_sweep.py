@@ -1,0 +1,192 @@
+"""Sweep folders with chosen answers, in the engine's schema but without the engine."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cachegen.rng import generator
+
+FAMILIES = {
+    "bird": ["crow", "gull", "heron", "wren", "duck", "swan"],
+    "fish": ["trout", "carp", "eel", "pike", "perch", "cod"],
+    "insect": ["ant", "wasp", "moth", "beetle", "cricket", "fly"],
+    "vehicle": ["truck", "tram", "bus", "car", "van", "jeep"],
+    "boat": ["canoe", "ferry", "yacht", "raft", "kayak", "barge"],
+    "fruit": ["plum", "pear", "fig", "lime", "date", "kiwi"],
+    "tree": ["oak", "pine", "elm", "birch", "maple", "cedar"],
+    "tool": ["saw", "file", "drill", "axe", "hammer", "chisel"],
+}
+CONDITION = {
+    "encoder": "/somewhere/worlds/demo-7/encoder",
+    "lm": "/somewhere/worlds/demo-7/lm",
+    "lm_init": "pretrained",
+    "lm_seed": 0,
+    "shuffle": "original",
+    "across_rule": "paper",
+    "within_rule": "deranged",
+    "ablation": 100,
+    "data_seed": 0,
+    "run_seed": 0,
+    "order": "images",
+    "epochs": 6,
+    "learning_rate": 0.003,
+}
+
+
+def phrase(name: str) -> str:
+    """Noun phrase with its article."""
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+@dataclass
+class World:
+    """Leaves of FAMILIES with `per_leaf` images each; in every leaf the last quarter are test images."""
+
+    families: int = 8
+    per_leaf: int = 12
+    seed: int = 0
+    leaves: list[str] = field(init=False)
+    family: dict[str, str] = field(init=False)
+    images: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        chosen = dict(list(FAMILIES.items())[: self.families])
+        self.family = {leaf: name for name, leaves in chosen.items() for leaf in leaves}
+        self.leaves = sorted(self.family)
+        split = ["train"] * (self.per_leaf * 7 // 10) + ["validation"]
+        split += ["test"] * (self.per_leaf - len(split))
+        self.images = pd.DataFrame(
+            [(f"{leaf}/{leaf}_{n:02d}.png", leaf, split[n]) for leaf in self.leaves for n in range(self.per_leaf)],
+            columns=["key", "leaf", "split"],
+        )
+
+    @property
+    def dataset(self) -> Any:
+        """What analysis uses of a `cachegen.dataset.Dataset`."""
+        pairs = pd.DataFrame(sorted(self.family.items()), columns=["leaf", "hypernym"])
+        return SimpleNamespace(pairs=pairs, images=self.images, digest="dataset digest")
+
+    def label_of(self, shuffle: str) -> dict[str, str]:
+        """Image leaf -> label leaf under a shuffle."""
+        rng = generator(self.seed, "label", shuffle)
+        if shuffle == "original":
+            return {leaf: leaf for leaf in self.leaves}
+        if shuffle == "across":
+            return dict(zip(self.leaves, rng.permutation(self.leaves).tolist(), strict=True))
+        groups = pd.Series(self.family).groupby(pd.Series(self.family)).groups
+        return {leaf: label for group in groups.values() for leaf, label in zip(group, np.roll(group, 1), strict=True)}
+
+    def questions(self, shuffle: str, ablation: int) -> pd.DataFrame:
+        """Question table; at ablation below 100 the hypernym questions of half the leaves are seen."""
+        rng = generator(self.seed, "negatives")
+        label_of, families = self.label_of(shuffle), sorted(set(self.family.values()))
+        seen_leaves = set() if ablation == 100 else set(self.leaves[::2])
+        rows = []
+        for number, (key, leaf, split) in enumerate(self.images.itertuples(index=False)):
+            label = label_of[leaf]
+            other = str(rng.choice([x for x in self.leaves if x != label]))
+            wrong = str(rng.choice([x for x in families if x != self.family[label]]))
+            asked = [("leaf", label, True), ("leaf", other, False)]
+            asked += [("hypernym", self.family[label], True), ("hypernym", wrong, False)]
+            for kind, category, answer in asked:
+                seen = kind == "leaf" or label in seen_leaves
+                veridical = category in (leaf, self.family[leaf])
+                if split != "train" or seen:
+                    rows.append(
+                        (number, key, leaf, label, kind, category, phrase(category), split, seen, answer, veridical)
+                    )
+        columns = ["image", "key", "image_leaf", "label_leaf", "kind", "category", "phrase", "split", "seen"]
+        table = pd.DataFrame(rows, columns=[*columns, "answer", "veridical"])
+        table.insert(0, "question", np.arange(len(table), dtype=np.int32))
+        return table.astype({"image": "int32"})
+
+    def store(self, width: int = 16, coherent: float = 1.0) -> Any:
+        """What analysis uses of a `FeatureStore`: vectors around a family direction plus a leaf direction."""
+        rng = generator(self.seed, "features")
+        directions = {name: rng.normal(size=width) for name in [*self.leaves, *sorted(set(self.family.values()))]}
+        means = np.array([coherent * directions[self.family[leaf]] + directions[leaf] for leaf in self.images["leaf"]])
+        patches = (means + rng.normal(size=means.shape) + 0.5).astype(np.float32)
+        keys = self.images["key"].tolist()
+        position = {key: row for row, key in enumerate(keys)}
+        return SimpleNamespace(
+            pooled_patches=patches,
+            pooled_all_tokens=patches * 2,
+            digest="store digest",
+            rows=lambda wanted: np.array([position[key] for key in wanted]),
+        )
+
+
+def answer_questions(asked: pd.DataFrame, strength: dict[str, float], no_bias: float, seed: int) -> pd.DataFrame:
+    """Logits whose margin is strength[kind] (in SDs, on the gold side) plus noise, less a bias to yes."""
+    rng = generator(seed, "answers")
+    sign = np.where(asked["answer"], 1.0, -1.0)
+    margin = sign * asked["kind"].map(strength).to_numpy() + rng.normal(size=len(asked))
+    margin -= np.where(asked["kind"] == "hypernym", no_bias, 0)
+    logits = {"logit_yes": margin.astype(np.float32), "logit_no": np.zeros(len(asked), np.float32)}
+    return pd.DataFrame({"question": asked["question"].astype("int32"), **logits, "mass": np.float32(0.97)})
+
+
+def write_run(
+    folder: Path,
+    run_id: str,
+    condition: dict[str, Any],
+    questions: pd.DataFrame,
+    predictions: pd.DataFrame,
+    paths: dict[str, str] | None = None,
+) -> Path:
+    """One finished run directory, DONE included."""
+    place = folder / run_id
+    place.mkdir(parents=True)
+    digests = {"dataset": "dataset digest", "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
+    config = {"schema": 1, "run_id": run_id, "condition": {**CONDITION, **condition}, "digests": digests}
+    (place / "config.json").write_text(json.dumps({**config, "paths": paths or {}, "counts": {}}))
+    questions.to_parquet(place / "questions.parquet", index=False)
+    predictions.to_parquet(place / "predictions.parquet", index=False)
+    losses = [{"step": s, "loss": 0.7 * np.exp(-s / 60) + 0.05, "lr": 1e-3, "grad_norm": 1.0} for s in range(190)]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in losses))
+    mark_done(place)
+    return place
+
+
+def mark_done(place: Path) -> None:
+    """Write DONE with the hashes of what lies there."""
+    names = sorted(path.name for path in place.iterdir() if path.name != "DONE")
+    hashes = {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names}
+    (place / "DONE").write_text(json.dumps(hashes))
+
+
+CELLS = {
+    ("pretrained", "original"): (1.6, 1.1, 0.0),
+    ("pretrained", "across"): (1.4, 0.1, 0.1),
+    ("pretrained", "within"): (1.6, 1.2, 0.0),
+    ("random", "original"): (1.3, 0.0, 0.9),
+}
+
+
+def write_sweep(
+    folder: Path,
+    world: World,
+    cells: dict[tuple[str, str], tuple[float, float, float]] = CELLS,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    paths: dict[str, str] | None = None,
+    **condition: Any,
+) -> Path:
+    """A sweep with one run per cell and seed; a cell's values are (leaf strength, hypernym strength, bias to no)."""
+    for (lm_init, shuffle), (leaf, hypernym, bias) in cells.items():
+        questions = world.questions(shuffle, condition.get("ablation", 100))
+        asked = questions[questions["split"] != "train"]
+        for seed in seeds:
+            lm_seed = seed if lm_init == "random" else 0
+            about = {"lm_init": lm_init, "shuffle": shuffle, "run_seed": seed, "lm_seed": lm_seed, **condition}
+            strength = {"leaf": leaf * (1 + 0.03 * seed), "hypernym": hypernym * (1 + 0.03 * seed)}
+            number = len(list(folder.glob("*"))) if folder.exists() else 0
+            predictions = answer_questions(asked, strength, bias, 1000 * number + seed)
+            tag = "".join("-" + str(value).split("/")[-1] for value in condition.values())
+            write_run(folder, f"{lm_init}-{shuffle}-r{seed}{tag}", about, questions, predictions, paths)
+    return folder

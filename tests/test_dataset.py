@@ -1,0 +1,263 @@
+"""Datasets: what is accepted, what is refused and how the refusal reads, what the digest covers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cachegen.dataset import check_images, load_dataset
+from cachegen.errors import DatasetError
+from cachegen.taxonomy import read_taxonomy
+
+HEADER = "leaf,leaf_phrase,number,hypernym,hypernym_phrase"
+ROWS = (
+    "crow,a crow,singular,bird,a bird",
+    "gull,a gull,singular,bird,a bird",
+    "scissors,scissors,plural,tool,a tool",
+    "saw,a saw,singular,tool,a tool",
+)
+LEAVES = ("crow", "gull", "saw", "scissors")
+
+
+def build(root: Path, rows: tuple[str, ...] = ROWS, header: str = HEADER, leaves: tuple[str, ...] = LEAVES) -> Path:
+    """A dataset of four images per leaf; files hold a few bytes, which loading never decodes."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "taxonomy.csv").write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
+    for leaf in leaves:
+        (root / "images" / leaf).mkdir(parents=True)
+        for number in range(4):
+            (root / "images" / leaf / f"{leaf}_{number}.jpg").write_bytes(b"x" * (number + 1))
+    return root
+
+
+def with_depths(*depths: str) -> tuple[str, ...]:
+    return tuple(f"{row},{depth}" for row, depth in zip(ROWS, depths, strict=True))
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(root)
+    return str(caught.value)
+
+
+def test_loads_sorted_tables(tmp_path: Path) -> None:
+    dataset = load_dataset(build(tmp_path, with_depths("1", "1", "2", "2"), HEADER + ",depth"))
+    assert list(dataset.leaves.index) == sorted(LEAVES)
+    assert dataset.leaves.loc["scissors"].to_list() == ["scissors", "plural", 4]
+    assert dataset.hypernyms.loc["tool"].to_list() == ["a tool", "singular", 2, 2]
+    assert str(dataset.hypernyms["depth"].dtype) == "Int64"
+    assert dataset.pairs.to_numpy().tolist() == [
+        ["crow", "bird"],
+        ["gull", "bird"],
+        ["saw", "tool"],
+        ["scissors", "tool"],
+    ]
+    assert dataset.images["key"].is_monotonic_increasing
+    assert dataset.images["key"][0] == "crow/crow_0.jpg"
+    assert len(dataset.images) == 16
+    assert dataset.image_path("crow/crow_0.jpg").is_file()
+    assert dataset.notes == ()
+    assert "16 images of 4 leaves under 2 hypernyms" in dataset.summary()
+
+
+def test_depth_is_optional(tmp_path: Path) -> None:
+    assert load_dataset(build(tmp_path)).hypernyms["depth"].isna().all()
+
+
+def test_tolerates_what_spreadsheets_write(tmp_path: Path) -> None:
+    plain = load_dataset(build(tmp_path / "plain"))
+    rows = [row.replace(",", " , ").replace("singular", "Singular") for row in ROWS]
+    root = build(tmp_path / "spreadsheet")
+    (root / "taxonomy.csv").write_bytes(("\ufeff" + "\r\n".join([HEADER, *rows, ",,,,", ""])).encode())
+    assert load_dataset(root).digest == plain.digest
+
+
+def test_uppercase_extensions_count_and_other_files_do_not(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    (root / "images" / "crow" / "late.JPEG").write_bytes(b"x")
+    for stray in ("crow/readme.txt", "crow/._crow_0.jpg", "Thumbs.db"):
+        (root / "images" / stray).write_bytes(b"x")
+    dataset = load_dataset(root)
+    assert "crow/late.JPEG" in set(dataset.images["key"])
+    assert len(dataset.images) == 17
+    (note,) = dataset.notes
+    assert note.startswith("3 entries of images/ are not images")
+
+
+@pytest.mark.parametrize(
+    ("row", "place", "words"),
+    [
+        ("crow,a crow,singular,bird,a bird", "taxonomy.csv:6", "already at taxonomy.csv:2"),
+        ("crow,a raven,singular,tool,a tool", "taxonomy.csv:6", "phrase 'a raven', but 'a crow' at taxonomy.csv:2"),
+        ("crow,a crow,plural,tool,a tool", "taxonomy.csv:6", "number 'plural', but 'singular'"),
+        ("crow,a crow,singular,tool,the tool", "taxonomy.csv:6", "hypernym 'tool' has phrase 'the tool'"),
+        ("crow,a crow,singular,,", "taxonomy.csv:6", "leaf 'crow' has no hypernym"),
+        ("crow,a crow,singular,pet,a pet", "taxonomy.csv:6", "'pet' has fewer than two leaves"),
+        ("../out,an out,singular,bird,a bird", "taxonomy.csv:6", "would leave"),
+        ("/etc,an etc,singular,bird,a bird", "taxonomy.csv:6", "would leave"),
+        ("a\\b,an ab,singular,bird,a bird", "taxonomy.csv:6", "would leave"),
+        (".,a dot,singular,bird,a bird", "taxonomy.csv:6", "would leave"),
+        (",a crow,singular,bird,a bird", "taxonomy.csv:6", "is empty"),
+        ("Crow,a Crow,singular,bird,a bird", "taxonomy.csv:6", "collide"),
+        ("owl,,singular,bird,a bird", "taxonomy.csv:6", "is empty or not printable"),
+        ("owl,an owl,several,bird,a bird", "taxonomy.csv:6", "neither 'singular' nor 'plural'"),
+        ("owl,an owl,singular,bird,a bird", "images/owl", "folder is missing"),
+        ("owl,an owl,singular,bird,a bird,x", "taxonomy.csv:6", "6 cells where the header has 5"),
+        ('owl,"an owl,singular,bird,a bird', "taxonomy.csv:6", "not readable CSV"),
+    ],
+)
+def test_each_problem_is_named_with_its_place(tmp_path: Path, row: str, place: str, words: str) -> None:
+    message = refusal(build(tmp_path, (*ROWS, row)))
+    assert any(place in line and words in line for line in message.splitlines()), message
+
+
+def test_depth_and_columns_are_checked(tmp_path: Path) -> None:
+    message = refusal(build(tmp_path / "depth", with_depths("1", "2", "two", "two"), HEADER + ",depth"))
+    assert "taxonomy.csv:3: hypernym 'bird' has depth '2', but '1'" in message
+    assert "taxonomy.csv:4: hypernym 'tool': depth 'two' is not a whole number" in message
+    message = refusal(build(tmp_path / "columns", ("crow,a crow",), "leaf,leaf_phrase"))
+    assert "taxonomy.csv:1: missing column number, hypernym, hypernym_phrase" in message
+    assert "images/" not in message  # without a taxonomy, folders cannot be judged
+
+
+def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
+    rows = (*ROWS, "crow,a crow,several,bird,a bird", "owl,an owl,singular,pet,a pet")
+    root = build(tmp_path, rows, leaves=(*LEAVES, "dodo", "owl"))
+    for image in (root / "images" / "owl").iterdir():
+        image.unlink()
+    (root / "split.csv").write_text("key,split\ncrow/crow_0.jpg,train\ncrow/none.jpg,test\ncrow/crow_1.jpg,dev\n")
+    lines = refusal(root).splitlines()
+    assert "problems" in lines[0]
+    for place in (
+        "taxonomy.csv:6",
+        "taxonomy.csv:7",
+        "images/dodo",
+        "images/owl",
+        "split.csv:3",
+        "split.csv:4",
+        "split.csv:",
+    ):
+        assert sum(line.strip().startswith(f"{place}:" if place[-1] != ":" else place) for line in lines) >= 1, place
+
+
+def test_one_problem_is_one_line(tmp_path: Path) -> None:
+    message = refusal(build(tmp_path, leaves=(*LEAVES, "dodo")))
+    assert message.count("\n") == 0
+    assert "images/dodo: is no leaf" in message
+
+
+def test_not_utf8_names_the_line(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    (root / "taxonomy.csv").write_bytes(
+        "\n".join([HEADER, ROWS[0], "café,a café,singular,bird,a bird"]).encode("latin-1")
+    )
+    assert "taxonomy.csv:3: byte 0xe9 is not UTF-8" in refusal(root)
+
+
+def test_missing_parts(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "nowhere")
+    assert "taxonomy.csv" in message
+    assert "images: cannot be read" in message
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    assert "images: is empty" in refusal(tmp_path / "empty")
+
+
+def test_file_names_are_checked(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    (root / "images" / "crow" / "CROW_0.jpg").write_bytes(b"x")
+    (root / "images" / "gull" / "two\nlines.jpg").write_bytes(b"x")
+    (root / "images" / "saw" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    message = refusal(root)
+    assert "images/crow: files 'CROW_0.jpg' and 'crow_0.jpg' collide" in message
+    assert "images/gull: file name 'two\\nlines.jpg' has control characters" in message
+    assert "images/saw: cannot be read" in message
+
+
+def test_kept_and_noted(tmp_path: Path) -> None:
+    rows = (
+        *ROWS,
+        "baton2,a baton,singular,tool,a tool",
+        "baton3,a baton,singular,toy,a toy",
+        "bird,a bird,singular,toy,a toy",
+        "saw_tool,a saw tool,singular,tool,a tool",
+        "tooling,a tooling,singular,tool,a tool",
+    )
+    root = build(tmp_path, rows, leaves=(*LEAVES, "baton2", "baton3", "bird", "saw_tool", "tooling"))
+    (root / "images" / "gull" / "gull_0.jpg").unlink()
+    assert load_dataset(root).notes == (
+        "leaves baton2, baton3 share the phrase 'a baton'",
+        "leaf 'bird' (a bird) has the name or phrase of hypernym 'bird'",
+        "leaf 'saw_tool' contains the name of its own hypernym 'tool'",
+        "leaf 'gull' has only 3 images",
+    )
+
+
+def test_split_fixes_every_image(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    keys = load_dataset(root).images["key"]
+    split = pd.DataFrame({"key": keys, "split": ["train", "validation", "test", "train"] * 4})
+    split[::-1].to_csv(root / "split.csv", index=False)
+    dataset = load_dataset(root)
+    assert dataset.images["split"].tolist() == split["split"].tolist()
+    assert "8 train, 4 validation, 4 test" in dataset.summary()
+    split[1:].to_csv(root / "split.csv", index=False)
+    assert "1 images have no row: crow/crow_0.jpg" in refusal(root)
+    pd.concat([split, split[:1]]).to_csv(root / "split.csv", index=False)
+    assert "split.csv:18: 'crow/crow_0.jpg' occurs twice" in refusal(root)
+
+
+def test_digest_covers_content_and_not_row_order(tmp_path: Path) -> None:
+    first = load_dataset(build(tmp_path / "a"))
+    assert load_dataset(build(tmp_path / "b", ROWS[::-1])).digest == first.digest
+    renamed = load_dataset(build(tmp_path / "c", tuple(row.replace("a crow", "the crow") for row in ROWS)))
+    assert renamed.digest != first.digest
+    assert renamed.image_digest == first.image_digest  # features do not depend on names
+    (tmp_path / "b" / "images" / "crow" / "crow_0.jpg").write_bytes(b"longer")
+    resized = load_dataset(tmp_path / "b")
+    assert resized.digest != first.digest
+    assert resized.image_digest != first.image_digest
+    keys = first.images["key"]
+    pd.DataFrame({"key": keys, "split": "train"}).to_csv(tmp_path / "a" / "split.csv", index=False)
+    assert load_dataset(tmp_path / "a").digest != first.digest
+
+
+def test_check_images_names_the_unreadable(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    for path in (root / "images").rglob("*.jpg"):
+        Image.new("RGB", (8, 8), "red").save(path)
+    assert check_images(load_dataset(root)) == []
+    damaged = root / "images" / "gull" / "gull_2.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    (root / "images" / "saw" / "saw_1.jpg").write_bytes(b"not an image")
+    problems = check_images(load_dataset(root))
+    assert [key for key, _ in problems] == ["gull/gull_2.jpg", "saw/saw_1.jpg"]
+    assert "UnidentifiedImageError" in problems[1][1]
+    assert str(root) not in problems[1][1]
+
+
+def test_loading_imports_no_torch() -> None:
+    code = "import sys, cachegen.dataset; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.lists(st.text('crow,"\n\r;\t\0é', max_size=60)).map(
+            lambda lines: "\n".join([HEADER, *ROWS, *lines]).encode()
+        ),
+    )
+)
+def test_no_taxonomy_file_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "taxonomy.csv"
+    path.write_bytes(content)
+    problems: list[str] = []
+    taxonomy = read_taxonomy(path, problems)
+    assert all(problem.startswith("taxonomy.csv:") for problem in problems)
+    assert problems or (taxonomy.hypernyms["n_leaves"] >= 2).all()

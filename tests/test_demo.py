@@ -1,0 +1,90 @@
+"""The whole study at smoke size, through the command a newcomer types."""
+
+import json
+import sys
+
+import pytest
+
+import cli
+
+
+@pytest.fixture(scope="module")
+def demo(smoke_world, world_cache, tmp_path_factory):
+    """`crosstax demo --size smoke`, on the session's world; returns (folder, JSON summary)."""
+    out = tmp_path_factory.mktemp("demo")
+    return out, run_demo(out, world_cache)
+
+
+def run_demo(out, cache):
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        patch.setenv("CROSSTAX_CACHE", str(cache))
+        patch.setattr(
+            sys, "argv", ["crosstax", "demo", "--out", str(out), "--size", "smoke", "--threads", "1", "--json"]
+        )
+        patch.setattr("builtins.print", lambda text, file=None: file is None and lines.append(text))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+    return json.loads(lines[-1])
+
+
+def mean(summary, lm, shuffle, field="heldout_macro_f1"):
+    values = [c[field] for c in summary["conditions"] if (c["lm"], c["shuffle"]) == (lm, shuffle)]
+    assert len(values) == 3
+    return sum(values) / 3
+
+
+def test_the_summary_has_every_cell_of_the_study(demo):
+    out, summary = demo
+    assert summary["report"] == str(out / "report" / "index.html")
+    assert (out / "report" / "index.html").stat().st_size > 100_000
+    cells = {(c["lm"], c["shuffle"], c["run_seed"]) for c in summary["conditions"]}
+    expected = {("pretrained", shuffle, seed) for shuffle in ("original", "across", "within") for seed in (42, 218, 7)}
+    assert cells == expected | {("random", "original", seed) for seed in (42, 218, 7)}
+    assert {"world", "features", "runs", "report"} <= set(summary["seconds"])
+    assert set(summary["baseline"]) == {"leaf", "heldout", "coin"}
+    assert all(c["ablation"] == 100 for c in summary["conditions"])
+
+
+def test_generalisation_appears_where_it_should(demo):
+    """Orderings with margins, averaged over seeds: the smoke world is too small for more."""
+    _, summary = demo
+    coin = max(summary["baseline"]["heldout"], summary["baseline"]["coin"])
+    for shuffle in ("original", "within"):
+        held_out = mean(summary, "pretrained", shuffle)
+        assert held_out > coin + 5
+        assert held_out > mean(summary, "pretrained", "across") + 5
+        assert held_out > mean(summary, "random", "original") + 5
+        assert mean(summary, "pretrained", shuffle, "leaf_macro_f1") > 65
+    coherence = summary["coherence"]
+    assert coherence["original"] > coherence["across"]
+    assert coherence["within"] > coherence["across"]
+
+
+def test_a_second_call_does_nothing_again_and_says_the_same(demo, world_cache):
+    out, summary = demo
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*")}
+    again = run_demo(out, world_cache)
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*")}
+    assert again["conditions"] == summary["conditions"]
+    assert again["baseline"] == summary["baseline"]
+
+
+def test_no_image_hypernym_question_was_trained_on(demo):
+    import pandas as pd
+
+    out, _ = demo
+    for path in out.glob("runs/*/questions.parquet"):
+        table = pd.read_parquet(path)
+        assert set(table.loc[table["split"] == "train", "kind"]) == {"leaf"}
+
+
+def test_no_test_image_trained_the_encoder(smoke_world):
+    """The split is the dataset's own, whatever the data seed; the encoder saw its training part."""
+    from cachegen.dataset import load_dataset
+    from engine.questions import split_images
+
+    dataset = load_dataset(smoke_world.dataset)
+    assert (split_images(dataset, 0) == split_images(dataset, 99)).all()
+    assert smoke_world.manifest["encoder"]["images"] == (split_images(dataset, 0) == "train").sum()

@@ -1,0 +1,249 @@
+"""Extraction: right rows, same bytes however it was interrupted, and nothing replaced in silence."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from cachegen import extract as extraction
+from cachegen.dataset import Dataset, load_dataset
+from cachegen.encoders import Encoded, Encoder, load_encoder
+from cachegen.errors import StoreError
+from cachegen.extract import BLOCKS_AHEAD, extract
+from cachegen.images import read_image
+from cachegen.store import DONE, PENDING, UNREADABLE, FeatureStore
+
+SIDE, BATCH = 28, 4
+LEAVES = ("crow", "gull", "saw")
+MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def save_encoder(folder: Path, seed: int = 0, scale: float = 1.0) -> str:
+    torch.manual_seed(seed)
+    config = transformers.Dinov2Config(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        patch_size=14,
+        image_size=SIDE,
+        layerscale_value=scale,
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder)
+    processor = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return str(folder)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """21 images of 3 leaves, in every colour mode a folder may hold: blocks of 4, and one of 1 at the end."""
+    root = tmp_path / "dataset"
+    rng = np.random.default_rng(0)
+    root.mkdir()
+    rows = [f"{leaf},a {leaf},singular,thing,a thing" for leaf in LEAVES]
+    (root / "taxonomy.csv").write_text("\n".join(["leaf,leaf_phrase,number,hypernym,hypernym_phrase", *rows]))
+    for leaf in LEAVES:
+        (root / "images" / leaf).mkdir(parents=True)
+        for number, mode in enumerate(MODES):
+            noise = Image.fromarray(rng.integers(0, 256, (20 + number, 33, 3), dtype=np.uint8))
+            suffix = "jpg" if mode in ("RGB", "CMYK") else "png"
+            noise.convert("RGB" if mode == "LA" else mode).save(root / "images" / leaf / f"{leaf}_{number}.{suffix}")
+    return load_dataset(root)
+
+
+def run(dataset: Dataset, encoder: str, out: Path, **options: Any) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"batch": BATCH, "workers": 2, "device": "cpu"}
+    return extract(dataset, encoder, out, **defaults | options)
+
+
+def break_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    """The encoder stops as with Ctrl-C after this many blocks."""
+    calls = iter(range(1000))
+    plain = Encoder.__call__
+
+    def interrupted(self: Encoder, pixels: torch.Tensor) -> Encoded:
+        if next(calls) == blocks:
+            raise KeyboardInterrupt
+        return plain(self, pixels)
+
+    monkeypatch.setattr(Encoder, "__call__", interrupted)
+
+
+def test_each_row_is_its_own_image(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    summary = run(dataset, encoder, tmp_path / "f.h5")
+    store = FeatureStore.open(tmp_path / "f.h5")
+    store.verify()
+    assert store.keys == dataset.images["key"].tolist()
+    assert store.attributes["image_digest"] == dataset.image_digest
+    assert {name: summary[name] for name in ("images", "encoded", "unreadable", "shape", "batch", "digest")} == {
+        "images": 21,
+        "encoded": 21,
+        "unreadable": {},
+        "shape": [21, 4, 16],
+        "batch": BATCH,
+        "digest": store.digest,
+    }
+    json.dumps(summary)
+    model = load_encoder(encoder, "cpu")
+    for row, key in enumerate(store.keys):
+        alone = model(torch.from_numpy(model.transform(read_image(dataset.image_path(key))))[None])
+        np.testing.assert_allclose(store.pooled_patches[row], alone.pooled_patches[0], atol=1e-5)
+        np.testing.assert_allclose(store.pooled_all_tokens[row], alone.pooled_all_tokens[0], atol=1e-5)
+        patches = store.patch_tensor(np.array([row]))[0]
+        torch.testing.assert_close(patches, alone.patches[0].bfloat16(), rtol=0.01, atol=1e-5)
+    assert len(np.unique(store.pooled_patches.round(4), axis=0)) == 21  # else any row would pass for any other
+
+
+def test_bytes_do_not_depend_on_workers(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    for workers in (1, 5):
+        run(dataset, encoder, tmp_path / f"{workers}.h5", workers=workers)
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "5.h5").read_bytes()
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 5])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    run(dataset, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "resumed.h5"
+    with monkeypatch.context() as patch:
+        break_after(patch, blocks)
+        with pytest.raises(KeyboardInterrupt):
+            run(dataset, encoder, out)
+    done = FeatureStore.open(out, allow_pending=True).done
+    assert done.tolist() == [DONE] * blocks * BATCH + [PENDING] * (21 - blocks * BATCH)
+    assert run(dataset, encoder, out, batch=7)["encoded"] == 21 - blocks * BATCH  # membership of blocks stays
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_second_run_encodes_nothing_and_touches_nothing(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "f.h5"
+    first = run(dataset, encoder, out)
+    before = out.read_bytes(), out.stat().st_mtime_ns
+    break_after(monkeypatch, 0)
+    second = run(dataset, encoder, out)
+    assert second["encoded"] == 0
+    assert second["digest"] == first["digest"]
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+
+
+def test_unreadable_image_stops_the_run_and_is_named(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    damaged = dataset.image_path(dataset.images["key"][9])
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(StoreError, match=rf"{damaged.name}: unreadable \(.*--on-unreadable mark"):
+        run(dataset, encoder, tmp_path / "f.h5")
+    assert FeatureStore.open(tmp_path / "f.h5", allow_pending=True).done.sum() == 8
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_unreadable_image_is_marked_and_changes_no_other_row(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dataset, encoder, tmp_path / "clean.h5")
+    clean = FeatureStore.open(tmp_path / "clean.h5")
+    keys = dataset.images["key"].tolist()
+    # Same size, so that it is the same image set; then a bomb by lowering Pillow's limit below one image's pixels.
+    garbled = dataset.image_path(keys[9])
+    garbled.write_bytes(b"?" * garbled.stat().st_size)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 33 * 26 // 2 - 1)
+    summary = run(dataset, encoder, tmp_path / "f.h5", on_unreadable="mark")
+    assert list(summary["unreadable"]) == [keys[6], keys[9], keys[13], keys[20]]
+    assert summary["unreadable"][keys[9]] == f"UnidentifiedImageError: cannot identify image file '{garbled.name}'"
+    assert summary["unreadable"][keys[6]].startswith("DecompressionBombError")
+    store = FeatureStore.open(tmp_path / "f.h5")
+    bad = np.isin(np.arange(21), [6, 9, 13, 20])
+    assert store.done.tolist() == np.where(bad, UNREADABLE, DONE).tolist()
+    np.testing.assert_array_equal(store.patches[~bad], clean.patches[~bad])
+    np.testing.assert_array_equal(store.crc32[~bad], clean.crc32[~bad])
+    assert not store.patches[bad].any()
+    assert store.digest != clean.digest
+
+
+def test_other_images_encoder_or_dtype_are_refused(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    out = tmp_path / "f.h5"
+    run(dataset, encoder, out)
+    other = save_encoder(tmp_path / "other", seed=1)
+    with pytest.raises(StoreError, match="differs in weights_digest"):
+        run(dataset, other, out)
+    with pytest.raises(StoreError, match="differs in dtype"):
+        run(dataset, encoder, out, dtype="float16")
+    (dataset.root / "images" / "crow" / "new.png").write_bytes(b"x")
+    with pytest.raises(StoreError, match="differs in image_digest"):
+        run(load_dataset(dataset.root), encoder, out)
+
+
+def test_features_that_are_not_finite_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    broken = save_encoder(tmp_path / "nan", scale=float("nan"))
+    with pytest.raises(StoreError, match=r"crow/crow_0.jpg: encoder .*nan gives NaN or infinite bfloat16 features"):
+        run(dataset, broken, tmp_path / "nan.h5")
+    large = save_encoder(tmp_path / "large", scale=1e7)
+    run(dataset, large, tmp_path / "large.h5")
+    with pytest.raises(StoreError, match="infinite float16 features"):
+        run(dataset, large, tmp_path / "large16.h5", dtype="float16")
+    assert not FeatureStore.open(tmp_path / "large16.h5", allow_pending=True).done.any()
+
+
+def test_decoding_stays_a_bounded_number_of_blocks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+
+    def decode(path: Path, _: Any) -> np.ndarray:
+        begun.append(path)
+        return np.zeros((3, 2, 2), np.float32)
+
+    monkeypatch.setattr(extraction, "_decode", decode)
+    slices = [range(start, start + BATCH) for start in range(0, 400, BATCH)]
+    paths = [Path(str(row)) for row in range(400)]
+    transform = extraction.Transform(2, (0, 0, 0), (1, 1, 1))
+    blocks = extraction._decoded(slices, paths, transform, workers=8)
+    assert next(blocks).start == 0
+    time.sleep(0.05)
+    assert BATCH <= len(begun) <= (BLOCKS_AHEAD + 1) * BATCH
+    assert [block.start for block in blocks] == [rows.start for rows in slices[1:]]
+    assert sorted(begun) == sorted(paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05])
+def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, tmp_path: Path, delay: float) -> None:
+    """SIGKILL at an arbitrary moment after the store exists; what is resumed has the bytes of an undisturbed run."""
+    run(dataset, encoder, tmp_path / "whole.h5", batch=1)
+    out = tmp_path / "killed.h5"
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cachegen.dataset import load_dataset; from cachegen.extract import extract\n"
+        "extract(load_dataset(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3]), batch=1, workers=2, device='cpu')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(dataset.root), encoder, str(out)])
+    while not out.exists() and process.poll() is None:
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    FeatureStore.open(out, allow_pending=True).verify()
+    run(dataset, encoder, out, batch=1)
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()

@@ -1,0 +1,137 @@
+"""The question table: what is asked, withheld and true (paper section 2, Table 2)."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_study import FAMILIES, write_dataset
+
+from cachegen.dataset import load_dataset
+from cachegen.errors import DatasetError
+from engine.condition import Condition
+from engine.questions import build_questions, count_questions, split_images
+
+FAMILY = {leaf: family for family, leaves in FAMILIES.items() for leaf in leaves}
+CONDITIONS = [
+    Condition(shuffle=shuffle, ablation=ablation, data_seed=seed, across_rule=rule)
+    for shuffle, rule in [("original", "paper"), ("across", "paper"), ("across", "disjoint"), ("within", "paper")]
+    for ablation in (0, 50, 100)
+    for seed in (0, 1)
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return load_dataset(write_dataset(tmp_path_factory.mktemp("questions")))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+def test_answers_follow_the_label_and_veridical_answers_the_image(dataset, condition):
+    table = build_questions(dataset, condition)
+    assert (table["question"] == np.arange(len(table))).all()
+    for side, column in (("label_leaf", "answer"), ("image_leaf", "veridical")):
+        true_leaf = table["category"] == table[side]
+        true_hypernym = table["category"] == table[side].map(FAMILY)
+        assert ((true_leaf | true_hypernym) == table[column]).all()
+    assert (table["image_leaf"] == table["key"].str.split("/").str[0]).all()
+    # One positive and one negative about the leaf, and about its one hypernym where that is asked.
+    pairs = table.groupby(["image", "kind"])["answer"].agg(["size", "sum"])
+    assert (pairs["size"] == 2).all()
+    assert (pairs["sum"] == 1).all()
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+def test_no_held_out_question_is_trained_on(dataset, condition):
+    table = build_questions(dataset, condition)
+    train = table[table["split"] == "train"]
+    assert train["seen"].all()
+    held_out = set(table.loc[~table["seen"], "label_leaf"])
+    assert not held_out & set(train.loc[train["kind"] == "hypernym", "label_leaf"])
+    assert set(train.loc[train["kind"] == "leaf", "label_leaf"]) == set(FAMILY)
+    if condition.ablation == 100:
+        assert not (train["kind"] == "hypernym").any()
+        assert not table.loc[table["kind"] == "hypernym", "seen"].any()
+
+
+def test_same_seeds_same_table(dataset):
+    for condition in CONDITIONS:
+        pd.testing.assert_frame_equal(build_questions(dataset, condition), build_questions(dataset, condition))
+    with pytest.raises(AssertionError):
+        pd.testing.assert_frame_equal(
+            build_questions(dataset, CONDITIONS[0]), build_questions(dataset, Condition(ablation=0, data_seed=1))
+        )
+
+
+def test_splits_are_70_5_25_per_folder_and_ignore_the_condition(dataset):
+    counts = pd.crosstab(dataset.images["leaf"], split_images(dataset, 3))
+    assert (counts[["train", "validation", "test"]] == [8, 1, 3]).all(axis=None)  # int(8.4), int(9.0) - 8, rest
+    splits = [build_questions(dataset, c).groupby("image")["split"].first() for c in CONDITIONS if c.data_seed == 0]
+    for other in splits[1:]:
+        pd.testing.assert_series_equal(splits[0], other)
+
+
+def test_conditions_share_every_negative_that_both_maps_allow(dataset):
+    base = build_questions(dataset, Condition(ablation=0))
+    for shuffle in ("across", "within"):
+        other = build_questions(dataset, Condition(ablation=0, shuffle=shuffle))
+        for kind in ("leaf", "hypernym"):
+            a, b = (t[(t["kind"] == kind) & ~t["answer"]].set_index("image") for t in (base, other))
+            true_here = {leaf: {leaf, FAMILY[leaf]} for leaf in FAMILY}
+            allowed = [
+                mine not in true_here[label_b] and theirs not in true_here[label_a]
+                for mine, theirs, label_a, label_b in zip(
+                    a["category"], b["category"], a["label_leaf"], b["label_leaf"], strict=True
+                )
+            ]
+            assert sum(allowed) > 50
+            # Equal where neither map forbids the other's draw; a forbidden earlier draw can part the rest.
+            assert (a["category"] == b["category"])[allowed].mean() > 0.95
+
+
+def test_negatives_are_uniform_over_what_is_false(dataset):
+    tables = [build_questions(dataset, Condition(data_seed=seed)) for seed in range(30)]
+    table = pd.concat(tables)
+    drawn = table[(table["kind"] == "leaf") & ~table["answer"] & (table["label_leaf"] == "crow")]["category"]
+    counts = drawn.value_counts()
+    assert len(counts) == len(FAMILY) - 1
+    expected = len(drawn) / (len(FAMILY) - 1)
+    assert ((counts - expected) ** 2 / expected).sum() < 40  # chi-square with 10 degrees of freedom, p < 2e-5
+
+
+def test_equal_phrases_are_never_each_others_negative(tmp_path):
+    """Two leaves 'a baton', and a leaf that is named like the hypernym of another."""
+    root = write_dataset(
+        tmp_path,
+        {"weapon": ["baton2", "sword"], "gear": ["baton3", "rope"], "toy": ["bird", "top"], "bird": ["crow", "owl"]},
+        images=20,
+    )
+    text = (root / "taxonomy.csv").read_text().replace("a baton2", "a baton").replace("a baton3", "a baton")
+    (root / "taxonomy.csv").write_text(text)
+    table = build_questions(load_dataset(root), Condition(ablation=0))
+    negatives = table[~table["answer"]]
+    assert not ((negatives["phrase"] == "a baton") & negatives["label_leaf"].str.startswith("baton")).any()
+    assert not ((negatives["phrase"] == "a bird") & negatives["label_leaf"].isin(["crow", "owl", "bird"])).any()
+    assert (negatives["phrase"] == "a bird").any()
+
+
+def test_a_question_without_a_possible_negative_is_an_error(tmp_path):
+    root = write_dataset(tmp_path, {"bird": ["crow", "owl"]})
+    with pytest.raises(DatasetError, match="no hypernym is false of image"):
+        build_questions(load_dataset(root), Condition())
+
+
+def test_unreadable_images_are_left_out_and_move_nothing_else(dataset):
+    whole, without = build_questions(dataset, Condition()), build_questions(dataset, Condition(), unreadable=[5, 90])
+    expected = whole[~whole["image"].isin([5, 90])].drop(columns="question").reset_index(drop=True)
+    pd.testing.assert_frame_equal(without.drop(columns="question"), expected)
+
+
+def test_counts_like_table_2(dataset):
+    counts = count_questions(build_questions(dataset, Condition(ablation=100)))
+    assert counts == {
+        "train": 12 * 8 * 2,
+        "validation": {"leaf": 12 * 2, "seen": 0, "unseen": 12 * 2},
+        "test": {"leaf": 12 * 3 * 2, "seen": 0, "unseen": 12 * 3 * 2},
+    }
+    half = count_questions(build_questions(dataset, Condition(ablation=50)))
+    assert half["test"]["seen"] + half["test"]["unseen"] == 72
+    assert half["train"] == 192 + 8 * half["test"]["seen"] // 3

@@ -1,0 +1,235 @@
+"""The report page and its summary: complete, self-contained, the same bytes twice, honest where cells are missing."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score, roc_auc_score
+from synthetic_sweep import CELLS, World, mark_done, write_sweep
+
+from analysis import study as study_module
+from analysis.predictions import load_sweep
+from analysis.report import write_report
+from analysis.tables import analyze
+
+WORLD = World(families=4, per_leaf=12)
+SECONDS = {"world": 98.7, "train": 120.0}
+EXTERNAL = re.compile(
+    r"""(?:\b(?:src|href|srcset|action|data|poster)\s*=\s*["']?|url\(\s*["']?|@import\s+["']?)(?!data:)[^\s"'#>]"""
+)
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.images: list[str] = []
+        self.feed(html)
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.images += [value or "" for name, value in attrs if name == "src"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dataset folder with the test images, a world's manifest and contact sheet, and a sweep that points at them."""
+    root = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    for key in WORLD.images["key"]:
+        path = root / "dataset" / "images" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    (root / "world").mkdir()
+    manifest = {"how_made": "Drawn from <one> seed.", "seed": 7, "size": {"families": 4}, "files": {"a": "0123abc"}}
+    (root / "world" / "world.json").write_text(json.dumps(manifest))
+    Image.new("RGB", (9, 9), "teal").save(root / "world" / "contact_sheet.png")
+    paths = {"dataset": str(root / "dataset"), "store": str(root / "dataset")}
+    write_sweep(root / "sweep", WORLD, paths=paths)
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _features() -> Iterator[None]:
+    """Stand-ins for the dataset and the store; the real ones are read in test_coherence."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "open_inputs", lambda *_: (WORLD.dataset, WORLD.store()))
+        yield
+
+
+@pytest.fixture(scope="module")
+def report(inputs: Path) -> tuple[dict, str]:
+    summary = write_report(load_sweep(inputs / "sweep"), inputs / "report", world=inputs / "world", seconds=SECONDS)
+    return summary, Path(summary["report"]).read_text(encoding="utf-8")
+
+
+def test_summary_has_the_promised_shape(report: tuple[dict, str], inputs: Path) -> None:
+    summary, _ = report
+    assert list(summary) == ["report", "baseline", "conditions", "coherence"]
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert Path(summary["report"]) == inputs / "report" / "index.html"
+    assert len(summary["conditions"]) == 12
+    fields = {"encoder", "lm", "shuffle", "ablation", "run_seed", "lm_seed", "data_seed", "order"}
+    scores = {"leaf_macro_f1", "heldout_macro_f1", "heldout_auc"}
+    for condition in summary["conditions"]:
+        assert set(condition) == fields | scores | {"run_id"}
+        assert condition["lm"] in ("pretrained", "random")
+        assert 0 <= condition["heldout_auc"] <= 1 < condition["heldout_macro_f1"] <= 100
+    assert set(summary["coherence"]) == {"original", "across", "within"}
+    assert summary["coherence"]["original"] > summary["coherence"]["across"] + 0.1
+    assert 30 < summary["baseline"]["heldout"] < summary["baseline"]["coin"] < 50
+
+
+def test_summary_equals_scores_computed_from_the_files(report: tuple[dict, str], inputs: Path) -> None:
+    summary, _ = report
+    condition = next(c for c in summary["conditions"] if (c["lm"], c["shuffle"]) == ("pretrained", "across"))
+    run = inputs / "sweep" / condition["run_id"]
+    rows = pd.read_parquet(run / "questions.parquet").merge(pd.read_parquet(run / "predictions.parquet"))
+    rows = rows[(rows["split"] == "test") & (rows["kind"] == "hypernym")]
+    groups = [group for _, group in rows.groupby("category")]
+    f1 = [f1_score(g["answer"], g["logit_yes"] >= g["logit_no"], average="macro") for g in groups]
+    assert condition["heldout_macro_f1"] == pytest.approx(100 * np.mean(f1))
+    area = [roc_auc_score(g["answer"], g["logit_yes"] - g["logit_no"]) for g in groups]
+    assert condition["heldout_auc"] == pytest.approx(np.mean(area))
+
+
+def test_page_is_self_contained(report: tuple[dict, str]) -> None:
+    _, html = report
+    assert not EXTERNAL.findall(html)
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "<script" not in html
+    assert EXTERNAL.findall('<img src="https://x.org/a.png"> <link href=style.css> a{b:url(//x)}')  # it can find some
+    images = Page(html).images
+    assert len(images) == 4 + 4 + 1  # figures, one example per hypernym, contact sheet
+    assert all(image.startswith("data:image/") for image in images)
+
+
+def test_page_says_what_the_numbers_say(report: tuple[dict, str]) -> None:
+    summary, html = report
+    text = Page(html).text
+    runs = pd.DataFrame(summary["conditions"])
+    means = runs.groupby(["lm", "shuffle"])["heldout_macro_f1"].mean()
+    assert f"{means['pretrained', 'original']:.1f} (pretrained LM, original)" in text
+    assert "All 6 contrasts fixed in advance hold" in text
+    gap = means["pretrained", "original"] - means["pretrained", "across"]
+    assert f"above by {gap:.1f} points" in text
+    for said in (
+        *("one world (n = 1)", "very question format", "without labels and without text", "Drawn from <one> seed."),
+        *("run_seed varied over 0, 1, 2", "data_seed was fixed at 0", "98.7", "demo-7/encoder", "learning_rate"),
+        *("Xu et al., March 2026", "74.1", "48.3"),
+    ):
+        assert said in text
+    assert "0123abc" not in text  # the manifest's file hashes stay out
+
+
+def test_tables_and_figures_lie_beside_the_page(report: tuple[dict, str], inputs: Path) -> None:
+    out = inputs / "report"
+    results = pd.read_csv(out / "results.csv")
+    assert len(results) == 12
+    assert results["heldout_macro_f1"].notna().all()
+    assert results["validation_leaf_macro_f1"].notna().all()
+    categories = pd.read_csv(out / "categories.csv")
+    assert {"n_yes", "n_no", "f1", "auc", "group"} <= set(categories)
+    assert not ((categories["split"] == "validation") & (categories["group"] == "heldout")).any()
+    baselines = pd.read_csv(out / "baselines.csv")
+    assert baselines[["majority_f1", "coin_f1", "permuted_f1"]].notna().all(axis=None)
+    coherence = pd.read_csv(out / "coherence.csv")
+    assert set(coherence["arm"]) == {"original", "across", "within"}
+    assert pd.read_csv(out / "label_maps.csv")["pairs_kept"].between(0, 1).all()
+    assert {path.name for path in (out / "figures").iterdir()} == {"main.svg", "auc.svg", "coherence.svg", "loss.svg"}
+
+
+def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
+    again = inputs / "again"
+    write_report(load_sweep(inputs / "sweep"), again, world=inputs / "world", seconds=SECONDS)
+    files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert len(files) == 1 + 5 + 4
+    for name in files:
+        assert (again / name).read_bytes() == (inputs / "report" / name).read_bytes()
+
+
+def test_analyze_writes_the_same_tables(report: tuple[dict, str], inputs: Path) -> None:
+    analyze(load_sweep(inputs / "sweep"), inputs / "tables")
+    for name in ("results.csv", "categories.csv", "figures/main.svg"):
+        assert (inputs / "tables" / name).read_bytes() == (inputs / "report" / name).read_bytes()
+    assert not (inputs / "tables" / "index.html").exists()
+
+
+def render(folder: Path, sweep: Path) -> tuple[dict, str]:
+    summary = write_report(load_sweep(sweep), folder, world=None, seconds={})
+    html = Path(summary["report"]).read_text(encoding="utf-8")
+    assert not EXTERNAL.findall(html)
+    return summary, Page(html).text
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ([("pretrained", "original")], "pretrained LM, across: not run here"),
+        ([("pretrained", "across"), ("random", "original")], "so it cannot answer"),
+        ([("pretrained", "original"), ("pretrained", "within")], "random-init LM, original: not run here"),
+    ],
+)
+def test_missing_cells_are_said(tmp_path: Path, kept: list[tuple[str, str]], says: str) -> None:
+    write_sweep(tmp_path / "sweep", WORLD, {cell: CELLS[cell] for cell in kept}, seeds=(0,))
+    summary, text = render(tmp_path / "report", tmp_path / "sweep")
+    assert says in text
+    assert "coherence was not computed" in text  # no paths recorded
+    assert summary["coherence"] == {"original": None, "across": None, "within": None}
+    assert "nothing here was made by crosstax itself" in text
+
+
+def test_without_held_out_questions(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", WORLD, seeds=(0,), ablation=0)
+    for run in sweep.iterdir():
+        questions = pd.read_parquet(run / "questions.parquet").assign(seen=True)
+        questions.to_parquet(run / "questions.parquet", index=False)
+        mark_done(run)
+    summary, text = render(tmp_path / "report", sweep)
+    assert summary["baseline"]["coin"] is None
+    assert summary["conditions"][0]["heldout_macro_f1"] is None
+    assert summary["conditions"][0]["leaf_macro_f1"] > 50
+    assert "Seen hypernyms" in text
+
+
+def test_failed_runs_and_several_setups_are_listed(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep", WORLD, seeds=(0,))
+    write_sweep(sweep, WORLD, {("pretrained", "original"): CELLS["pretrained", "original"]}, seeds=(0,), ablation=50)
+    broken = sweep / "pretrained-original-r9"
+    shutil.copytree(sweep / "pretrained-original-r0", broken)
+    (broken / "FAILED").write_text('{"reason": "loss is NaN at step 7 <script>"}')
+    summary, text = render(tmp_path / "report", sweep)
+    assert len(summary["conditions"]) == 5
+    assert "1 run failed" in text
+    assert "loss is NaN at step 7 <script>" in text
+    assert "ablation 50 %" in text
+    assert "ablation 100 %" in text
+
+
+def test_weak_leaves_bring_a_caution(tmp_path: Path) -> None:
+    cells = {("pretrained", "original"): (1.5, 1.0, 0.0), ("random", "original"): (0.3, 0.0, 0.9)}
+    write_sweep(tmp_path / "sweep", WORLD, cells, seeds=(0,))
+    _, text = render(tmp_path / "report", tmp_path / "sweep")
+    assert "Caution: random-init LM, original, learned even the leaves only to" in text

@@ -1,0 +1,161 @@
+"""Sweeps that are killed, repeated, damaged or started twice: same bytes, nothing lost, nothing done twice."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cachegen.errors import RunError
+from engine import checkpoint, sweep, training
+from engine.plan import Execution
+from engine.run_directory import HASHED, RunDirectory
+from engine.sweep import run_sweep
+
+EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)
+CPU = Execution(device="cpu")
+
+
+def bytes_of(folders):
+    return [{name: (folder / name).read_bytes() for name in HASHED} for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def runs(small_study):
+    return small_study.sweep(shuffle=["original", "across"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(runs, tmp_path_factory):
+    return bytes_of(run_sweep(runs, tmp_path_factory.mktemp("whole"), CPU))
+
+
+def in_a_child_that_is_killed(work):
+    """Run `work` in a fork that must end by SIGKILL, as a machine that is switched off ends it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def kill_on_call(monkeypatch, module, name, number):
+    """SIGKILL this process when `module.name` is called for the `number`-th time."""
+    original, calls = getattr(module, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, wrapper)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "number"),
+    [(training, "write_checkpoint", 1), (training, "write_checkpoint", 9), (training, "_write_log", 5),
+     (sweep, "evaluate", 1), (sweep, "evaluate", 2)],
+    ids=["before the first checkpoint", "after the log was written", "between checkpoints", "before evaluation",
+         "between evaluations"],
+)  # fmt: skip
+def test_killed_and_resumed_equals_uninterrupted(runs, uninterrupted, tmp_path, monkeypatch, module, name, number):
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, module, name, number)
+        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+    assert not all(
+        RunDirectory(tmp_path / run).done
+        for run in json.loads((tmp_path / "plan.json").read_text())["groups"][0]["runs"]
+    )
+    folders = run_sweep(runs, tmp_path, CPU)
+    assert bytes_of(folders) == uninterrupted
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_negative_control_moments_matter(runs, uninterrupted, tmp_path, monkeypatch):
+    """Resuming without the optimizer's moments gives other bytes: the comparison can fail."""
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, training, "write_checkpoint", 9)
+        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+    original = checkpoint.read_checkpoint
+
+    def forgetful(path, projectors, optimizer, directories):
+        step = original(path, projectors, optimizer, directories)
+        optimizer.state.clear()
+        return step
+
+    monkeypatch.setattr(training, "read_checkpoint", forgetful)
+    assert (
+        bytes_of(run_sweep(runs, tmp_path, CPU))[0]["projector.safetensors"]
+        != uninterrupted[0]["projector.safetensors"]
+    )
+
+
+def test_what_is_done_is_skipped_and_a_changed_file_is_not_done(runs, uninterrupted, tmp_path, monkeypatch):
+    folders = run_sweep(runs, tmp_path, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "train_group", lambda *args, **kwargs: pytest.fail("trained again"))
+        assert run_sweep(runs, tmp_path, CPU) == folders
+    predictions = folders[0] / "predictions.parquet"
+    predictions.write_bytes(predictions.read_bytes()[:-1])
+    assert not RunDirectory(folders[0]).done
+    assert bytes_of(run_sweep(runs, tmp_path, CPU)) == uninterrupted
+
+
+def test_new_runs_join_an_old_sweep_in_groups_of_their_own(small_study, runs, uninterrupted, tmp_path):
+    first = run_sweep(runs, tmp_path, CPU)
+    both = run_sweep(small_study.sweep(shuffle=["original", "across", "within"]), tmp_path, CPU)
+    assert both[:2] == first
+    assert bytes_of(first) == uninterrupted
+    groups = json.loads((tmp_path / "plan.json").read_text())["groups"]
+    assert [len(group["runs"]) for group in groups] == [2, 1]
+
+
+def test_group_size_splits_a_sweep_and_moves_no_result(runs, uninterrupted, tmp_path):
+    folders = run_sweep(runs, tmp_path, Execution(device="cpu", group_size=1))
+    assert len(json.loads((tmp_path / "plan.json").read_text())["groups"]) == 2
+    for folder, reference in zip(folders, uninterrupted, strict=True):
+        assert (folder / "questions.parquet").read_bytes() == reference["questions.parquet"]
+
+
+def test_a_damaged_checkpoint_is_named(runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, training, "write_checkpoint", 3)
+        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"checkpoint .* is damaged .* delete it"):
+        run_sweep(runs, tmp_path, CPU)
+
+
+def test_two_writers_at_once_are_refused(runs, tmp_path):
+    from cachegen.files import exclusive_lock
+
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with exclusive_lock(tmp_path / ".lock", "sweep"):
+            os.write(writer, b"x")
+            signal.pause()
+    os.read(reader, 1)
+    try:
+        with pytest.raises(RunError, match=rf"is being written by .* pid {child}; wait"):
+            run_sweep(runs, tmp_path, CPU)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_checkpoints_hold_tensors_and_no_pickle(runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, training, "write_checkpoint", 5)
+        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(file)
+    assert {name.split(".", 1)[0] for name in tensors} == {"0", "1"}
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())

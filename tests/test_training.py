@@ -1,0 +1,199 @@
+"""Lockstep training: equal to training alone, blind to a neighbour's NaN, and the paper's optimizer and schedule."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_lm
+from torch.nn import functional
+from transformers import get_cosine_schedule_with_warmup
+
+from cachegen.dataset import load_dataset
+from engine import training
+from engine.batches import QuestionArrays, epoch_batches
+from engine.condition import Condition
+from engine.features import Features
+from engine.language_model import FrozenLM
+from engine.plan import Execution
+from engine.projector import new_projector
+from engine.prompts import PromptTokens
+from engine.questions import build_questions
+from engine.run_directory import HASHED
+from engine.sweep import run_sweep
+
+CPU = Execution(device="cpu")
+
+
+def weights(folder):
+    return load_file(folder / "projector.safetensors")
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def bytes_of(folder):
+    return {name: (folder / name).read_bytes() for name in HASHED}
+
+
+def distance(a, b):
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+@pytest.fixture(scope="module")
+def lockstep(small_study, tmp_path_factory):
+    """Six runs of different lengths in one group."""
+    out = tmp_path_factory.mktemp("lockstep")
+    sweep = small_study.sweep(shuffle=["original", "across"], ablation=[50, 100], run_seed=[1])
+    more = small_study.sweep(run_seed=[2, 3])
+    sweep = type(sweep)(runs=sweep.runs + more.runs)
+    return sweep, run_sweep(sweep, out, CPU)
+
+
+def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
+    """Every run of a group against the same run by itself; another seed's run is the negative control."""
+    sweep, together = lockstep
+    assert len(json.loads((together[0].parent / "plan.json").read_text())["groups"]) == 1
+    for (inputs, condition), folder in zip(sweep.runs, together, strict=True):
+        one = type(sweep)(runs=((inputs, condition),))
+        (alone,) = run_sweep(one, tmp_path / folder.name, CPU)
+        assert alone.name == folder.name
+        a, b = weights(folder), weights(alone)
+        # Batching may move the order of sums, nothing more; on the CPUs tried here it moved no bit.
+        scale = max(weight.abs().max().item() for weight in a.values())
+        assert distance(a, b) <= 64 * torch.finfo(torch.float32).eps * scale
+        np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-5)
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(folder / "predictions.parquet"), pd.read_parquet(alone / "predictions.parquet"), atol=1e-4
+        )
+    assert distance(weights(together[0]), weights(together[-1])) > 0.01
+
+
+def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study):
+    """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
+    dataset = load_dataset(small_study.dataset)
+    features = Features(small_study.features, dataset, torch.device("cpu"))
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
+    condition = small_study.sweep().runs[0][1]
+    rng = np.random.default_rng(0)
+    tokens = PromptTokens(np.array([4]), rng.integers(0, 61, (9, 4)), rng.integers(1, 5, 9), {}, 1, 2)
+    parts = [
+        QuestionArrays(rng.integers(0, 20, n), rng.integers(0, 9, n), rng.integers(0, 2, n).astype(bool))
+        for n in (7, 12)
+    ]
+    statistics = features.statistics(np.arange(50))
+
+    def projectors():
+        return [
+            new_projector((features.width, lm.width), torch.float32, s, statistics, lm.embedding_rms) for s in (0, 1)
+        ]
+
+    shared, plain = projectors(), projectors()
+    runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, shared, strict=True)]
+    step = training._loader(runs, features, tokens, 60)([np.arange(7), np.arange(12)])
+    assert len(step.rows) > 1
+    for row, items in step.rows:
+        training.step_loss(lm, tokens, step, row, shared, items)[0].backward()
+    with lm.plain() as model:
+        for part, projector in zip(parts, plain, strict=True):
+            for image, suffix, answer in zip(part.image, part.suffix, part.answer, strict=True):
+                ids = torch.from_numpy(tokens.suffixes[suffix, : tokens.lengths[suffix]])
+                pieces = [lm.embed(torch.tensor([4])), projector(features.fetch(np.array([image])))[0], lm.embed(ids)]
+                logits = model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0, -1]
+                loss = functional.cross_entropy(logits, torch.tensor(1 if answer else 2)) / len(part.image)
+                loss.backward()
+    for a, b in zip(shared, plain, strict=True):
+        for x, y in zip(a.parameters(), b.parameters(), strict=True):
+            assert y.grad.abs().max() > 0
+            assert (x.grad - y.grad).abs().max() <= 64 * torch.finfo(torch.float32).eps * y.grad.abs().max()
+    other = [p.grad for p in shared[1].parameters()]
+    assert all(
+        (x.grad - y).abs().max() > 1e-3 * y.abs().max() for x, y in zip(shared[0].parameters(), other, strict=True)
+    )
+
+
+def test_a_nan_run_leaves_its_neighbours_bytes_unchanged(small_study, lockstep, tmp_path, monkeypatch):
+    """One run of the group diverges in its first step; all files of the others stay the same."""
+    sweep, clean = lockstep
+    make, count = training.TrainingRun.batches, []
+
+    def spoilt(run):
+        if run.directory.path.name == clean[2].name and not count:
+            count.append(1)
+            with torch.no_grad():
+                next(run.projector.parameters())[0, 0] = torch.nan
+        return make(run)
+
+    monkeypatch.setattr(training.TrainingRun, "batches", spoilt)
+    folders = run_sweep(sweep, tmp_path, CPU)
+    assert count
+    for number, (folder, reference) in enumerate(zip(folders, clean, strict=True)):
+        if number == 2:
+            assert "not finite" in json.loads((folder / "FAILED").read_text())["reason"]
+            assert not (folder / "DONE").exists()
+            assert losses(folder)[0] is None
+        else:
+            assert bytes_of(folder) == bytes_of(reference)
+
+
+def test_steps_do_not_depend_on_the_order_of_questions():
+    image = np.repeat(np.arange(40), 3)
+    for order in ("pairs", "images"):
+        batches = epoch_batches(image, order, 16, run_seed=5, epoch=0)
+        assert [len(batch) for batch in batches] == [16] * 7 + [8]
+        assert sorted(np.concatenate(batches)) == list(range(120))
+    assert len(np.unique(image[epoch_batches(image, "images", 16, 5, 0)[0]])) <= 7
+    assert len(np.unique(image[epoch_batches(image, "pairs", 16, 5, 0)[0]])) > 10
+    assert (epoch_batches(image, "pairs", 16, 5, 0)[0] != epoch_batches(image, "pairs", 16, 5, 1)[0]).any()
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100, 333])
+def test_schedule_equals_transformers(steps):
+    condition = Condition(warmup=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=condition.learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(0.1 * steps), steps)
+    for step in range(steps):
+        assert training.learning_rate(condition, step, steps) == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_initial_weights_are_shared_only_on_request():
+    own = [new_projector((8, 8), torch.float32, seed, None, None).hidden.weight for seed in (1, 2, 1)]
+    shared = [new_projector((8, 8), torch.float32, "shared", None, None).hidden.weight for _ in range(2)]
+    assert torch.equal(own[0], own[2])
+    assert not torch.equal(own[0], own[1])
+    assert torch.equal(shared[0], shared[1])
+
+
+def test_a_shuffled_run_is_trained_on_its_own_labels(lockstep):
+    _, folders = lockstep
+    table = pd.read_parquet(folders[2] / "questions.parquet")
+    assert (table["image_leaf"] != table["label_leaf"]).mean() > 0.5
+
+
+def test_streamed_features_equal_memory(small_study):
+    dataset = load_dataset(small_study.dataset)
+    memory, streamed = (
+        Features(small_study.features, dataset, torch.device("cpu"), in_memory=m) for m in (True, False)
+    )
+    assert memory.in_memory
+    assert not streamed.in_memory
+    for images in (np.arange(len(dataset.images)), np.array([5, 3, 3, 80])):
+        a, b = memory.fetch(images), streamed.fetch(images)
+        assert a.numel() > 0
+        assert torch.equal(a, b)
+    assert not torch.equal(memory.fetch(np.array([1])), streamed.fetch(np.array([2])))
+    np.testing.assert_array_equal(memory.statistics(np.arange(30)), streamed.statistics(np.arange(30)))
+
+
+def test_statistics_are_those_of_the_training_images(small_study):
+    dataset = load_dataset(small_study.dataset)
+    features = Features(small_study.features, dataset, torch.device("cpu"))
+    train = build_questions(dataset, Condition()).query("split == 'train'")["image"].unique()
+    values = features.fetch(train).double().flatten(0, 1)
+    expected = torch.stack([values.mean(0), values.std(0, correction=0)])
+    torch.testing.assert_close(features.statistics(train).double(), expected, rtol=1e-6, atol=1e-7)

@@ -48,8 +48,8 @@ def refusal(root: Path) -> str:
 def test_loads_sorted_tables(tmp_path: Path) -> None:
     dataset = load_dataset(build(tmp_path, with_depths("1", "1", "2", "2"), HEADER + ",depth"))
     assert list(dataset.leaves.index) == sorted(LEAVES)
-    assert dataset.leaves.loc["scissors"].to_list() == ["scissors", "plural", 4]
-    assert dataset.hypernyms.loc["tool"].to_list() == ["a tool", "singular", 2, 2]
+    assert list(dataset.leaves.loc["scissors"]) == ["scissors", "plural", 4]
+    assert list(dataset.hypernyms.loc["tool"]) == ["a tool", "singular", 2, 2]
     assert str(dataset.hypernyms["depth"].dtype) == "Int64"
     assert dataset.pairs.to_numpy().tolist() == [
         ["crow", "bird"],

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from cachegen.store import DONE, PENDING, UNREADABLE, FeatureStore
 SIDE, BATCH = 28, 4
 LEAVES = ("crow", "gull", "saw")
 MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,202 @@
+"""A dataset: `taxonomy.csv` + `images/<leaf>/*` (+ optional `split.csv`), validated as a whole when loaded."""
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cachegen.errors import DatasetError
+from cachegen.files import digest_bytes
+from cachegen.images import SUFFIXES, read_image, unreadable_reason
+from cachegen.taxonomy import Taxonomy, name_problem, read_rows, read_taxonomy, report_collisions
+
+SPLITS = ("train", "validation", "test")
+FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or validation images
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What a run asks about, and the images it asks with.
+
+    leaves: index "leaf" sorted; columns phrase, number, n_images.
+    hypernyms: index "hypernym" sorted; columns phrase, number, depth (nullable Int64), n_leaves.
+    pairs: columns leaf, hypernym, sorted.
+    images: columns key ("crow/crow_01b.jpg"), leaf[, split], sorted by key; the row number is the image number.
+    notes: what was kept and is worth knowing.
+    digest: taxonomy content + split + (key, file size) of each image, whatever the order of rows on disk.
+    image_digest: (key, file size) of each image only: what a feature store depends on.
+    """
+
+    root: Path
+    leaves: pd.DataFrame
+    hypernyms: pd.DataFrame
+    pairs: pd.DataFrame
+    images: pd.DataFrame
+    notes: tuple[str, ...]
+    digest: str
+    image_digest: str
+
+    def image_path(self, key: str) -> Path:
+        """File of the image `key`."""
+        return self.root / "images" / key
+
+    def summary(self) -> str:
+        """A few lines for people: sizes, split, digest, and every note."""
+        per_leaf = self.leaves["n_images"]
+        lines = [
+            f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
+            f"{len(self.hypernyms):,} hypernyms, {len(self.pairs):,} (leaf, hypernym) pairs",
+            f"images per leaf: {per_leaf.min()} to {per_leaf.max()}, median {per_leaf.median():g}",
+        ]
+        if "split" in self.images:
+            counts = self.images["split"].value_counts()
+            lines.append("fixed split: " + ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS))
+        lines.append(f"digest {self.digest[:16]}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def load_dataset(root: Path) -> Dataset:
+    """Load and validate the dataset folder `root`.
+
+    Raises `DatasetError` that lists *all* problems with their places, one line each.
+    """
+    root = Path(root)
+    problems: list[str] = []
+    notes: list[str] = []
+    taxonomy = read_taxonomy(root / "taxonomy.csv", problems)
+    sizes = _scan_images(root / "images", problems, notes)
+    if sizes and not taxonomy.leaves.empty:
+        _match_folders(taxonomy, sizes, problems, notes)
+    images = _image_table(sizes)
+    split_file = root / "split.csv"
+    if split_file.exists():
+        images["split"] = _read_split(split_file, images["key"], problems)
+    if problems:
+        raise DatasetError(_listing(root, problems))
+    counts = images["leaf"].value_counts().reindex(taxonomy.leaves.index).astype("int64")
+    image_digest, digest = _digests(taxonomy, images, sizes)
+    return Dataset(
+        root=root,
+        leaves=taxonomy.leaves.assign(n_images=counts),
+        hypernyms=taxonomy.hypernyms,
+        pairs=taxonomy.pairs,
+        images=images,
+        notes=(*taxonomy.notes, *notes),
+        digest=digest,
+        image_digest=image_digest,
+    )
+
+
+def check_images(dataset: Dataset) -> list[tuple[str, str]]:
+    """Decode every image in threads (Pillow frees the GIL); (key, reason) of the unreadable, in key order."""
+
+    def reason(key: str) -> str | None:
+        try:
+            read_image(dataset.image_path(key))
+        except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
+            return unreadable_reason(dataset.image_path(key), error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = pool.map(reason, dataset.images["key"])
+        return [(key, why) for key, why in zip(dataset.images["key"], reasons, strict=True) if why]
+
+
+def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[str, dict[str, int]]:
+    """Leaf folder -> file name -> size in bytes."""
+    found: dict[str, dict[str, int]] = {}
+    ignored: list[str] = []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(f"images: cannot be read ({error.strerror}); expected one folder per leaf in {folder}")
+        return {}
+    if not entries:
+        problems.append("images: is empty; expected one folder per leaf")
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith("."):
+            found[entry.name] = _scan_leaf(entry, problems, ignored)
+        else:
+            ignored.append(entry.name)
+    if ignored:
+        notes.append(f"{len(ignored):,} entries of images/ are not images and were ignored: {_some(ignored)}")
+    return found
+
+
+def _scan_leaf(leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    try:
+        with os.scandir(leaf) as files:
+            for file in files:
+                if not file.name.lower().endswith(SUFFIXES) or file.name.startswith(".") or file.is_dir():
+                    ignored.append(f"{leaf.name}/{file.name}")
+                elif reason := name_problem(file.name):
+                    problems.append(f"images/{leaf.name}: file name {file.name!r} {reason}; rename it")
+                else:
+                    sizes[file.name] = file.stat().st_size
+    except OSError as error:
+        problems.append(f"images/{leaf.name}: cannot be read ({error.strerror}: {error.filename}); repair or remove it")
+    report_collisions(((f"images/{leaf.name}", name) for name in sorted(sizes)), "files", problems)
+    return sizes
+
+
+def _match_folders(taxonomy: Taxonomy, sizes: dict[str, dict[str, int]], problems: list[str], notes: list[str]) -> None:
+    leaves = set(taxonomy.leaves.index)
+    for leaf in sorted(leaves | set(sizes)):
+        place = f"images/{leaf}"
+        if leaf not in leaves:
+            problems.append(f"{place}: is no leaf of taxonomy.csv; add it there or move the folder away")
+        elif leaf not in sizes:
+            problems.append(f"{place}: folder is missing; add images or drop the leaf from taxonomy.csv")
+        elif not sizes[leaf]:
+            problems.append(f"{place}: has no images ({', '.join(SUFFIXES)}); add some or drop the leaf")
+        elif len(sizes[leaf]) < FEW_IMAGES:
+            notes.append(f"leaf {leaf!r} has only {len(sizes[leaf])} images")
+
+
+def _image_table(sizes: dict[str, dict[str, int]]) -> pd.DataFrame:
+    rows = sorted((f"{leaf}/{name}", leaf) for leaf, names in sizes.items() for name in names)
+    return pd.DataFrame(rows, columns=["key", "leaf"], dtype="str")
+
+
+def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
+    """Split of each of `keys`; every image must have exactly one row."""
+    known = set(keys)
+    split: dict[str, str] = {}
+    for place, row in read_rows(path, ("key", "split"), (), problems):
+        key = row["key"]
+        if key not in known:
+            problems.append(f"{place}: {key!r} is no image of this dataset; drop the row")
+        elif key in split:
+            problems.append(f"{place}: {key!r} occurs twice; keep one row")
+        elif row["split"] not in SPLITS:
+            problems.append(f"{place}: split {row['split']!r} is none of {', '.join(SPLITS)}")
+        split[key] = row["split"]
+    missing = [key for key in keys if key not in split]
+    if missing:
+        problems.append(f"split.csv: {len(missing):,} images have no row: {_some(missing)}")
+    return [split.get(key, "") for key in keys]
+
+
+def _digests(taxonomy: Taxonomy, images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> tuple[str, str]:
+    """(image digest, dataset digest); every table is sorted, so that the order of rows on disk does not count."""
+    files = [(key, sizes[leaf][key[len(leaf) + 1 :]]) for key, leaf in zip(images["key"], images["leaf"], strict=True)]
+    image_digest = digest_bytes(json.dumps(files).encode())
+    tables: Iterable[pd.DataFrame] = (taxonomy.leaves.reset_index(), taxonomy.hypernyms.reset_index(), taxonomy.pairs)
+    content = [table.astype("str").fillna("").to_numpy().tolist() for table in tables]
+    split = images["split"].tolist() if "split" in images else []
+    return image_digest, digest_bytes(json.dumps([content, split]).encode(), image_digest.encode())
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def _listing(root: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"dataset {root}: {problems[0]}"
+    return "\n  ".join([f"dataset {root} has {len(problems):,} problems; correct them and load it again:", *problems])

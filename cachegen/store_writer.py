@@ -1,0 +1,140 @@
+"""Writing a feature store: create it whole, then fill rows so that a kill at any moment loses at most one block."""
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cachegen.errors import StoreError
+from cachegen.files import exclusive_lock, write_atomically, write_text
+from cachegen.store import (
+    DONE,
+    FEATURES,
+    IDENTITY,
+    SCHEMA,
+    STORAGE,
+    UNREADABLE,
+    FeatureStore,
+    reasons_path,
+    row_checksum,
+)
+
+
+class StoreWriter:
+    """The one locked writer of a store. `store` is the state found when it was opened."""
+
+    def __init__(self, store: FeatureStore, descriptor: int) -> None:
+        self.store = store
+        self._descriptor = descriptor
+        self._reasons = dict(store.unreadable)
+
+    def write(self, start: int, features: Sequence[np.ndarray], reasons: dict[int, str]) -> None:
+        """Make rows `start`, `start + 1`, ... durable: features in the order of `FEATURES`, each (n, ...).
+
+        `reasons` maps positions in this block to why the image is unreadable; their features become zeros.
+        """
+        parts = [np.array(part, order="C") for part in features]
+        for part in parts:
+            part[list(reasons)] = 0
+        keys = self.store.keys[start : start + len(parts[0])]
+        crc32 = np.array([row_checksum(key, row) for key, *row in zip(keys, *parts, strict=True)], "<u4")
+        done = np.full(len(keys), DONE, np.uint8)
+        done[list(reasons)] = UNREADABLE
+        try:
+            for name, part in zip((*FEATURES, "crc32"), (*parts, crc32), strict=True):
+                self._pwrite(name, start, part)
+            if reasons:
+                self._reasons |= {keys[position]: reason for position, reason in reasons.items()}
+                lines = [json.dumps({"key": key, "reason": reason}) for key, reason in self._reasons.items()]
+                write_text(reasons_path(self.store.path), "\n".join(lines) + "\n")
+            os.fdatasync(self._descriptor)
+            self._pwrite("done", start, done)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.store.path}: {error.strerror or error}; finished rows are kept, run it again"
+            ) from error
+
+    def _pwrite(self, name: str, start: int, part: np.ndarray) -> None:
+        offset = self.store.offsets[name] + start * (part.nbytes // len(part))
+        left = part.data.cast("B")
+        while left:
+            written = os.pwrite(self._descriptor, left, offset)
+            left, offset = left[written:], offset + written
+
+
+@contextlib.contextmanager
+def open_writer(
+    path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]
+) -> Iterator[StoreWriter]:
+    """Create the store, or open it to resume, holding the writer's lock.
+
+    Raises `StoreError` if an existing store differs in an `IDENTITY` attribute, or there is no space for a new one.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(path.with_name(f"{path.name}.lock"), f"feature store {path}"))
+            # A store without a finished row holds nothing worth keeping: it is made anew, whatever it was made for.
+            if not path.exists() or not FeatureStore.open(path, allow_pending=True).done.any():
+                for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                    leftover.unlink()  # of a killed creator: we hold its lock
+                reasons_path(path).unlink(missing_ok=True)
+                write_atomically(path, lambda temporary: _create(temporary, keys, n_patches, width, attributes))
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        stack.callback(os.close, descriptor)
+        store = FeatureStore.open(path, allow_pending=True)
+        differing = [name for name in IDENTITY if store.attributes[name] != attributes[name]]
+        if differing:
+            name = differing[0]
+            raise StoreError(
+                f"{path} was made by {store.attributes['encoder']} and differs in {', '.join(differing)} "
+                f"({name}: {store.attributes[name]} there, {attributes[name]} now); choose another --out or delete it"
+            )
+        yield StoreWriter(store, descriptor)
+
+
+def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]) -> None:
+    names = [key.encode() for key in keys]
+    n = len(names)
+    layout = {
+        "key": ((n,), h5py.string_dtype("utf-8", max(map(len, names)))),
+        "done": ((n,), np.dtype("u1")),
+        "crc32": ((n,), np.dtype("<u4")),
+        "patches": ((n, n_patches, width), np.dtype(STORAGE[attributes["dtype"]])),
+        "pooled_patches": ((n, width), np.dtype("<f4")),
+        "pooled_all_tokens": ((n, width), np.dtype("<f4")),
+    }
+    needed = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
+    free = shutil.disk_usage(path.parent).free
+    space = (
+        f"a feature store in {path.parent} needs {needed / 1e9:.2f} GB where {free / 1e9:.2f} GB are free; make room"
+    )
+    if needed > free:
+        raise StoreError(space)
+    # Page-aligned, so that maps are aligned for any dtype.
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=4096) as file:
+        for name, (shape, dtype) in layout.items():
+            plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plan.set_layout(h5py.h5d.CONTIGUOUS)
+            plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # without it the dataset has no offset before data
+            plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # stays sparse: unwritten rows read as zeros
+            plan.set_obj_track_times(False)  # equal content, equal bytes
+            h5type = h5py.h5t.py_create(dtype, logical=True)
+            h5py.h5d.create(file.id, name.encode(), h5type, h5py.h5s.create_simple(shape), plan)
+        file["key"][:] = np.array(names, dtype=layout["key"][1])
+        file.attrs.update({"schema": SCHEMA, **attributes})
+    # A mapped or positioned write to a full disk fails late (SIGBUS, ENOSPC at row 9,000): take the space now.
+    with path.open("rb+") as handle:
+        try:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise StoreError(f"{space} ({error.strerror})") from error

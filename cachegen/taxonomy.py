@@ -1,0 +1,206 @@
+"""The taxonomy: which leaf categories exist, how a question names them, and what each one is a kind of.
+
+One CSV row per (leaf, hypernym) pair. Reading never stops at the first problem: every reader here appends to
+`problems`, one line each with its place (`taxonomy.csv:12: ...`), and returns what could be understood.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+REQUIRED = ("leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase")
+OPTIONAL = ("hypernym_number", "depth")
+NUMBERS = ("singular", "plural")  # "Is there a crow", "Are there scissors"
+
+Row = tuple[str, dict[str, str]]  # place ("taxonomy.csv:12"), cells by column
+
+
+class Category(NamedTuple):
+    """How a question names a leaf or hypernym; depth (hypernyms only) is digits or empty."""
+
+    phrase: str
+    number: str
+    depth: str
+
+
+@dataclass(frozen=True, eq=False)
+class Taxonomy:
+    """Categories and their pairs, each table sorted by id.
+
+    leaves: index "leaf"; columns phrase, number.
+    hypernyms: index "hypernym"; columns phrase, number, depth (nullable Int64), n_leaves.
+    pairs: columns leaf, hypernym.
+    notes: what was kept and is worth knowing.
+    """
+
+    leaves: pd.DataFrame
+    hypernyms: pd.DataFrame
+    pairs: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def read_taxonomy(path: Path, problems: list[str]) -> Taxonomy:
+    """Read `taxonomy.csv`; whatever is wrong with it is appended to `problems`."""
+    rows = read_rows(path, REQUIRED, OPTIONAL, problems)
+    leaves = _categories(rows, "leaf", problems)
+    hypernyms = _categories(rows, "hypernym", problems)
+    pairs: dict[tuple[str, str], str] = {}
+    for place, row in rows:
+        pair = row["leaf"], row["hypernym"]
+        if pair in pairs:
+            problems.append(f"{place}: the pair {pair[0]!r}, {pair[1]!r} is already at {pairs[pair]}; keep one row")
+        elif pair[0] in leaves and pair[1] in hypernyms:
+            pairs[pair] = place
+    n_leaves = Counter(hypernym for _, hypernym in pairs)
+    for hypernym, (place, _) in hypernyms.items():
+        if n_leaves[hypernym] < 2:
+            problems.append(f"{place}: hypernym {hypernym!r} has fewer than two leaves; add leaves or drop it")
+    report_collisions(((place, leaf) for leaf, (place, _) in leaves.items()), "leaves", problems)
+    return _tables(leaves, hypernyms, sorted(pairs))
+
+
+def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: list[str]) -> list[Row]:
+    """Rows of a UTF-8 CSV with a header, cells stripped, blank lines skipped, missing optional cells empty."""
+    name = path.name
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        problems.append(f"{name}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
+        return []
+    except OSError as error:
+        problems.append(f"{name}: cannot be read ({error.strerror}); expected at {path}")
+        return []
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        missing = [column for column in required if column not in header]
+        if missing or len(set(header)) < len(header):
+            what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
+            problems.append(f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)}")
+            return []
+        for cells in reader:
+            place = f"{name}:{reader.line_num}"
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header):
+                problems.append(f"{place}: {len(cells)} cells where the header has {len(header)}; quote commas")
+                continue
+            row = dict.fromkeys(optional, "") | dict(zip(header, (cell.strip() for cell in cells), strict=True))
+            rows.append((place, row))
+    except csv.Error as error:
+        problems.append(f"{name}:{reader.line_num}: not readable CSV ({error}); check its quotes")
+    if not rows:
+        problems.append(f"{name}: has no usable rows")
+    return rows
+
+
+def name_problem(name: str) -> str | None:
+    """Why `name` cannot be a folder, file or category id; None when it can."""
+    if not name:
+        return "is empty"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "has control characters or is not UTF-8"
+    if "/" in name or "\\" in name or name.startswith("."):
+        return "would leave or hide in the folder (separator or leading dot)"
+    return None
+
+
+def report_collisions(names: Iterable[tuple[str, str]], what: str, problems: list[str]) -> None:
+    """Report (place, name) entries that a disk ignoring case or Unicode form would take for one file."""
+    seen: dict[str, str] = {}
+    for place, name in names:
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            problems.append(f"{place}: {what} {seen[folded]!r} and {name!r} collide but for case; rename one")
+        seen[folded] = name
+
+
+def _categories(rows: list[Row], kind: str, problems: list[str]) -> dict[str, tuple[str, Category]]:
+    """Map id -> (place of its first row, names), reporting bad cells and contradictions between rows."""
+    found: dict[str, tuple[str, Category]] = {}
+    for place, row in rows:
+        name = row[kind]
+        reason = name_problem(name)
+        if reason:
+            orphan = kind == "hypernym" and not name
+            what = f"leaf {row['leaf']!r} has no hypernym" if orphan else f"{kind} id {name!r} {reason}"
+            problems.append(f"{place}: {what}; correct the row")
+            continue
+        if kind == "leaf":
+            category = Category(row["leaf_phrase"], row["number"].lower(), "")
+        else:
+            category = Category(row["hypernym_phrase"], row["hypernym_number"].lower() or "singular", row["depth"])
+        if name not in found:
+            found[name] = place, category
+            problems.extend(f"{place}: {kind} {name!r}: {problem}" for problem in _bad_cells(category))
+        first_place, first = found[name]
+        for field, here, there in zip(Category._fields, category, first, strict=True):
+            if here != there:
+                problems.append(
+                    f"{place}: {kind} {name!r} has {field} {here!r}, but {there!r} at {first_place}; make them agree"
+                )
+    return found
+
+
+def _bad_cells(category: Category) -> Iterator[str]:
+    if not category.phrase or not category.phrase.isprintable():
+        yield f"phrase {category.phrase!r} is empty or not printable; write a noun phrase such as 'a crow'"
+    if category.number not in NUMBERS:
+        yield f"number {category.number!r} is neither 'singular' nor 'plural'"
+    if category.depth and not re.fullmatch(r"[0-9]{1,6}", category.depth):
+        yield f"depth {category.depth!r} is not a whole number"
+
+
+def _tables(
+    leaves: dict[str, tuple[str, Category]], hypernyms: dict[str, tuple[str, Category]], pairs: list[tuple[str, str]]
+) -> Taxonomy:
+    pair_table = pd.DataFrame(pairs, columns=["leaf", "hypernym"], dtype="str")
+    leaf_table = _table("leaf", leaves)
+    hypernym_table = _table("hypernym", hypernyms)
+    # A depth that is not a number was reported above; the table of a refused dataset is never seen.
+    depths = pd.to_numeric(hypernym_table.pop("depth"), errors="coerce").astype("Int64")
+    counts = pair_table["hypernym"].value_counts().reindex(hypernym_table.index, fill_value=0).astype("int64")
+    hypernym_table = hypernym_table.assign(depth=depths, n_leaves=counts)
+    leaf_table = leaf_table.drop(columns="depth")
+    return Taxonomy(leaf_table, hypernym_table, pair_table, tuple(_notes(leaf_table, hypernym_table, pairs)))
+
+
+def _table(kind: str, categories: dict[str, tuple[str, Category]]) -> pd.DataFrame:
+    names = sorted(categories)
+    index = pd.Index(names, name=kind, dtype="str")
+    return pd.DataFrame([categories[name][1] for name in names], index, list(Category._fields), dtype="str")
+
+
+def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str, str]]) -> Iterator[str]:
+    for kind, table in (("leaves", leaves), ("hypernyms", hypernyms)):
+        for phrase, names in table.groupby("phrase").groups.items():
+            if len(names) > 1:
+                yield f"{kind} {', '.join(names)} share the phrase {phrase!r}"
+    ids = {_words(name): name for name in hypernyms.index}
+    phrases = {_words(phrase): name for name, phrase in zip(hypernyms.index, hypernyms["phrase"], strict=True)}
+    homonyms = set()
+    for leaf, phrase in zip(leaves.index, leaves["phrase"], strict=True):
+        twin = ids.get(_words(leaf)) or phrases.get(_words(phrase))
+        if twin:
+            homonyms.add(leaf)
+            yield f"leaf {leaf!r} ({phrase}) has the name or phrase of hypernym {twin!r}"
+    for leaf, hypernym in pairs:
+        name, part = f" {' '.join(_words(leaf))} ", f" {' '.join(_words(hypernym))} "
+        if part in name and leaf not in homonyms:
+            yield f"leaf {leaf!r} contains the name of its own hypernym {hypernym!r}"
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Lower-case words of an id or phrase: "star_fruit2" -> ("star", "fruit")."""
+    return tuple(re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", name.lower())) or (name,)

@@ -19,6 +19,7 @@ from torch import nn
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes
 from cachegen.images import Transform
+from cachegen.progress import quiet_transformers
 
 # model_type -> vision class, path of its block list. Prefix tokens: CLS and registers for DINOv2, none for SigLIP.
 HF_FAMILIES = {
@@ -93,6 +94,7 @@ def load_encoder(name: str, device: str = "auto") -> Encoder:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    quiet_transformers()
     family, source = _resolve(name)
     try:
         loaded = _load_timm(source) if family == "timm" else _load_hf(source)

@@ -10,6 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True)
 
 
+def quiet_transformers() -> None:
+    """Turn off the bars that transformers draws for every load and save, also into pipes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 @contextlib.contextmanager
 def progress_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yield `advance(n)`; draws `label`, done/total, rate in `unit`/s, elapsed and remaining time."""

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes, digest_file
+from cachegen.progress import quiet_transformers
 from cachegen.random_init import random_init_lm
 from cachegen.rng import stream_seed
 from engine.prefix_sharing import IMPLEMENTATION, Layout
@@ -190,13 +192,20 @@ class FrozenLM:
 
 def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
     """Load a directory of `save_pretrained`, or draw random weights for its configuration (`lm_init = "random"`)."""
+    quiet_transformers()
+    precision, missing = getattr(torch, dtype), set()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if lm_init == "random":
-            model = random_init_lm(AutoConfig.from_pretrained(folder), lm_seed).to(getattr(torch, dtype))
+            model = random_init_lm(AutoConfig.from_pretrained(folder), lm_seed).to(precision)
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=precision, use_safetensors=True, output_loading_info=True
+            )
+            missing = set(info["missing_keys"])
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"cannot load the LM in {folder}: {reason}; check the directory") from None
+    if missing:  # transformers would have filled them with random numbers
+        raise ModelError(f"the LM in {folder} lacks weights, first {sorted(missing)[0]}; download or save it again")
     return FrozenLM.wrap(model, tokenizer, device)

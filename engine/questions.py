@@ -127,8 +127,8 @@ def build_questions(dataset: Dataset, condition: Condition, unreadable: Collecti
             "veridical": taxonomy.truth[image_leaf[image], column],
         }
     )
-    asked = (questions["split"] != "train") | questions["seen"]
-    kept = questions[asked & ~questions["image"].isin(unreadable)].reset_index(drop=True)
+    withheld_here = (questions["split"] == "train") & ~questions["seen"]
+    kept = questions[~withheld_here & ~questions["image"].isin(unreadable)].reset_index(drop=True)
     kept.insert(0, "question", np.arange(len(kept), dtype=np.int32))
     return kept
 

@@ -1,0 +1,92 @@
+"""Loading language models: directories of save_pretrained, random twins, digests, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_study import word_tokenizer
+from tiny import CONFIGS, tiny_lm
+
+from cachegen.errors import ModelError
+from engine.language_model import lm_digests, load_lm, resolve_lm
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_lm("qwen3").save_pretrained(tmp_path)
+    word_tokenizer(["is", "there", "yes", "no"]).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_saved_lm_is_loaded_frozen_in_the_asked_precision(folder):
+    lm = load_lm(folder, "pretrained", 0, "float32", CPU)
+    assert torch.equal(lm.model.lm_head.weight, tiny_lm("qwen3").lm_head.weight)
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    assert load_lm(folder, "pretrained", 0, "bfloat16", CPU).dtype == torch.bfloat16
+
+
+def test_random_weights_depend_on_the_lm_seed_alone(folder):
+    torch.manual_seed(0)
+    first = load_lm(folder, "random", 1, "float32", CPU)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    again, other = load_lm(folder, "random", 1, "float32", CPU), load_lm(folder, "random", 2, "float32", CPU)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first.model.lm_head.weight, again.model.lm_head.weight)
+    assert not torch.equal(first.model.lm_head.weight, other.model.lm_head.weight)
+    assert not torch.equal(first.model.lm_head.weight, tiny_lm("qwen3").lm_head.weight)
+
+
+def test_digests_follow_the_weights_unless_they_are_random(folder):
+    before = {init: lm_digests(folder, init) for init in ("pretrained", "random")}
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["lm_head.weight"] += 1
+    save_file(tensors, weights, metadata={"format": "pt"})
+    after = {init: lm_digests(folder, init) for init in ("pretrained", "random")}
+    assert before["pretrained"]["lm"] != after["pretrained"]["lm"]
+    assert before["random"] == after["random"]
+    assert before["pretrained"]["tokenizer"] == after["pretrained"]["tokenizer"]
+
+
+def test_missing_weights_are_refused(folder):
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights, first model.layers.1.mlp.up_proj.weight"):
+        load_lm(folder, "pretrained", 0, "float32", CPU)
+
+
+def test_damaged_directories_are_named(folder, tmp_path):
+    (folder / "model.safetensors").write_bytes(b"not a file of tensors")
+    with pytest.raises(ModelError, match="cannot load the LM in"):
+        load_lm(folder, "pretrained", 0, "float32", CPU)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        resolve_lm(str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match="does not exist"):
+        resolve_lm(str(tmp_path / "nothing" / "here" / "at all"))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_answer_logits_are_the_heads_rows_in_float32(family):
+    from engine.language_model import FrozenLM
+
+    lm = FrozenLM.wrap(tiny_lm(family).to(torch.bfloat16), None, CPU)
+    states = torch.randn(5, lm.width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    exact = states.double() @ lm.model.get_output_embeddings().weight.double().T
+    answers = lm.answer_logits(states, 3, 7)
+    assert answers.dtype == torch.float32
+    torch.testing.assert_close(answers.double(), exact[:, [3, 7]], rtol=1e-5, atol=1e-5)
+    assert (lm.vocabulary_logits(states)[:, [3, 7]].double() - exact[:, [3, 7]]).abs().max() > 1e-4  # bf16 head
+
+
+def test_the_configuration_is_part_of_the_digest(folder):
+    before = lm_digests(folder, "random")["lm"]
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert lm_digests(folder, "random")["lm"] != before

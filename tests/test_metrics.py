@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
 from analysis.baselines import add_baselines
-from analysis.f1 import auc, confusion_counts, macro_f1, measure_categories, summarise
+from analysis.f1 import auc, confusion_counts, macro_f1, mean_macro_f1, measure_categories, summarise
 
 question = st.tuples(st.integers(0, 4), st.booleans(), st.integers(-2, 2))  # category, gold, margin in few values: ties
 tables = st.lists(question, min_size=1, max_size=60)
@@ -114,3 +114,15 @@ def test_no_disagreement_leaves_by_vision_missing() -> None:
     row = summarise(measure_categories(answers_table([("test", "leaf", "crow", True, True, 1.0)]))).iloc[0]
     assert np.isnan(row["by_vision"])
     assert row["veridical_agreement"] == 1.0
+
+
+def test_mean_macro_f1_of_questions_with_logits() -> None:
+    rows = [
+        ("leaf", True, "crow", True, 1.0),
+        ("leaf", True, "crow", False, -1.0),
+        ("hypernym", False, "bird", True, -1.0),
+        ("hypernym", True, "bird", True, 0.5),
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "seen", "category", "answer", "logit_yes"])
+    table = table.assign(logit_no=0.0, phrase=table["category"], veridical=table["answer"])
+    assert mean_macro_f1(table) == {"heldout": 0.0, "leaf": 100.0, "seen": 100.0}

@@ -86,7 +86,7 @@ def report(inputs: Path) -> tuple[dict, str]:
 
 def test_summary_has_the_promised_shape(report: tuple[dict, str], inputs: Path) -> None:
     summary, _ = report
-    assert list(summary) == ["report", "baseline", "conditions", "coherence"]
+    assert list(summary) == ["report", "baseline", "conditions", "coherence", "coherence_centred"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert Path(summary["report"]) == inputs / "report" / "index.html"
     assert len(summary["conditions"]) == 12
@@ -232,4 +232,6 @@ def test_weak_leaves_bring_a_caution(tmp_path: Path) -> None:
     cells = {("pretrained", "original"): (1.5, 1.0, 0.0), ("random", "original"): (0.3, 0.0, 0.9)}
     write_sweep(tmp_path / "sweep", WORLD, cells, seeds=(0,))
     _, text = render(tmp_path / "report", tmp_path / "sweep")
-    assert "Caution: random-init LM, original, learned even the leaves only to" in text
+    assert "Caution: the trained leaves themselves reach only" in text
+    assert "(random-init LM, original); where leaves are not learned" in text
+    assert "(pretrained LM, original); where leaves" not in text

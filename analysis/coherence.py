@@ -1,0 +1,138 @@
+"""Visual coherence of a category: mean pairwise cosine similarity of its training images (paper section 5).
+
+For unit vectors u the mean over all pairs is (|sum u|^2 - n) / (n (n - 1)), so sums per leaf are all that is needed:
+O(n d) for the images, then every hypernym under every label map comes from the same leaf sums.
+
+Legend: n images, D width, L leaves, C categories.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cachegen.dataset import Dataset, load_dataset
+from cachegen.errors import RunError, StoreError
+from cachegen.files import digest_bytes
+from cachegen.store import FeatureStore
+
+Array = NDArray[np.float64]
+
+POOLED = ("pooled_patches", "pooled_all_tokens")
+MEASURES = ("all_pairs", "between_leaves", "centred", "centred_between_leaves")
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Training images of a run and the leaf whose label each carries; several runs may share one map.
+
+    `images`: columns key, image_leaf, label_leaf, one row per image, sorted by key.
+    """
+
+    images: pd.DataFrame
+    digest: str
+
+    def leaves(self) -> pd.Series:
+        """Image leaf of every label leaf (index label_leaf, sorted)."""
+        return self.images.drop_duplicates("label_leaf").set_index("label_leaf")["image_leaf"].sort_index()
+
+
+def label_map(questions: pd.DataFrame) -> LabelMap:
+    """The map as a run's own training questions show it. Raises RunError for an image with two labels."""
+    rows = questions.loc[questions["split"] == "train", ["key", "image_leaf", "label_leaf"]]
+    images = rows.drop_duplicates().sort_values("key", kind="stable").reset_index(drop=True)
+    twice = images.loc[images["key"].duplicated(), "key"]
+    if len(twice):
+        raise RunError(f"training image {twice.iloc[0]} carries two labels in questions.parquet; repeat the run")
+    return LabelMap(images, digest_bytes(*(",".join(images[name]).encode() for name in images)))
+
+
+def unit_vectors(vectors: NDArray[np.floating], names: list[str], what: str) -> Array:
+    """Rows scaled to length 1 (n, D) float64. Raises StoreError naming the first image without a direction."""
+    vectors = np.asarray(vectors, float)
+    length = np.linalg.norm(vectors, axis=1)
+    bad = np.flatnonzero(~np.isfinite(length) | (length == 0))
+    if len(bad):
+        raise StoreError(
+            f"{what} of image {names[bad[0]]} is zero or not finite ({len(bad)} such images); extract them again"
+        )
+    return vectors / length[:, None]
+
+
+def coherence(units_nD: Array, leaf_n: NDArray[np.integer], member_CL: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Mean pairwise cosine similarity per category, over all pairs and over pairs of different leaves: (C,), (C,).
+
+    `leaf_n` is the leaf number of each image, `member_CL` says which leaves make a category. NaN where no pair exists.
+    """
+    size = member_CL.shape[1]
+    sums_LD = np.zeros((size, units_nD.shape[1]))
+    np.add.at(sums_LD, leaf_n, units_nD)
+    n_L = np.bincount(leaf_n, minlength=size).astype(float)
+    own_L = (sums_LD**2).sum(axis=1)  # sum of cosines of a leaf's images with each other, itself included
+    member = member_CL.astype(float)
+    total, n = ((member @ sums_LD) ** 2).sum(axis=1), member @ n_L
+    pairs, across = n * (n - 1), n**2 - member @ n_L**2
+    return (
+        np.divide(total - n, pairs, out=np.full(len(n), np.nan), where=pairs > 0),
+        np.divide(total - member @ own_L, across, out=np.full(len(n), np.nan), where=across > 0),
+    )
+
+
+def map_coherence(images: LabelMap, dataset: Dataset, store: FeatureStore) -> pd.DataFrame:
+    """Coherence of every leaf and hypernym under one label map.
+
+    Columns: pooled (pooled_patches: the paper's mean over patches; pooled_all_tokens: the release's), kind, category,
+    n_leaves, n_images, then `MEASURES`; "centred" subtracts the mean of all training images before scaling.
+    """
+    table = images.images
+    leaves, leaf_n = np.unique(table["label_leaf"].to_numpy(str), return_inverse=True)
+    pairs = dataset.pairs[dataset.pairs["leaf"].isin(leaves)]
+    hypernyms, hypernym_of = np.unique(pairs["hypernym"].to_numpy(str), return_inverse=True)
+    member_CL = np.vstack([np.eye(len(leaves), dtype=bool), np.zeros((len(hypernyms), len(leaves)), dtype=bool)])
+    member_CL[len(leaves) + hypernym_of, np.searchsorted(leaves, pairs["leaf"].to_numpy(str))] = True
+    keys = table["key"].tolist()
+    rows = store.rows(keys)
+    parts = []
+    for pooled in POOLED:
+        vectors = np.asarray(getattr(store, pooled)[rows], float)
+        plain = coherence(unit_vectors(vectors, keys, pooled), leaf_n, member_CL)
+        centred = coherence(unit_vectors(vectors - vectors.mean(axis=0), keys, f"centred {pooled}"), leaf_n, member_CL)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "pooled": pooled,
+                    "kind": ["leaf"] * len(leaves) + ["hypernym"] * len(hypernyms),
+                    "category": [*leaves, *hypernyms],
+                    "n_leaves": member_CL.sum(axis=1),
+                    "n_images": member_CL @ np.bincount(leaf_n, minlength=len(leaves)),
+                    **dict(zip(MEASURES, (*plain, *centred), strict=True)),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def pairs_kept(images: LabelMap, dataset: Dataset) -> dict[str, float]:
+    """What a map leaves in place: share of (leaf, hypernym) pairs true of the new images too, and of fixed leaves."""
+    image_of = images.leaves()
+    pairs = dataset.pairs[dataset.pairs["leaf"].isin(image_of.index)]
+    true_pairs = pd.MultiIndex.from_frame(dataset.pairs[["leaf", "hypernym"]])
+    moved = pd.MultiIndex.from_arrays([pairs["leaf"].map(image_of), pairs["hypernym"]])
+    fixed = image_of.to_numpy() == image_of.index.to_numpy()
+    return {"pairs_kept": float(moved.isin(true_pairs).mean()), "leaves_fixed": float(fixed.mean())}
+
+
+def open_inputs(
+    dataset_path: str, store_path: str, dataset_digest: str | None, store_digest: str | None
+) -> tuple[Dataset, FeatureStore]:
+    """The dataset and feature store a run was made with. Raises RunError when either changed since."""
+    dataset, store = load_dataset(Path(dataset_path)), FeatureStore.open(Path(store_path))
+    for what, path, found, expected in (
+        ("dataset", dataset_path, dataset.digest, dataset_digest),
+        ("feature store", store_path, store.digest, store_digest),
+    ):
+        if expected is not None and found != expected:
+            raise RunError(f"{what} {path} changed since the runs were made; restore it, or repeat the runs")
+    return dataset, store

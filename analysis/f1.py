@@ -1,0 +1,141 @@
+"""Macro F1 and AUC per category, all categories at once (no loop over categories or questions).
+
+Legend: C = categories. A confusion table `counts` is (C, 2, 2): category x gold x predicted, index 1 = yes.
+The F1 rule is the published one, scikit-learn's default: the mean of the F1 of the labels that occur in gold *or*
+prediction. So a category with one label, all right, scores 1.0, and one wrong answer drops it below 0.5: always read
+n_yes and n_no beside it. AUC does not move with a bias to one answer.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.predictions import derive_answers
+
+Array = NDArray[np.float64]
+
+FEW = 10  # means are also given over categories with at least this many questions of each answer
+CATEGORY_KEYS = ["split", "group", "category"]
+DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
+BASELINES = ("majority_f1", "coin_f1", "permuted_f1")  # columns added by `baselines.add_baselines`
+
+
+def confusion_counts(
+    codes: NDArray[np.integer], gold: NDArray[np.bool_], predicted: NDArray[np.bool_], size: int
+) -> NDArray[np.int64]:
+    """Counts (C, 2, 2) of gold x predicted for questions with category number `codes` in 0..size-1."""
+    cells = codes.astype(np.int64) * 4 + gold * 2 + predicted
+    return np.bincount(cells, minlength=size * 4).reshape(size, 2, 2)
+
+
+def macro_f1(counts: NDArray[np.int64]) -> Array:
+    """Macro F1 in 0..1 per category (C,) from counts (C, 2, 2); NaN for a category without questions."""
+    hits = counts[:, [0, 1], [0, 1]].astype(float)  # (C, label): answers right for "no" and "yes"
+    used = counts.sum(axis=2) + counts.sum(axis=1)  # (C, label): times the label occurs in gold plus in prediction
+    f1 = np.divide(2 * hits, used, out=np.zeros_like(hits), where=used > 0)
+    labels = (used > 0).sum(axis=1)
+    return np.divide(f1.sum(axis=1), labels, out=np.full(len(counts), np.nan), where=labels > 0)
+
+
+def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size: int) -> Array:
+    """Area under the ROC curve per category (C,), ties counted half; NaN where only one answer occurs."""
+    order = np.lexsort((score, codes))
+    codes, gold, score = codes[order], gold[order], score[order]
+    new_tie = np.r_[True, (codes[1:] != codes[:-1]) | (score[1:] != score[:-1])][: len(codes)]
+    tie = np.cumsum(new_tie) - 1
+    first = np.flatnonzero(new_tie)
+    last = np.r_[first[1:], len(codes)] - 1
+    start = np.searchsorted(codes, codes)  # position of the first question of the same category
+    rank = (0.5 * (first + last))[tie] - start + 1 if len(codes) else np.empty(0)
+    yes = np.bincount(codes, weights=gold, minlength=size)
+    no = np.bincount(codes, minlength=size) - yes
+    above = np.bincount(codes, weights=rank * gold, minlength=size) - yes * (yes + 1) / 2
+    return np.divide(above, yes * no, out=np.full(size, np.nan), where=yes * no > 0)
+
+
+def measure_categories(answers: pd.DataFrame) -> pd.DataFrame:
+    """One row per split, group and category of `Sweep.answers`, sorted.
+
+    Columns: split, group (leaf | seen | heldout), category, homonym (a hypernym whose name is also a leaf's: its
+    question was trained as a leaf question), n_yes, n_no (gold), said_yes (answers), f1 (0..100), auc (0..1 or
+    missing), ties, right, agrees (answers equal to the veridical one). Questions on which the label map and the
+    image disagree: disagree_yes (veridical yes, gold no) and disagree_no (the reverse), and of these the number
+    answered as the image says, disagree_yes_by_vision and disagree_no_by_vision.
+    """
+    grouped = answers.groupby(CATEGORY_KEYS, sort=True, observed=True)
+    codes = grouped.ngroup().to_numpy(np.int64)
+    table = grouped.size().reset_index()[CATEGORY_KEYS]
+    size = len(table)
+    gold, predicted, veridical = (answers[name].to_numpy(bool) for name in ("answer", "predicted", "veridical"))
+    counts = confusion_counts(codes, gold, predicted, size)
+
+    def total(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(codes[mask], minlength=size)
+
+    names = answers[["group", "category", "phrase"]].drop_duplicates()
+    leaves, names = names[names["group"] == "leaf"], names[names["group"] != "leaf"]
+    shared = names["category"].isin(leaves["category"]) | names["phrase"].isin(leaves["phrase"])
+    return table.assign(
+        homonym=(table["group"] != "leaf") & table["category"].isin(names.loc[shared, "category"]),
+        n_yes=counts[:, 1].sum(axis=1),
+        n_no=counts[:, 0].sum(axis=1),
+        said_yes=counts[:, :, 1].sum(axis=1),
+        f1=100 * macro_f1(counts),
+        auc=auc(codes, gold, answers["margin"].to_numpy(float), size),
+        ties=total(answers["tie"].to_numpy(bool)),
+        right=counts[:, 0, 0] + counts[:, 1, 1],
+        agrees=total(predicted == veridical),
+        disagree_yes=total(veridical & ~gold),
+        disagree_yes_by_vision=total(veridical & ~gold & predicted),
+        disagree_no=total(~veridical & gold),
+        disagree_no_by_vision=total(~veridical & gold & ~predicted),
+    )
+
+
+def mean_macro_f1(table: pd.DataFrame) -> dict[str, float]:
+    """Mean macro F1 over categories (0..100) of leaf, seen and heldout questions, from questions with logits."""
+    categories = measure_categories(derive_answers(table).assign(split="all"))
+    return {str(group): float(mean) for group, mean in categories.groupby("group")["f1"].mean().items()}
+
+
+def summarise(categories: pd.DataFrame) -> pd.DataFrame:
+    """Means over categories: one row per split and group.
+
+    Shares are in 0..1. `by_vision` is the share of the questions on which map and image disagree that were answered
+    as the image says, averaged over the two kinds of disagreement so that a bias to "no" counts nothing: 0.5 is
+    guessing, 1 is answering by sight, 0 by the label map. Missing where no question disagrees.
+    """
+    enough = categories[["n_yes", "n_no"]].min(axis=1) >= FEW
+    clean = ~categories["homonym"]
+    wide = categories.assign(
+        macro_f1=categories["f1"],
+        macro_f1_min10=categories["f1"].where(enough),
+        macro_f1_no_homonyms=categories["f1"].where(clean),
+        auc_undefined=categories["auc"].isna(),
+        n_categories=1,
+        n_categories_min10=enough,
+        n_homonyms=~clean,
+    )
+    groups = wide.groupby(["split", "group"], sort=True)
+    means = ["macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "auc", *(c for c in BASELINES if c in wide)]
+    counted = ["n_categories", "n_categories_min10", "n_homonyms", "auc_undefined", "n_yes", "n_no"]
+    sums = groups[["said_yes", "ties", "right", "agrees", *DISAGREEMENTS]].sum()
+    out = groups[means].mean().join(groups[counted].sum())
+    n = out["n_yes"] + out["n_no"]
+    by_vision = 0.5 * sum(
+        sums[f"disagree_{kind}_by_vision"] / sums[f"disagree_{kind}"].where(sums[f"disagree_{kind}"] > 0)
+        for kind in ("yes", "no")
+    )
+    out = out.assign(
+        accuracy=sums["right"] / n,
+        yes_share=sums["said_yes"] / n,
+        gold_yes_share=out["n_yes"] / n,
+        tie_share=sums["ties"] / n,
+        veridical_agreement=sums["agrees"] / n,
+        n_disagree=sums["disagree_yes"] + sums["disagree_no"],
+        by_vision=by_vision,
+    )
+    if "permuted_sd" in wide:  # of the mean over categories: their permutations are independent
+        out["permuted_sd"] = np.sqrt((wide["permuted_sd"] ** 2).groupby([wide["split"], wide["group"]]).sum())
+        out["permuted_sd"] /= out["n_categories"]
+    return out.reset_index()

@@ -1,0 +1,179 @@
+"""Saved runs: what the engine wrote, checked against its hashes and made tidy.
+
+The schema is the files': `config.json`, `questions.parquet`, `predictions.parquet`, `metrics.jsonl` and `DONE`
+in one folder per run. Nothing here knows how a run was computed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cachegen.errors import RunError
+from cachegen.files import digest_file, read_json
+
+SCHEMA = 1
+READ_FILES = ("config.json", "questions.parquet", "predictions.parquet")
+RUN_MARKS = (*READ_FILES, "checkpoint.safetensors", "DONE", "FAILED")
+CONDITION_FIELDS = ("encoder", "lm", "lm_init", "lm_seed", "shuffle", "ablation", "data_seed", "run_seed", "order")
+QUESTION_COLUMNS = [
+    *("question", "image", "key", "image_leaf", "label_leaf", "kind", "category", "phrase"),
+    *("split", "seen", "answer", "veridical"),
+]
+LOGITS = ["logit_yes", "logit_no"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The finished runs of one sweep folder.
+
+    `runs`: index run_id (sorted), one column per condition field, plus dataset_path, store_path, dataset_digest,
+    store_digest, lm_digest. `failed`: columns run_id, reason; these runs are listed and never averaged.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    failed: pd.DataFrame
+
+    def questions(self, run_id: str) -> pd.DataFrame:
+        """All questions of one run (train, validation, test), one row each, in question order."""
+        return _read_table(self.folder / run_id / "questions.parquet", QUESTION_COLUMNS)
+
+    def answers(self, run_id: str, questions: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Validation and test questions with logits, mass and `derive_answers`. `questions`: when already read."""
+        questions = self.questions(run_id) if questions is None else questions
+        place = self.folder / run_id / "predictions.parquet"
+        predictions = _read_table(place, ["question", *LOGITS, "mass"])
+        asked = questions[questions["split"] != "train"]
+        if not predictions["question"].is_unique or set(predictions["question"]) != set(asked["question"]):
+            raise RunError(
+                f"{place} does not answer each validation and test question exactly once; delete the run and repeat it"
+            )
+        return derive_answers(asked.merge(predictions, on="question", how="left", validate="one_to_one"))
+
+    def losses(self, run_id: str) -> pd.DataFrame:
+        """Training log: columns step, loss (float); empty when the run kept none."""
+        path = self.folder / run_id / "metrics.jsonl"
+        if not path.exists():
+            return pd.DataFrame({"step": [], "loss": []}, dtype=float)
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return pd.DataFrame([(row["step"], row["loss"]) for row in rows], columns=["step", "loss"]).astype(float)
+
+
+def derive_answers(table: pd.DataFrame) -> pd.DataFrame:
+    """Questions with logits, plus what follows from them.
+
+    Adds predicted (bool; a tie is yes), tie (bool), margin (logit_yes - logit_no, float64), p_yes (probability of
+    yes among yes and no) and group ("leaf" | "seen" | "heldout").
+    """
+    margin = table["logit_yes"].to_numpy(float) - table["logit_no"].to_numpy(float)
+    kind, seen = table["kind"].to_numpy(str), table["seen"].to_numpy(bool)
+    return table.assign(
+        predicted=margin >= 0,
+        tie=margin == 0,
+        margin=margin,
+        p_yes=1.0 / (1.0 + np.exp(np.clip(-margin, -700, 700))),
+        group=np.select([kind == "leaf", seen], ["leaf", "seen"], default="heldout"),
+    )
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Read every run of a sweep folder.
+
+    Raises RunError, one line, for an unfinished run (neither DONE nor FAILED), a file that differs from its hash
+    in DONE, a config of another schema, or a folder without finished runs. Runs marked FAILED and runs with
+    logits that are not finite are listed in `failed`.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is not a folder; give the sweep folder that holds the runs")
+    places = sorted(
+        child for child in folder.iterdir() if child.is_dir() and any((child / mark).exists() for mark in RUN_MARKS)
+    )
+    if not places:
+        raise RunError(f"no runs in {folder}; give the sweep folder that holds the runs, or train some first")
+    rows: list[dict[str, Any]] = []
+    failed: list[tuple[str, str]] = []
+    for place in places:
+        reason = _failure(place)
+        if reason is None:
+            _check_hashes(place)
+            reason = _bad_logits(place)
+        if reason is None:
+            rows.append(_read_config(place))
+        else:
+            failed.append((place.name, reason))
+    if not rows:
+        raise RunError(f"all {len(failed)} runs in {folder} failed, the first with: {failed[0][1]}")
+    runs = pd.DataFrame(rows).set_index("run_id").sort_index()
+    for seed in ("data_seed", "run_seed", "lm_seed"):
+        runs[seed] = runs[seed].astype("Int64")
+    return Sweep(folder, runs, pd.DataFrame(failed, columns=["run_id", "reason"]))
+
+
+def _failure(place: Path) -> str | None:
+    """Reason of a run marked FAILED; None for a finished one; RunError for an unfinished one."""
+    if (place / "FAILED").exists():
+        record = read_json(place / "FAILED")
+        return str(record.get("reason", "no reason recorded")) if isinstance(record, dict) else str(record)
+    if not (place / "DONE").exists():
+        raise RunError(
+            f"run {place} is not finished (no DONE); repeat the command that made it, or move its folder away"
+        )
+    return None
+
+
+def _check_hashes(place: Path) -> None:
+    hashes = read_json(place / "DONE")
+    unlisted = sorted(set(READ_FILES) - set(hashes))
+    if unlisted:
+        raise RunError(f"{place / 'DONE'} holds no hash of {unlisted[0]}; delete the run and repeat it")
+    for name, expected in sorted(hashes.items()):
+        path = place / name
+        if not path.is_file():
+            raise RunError(f"{path} is missing though DONE lists it; delete the run and repeat it")
+        if digest_file(path) != expected:
+            raise RunError(f"{path} changed after the run finished (its hash is not DONE's); delete and repeat the run")
+
+
+def _bad_logits(place: Path) -> str | None:
+    logits = _read_table(place / "predictions.parquet", LOGITS).to_numpy(float)
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    return f"{bad} of {len(logits)} predictions have logits that are not finite" if bad else None
+
+
+def _read_config(place: Path) -> dict[str, Any]:
+    config = read_json(place / "config.json")
+    if config.get("schema") != SCHEMA:
+        raise RunError(
+            f"{place / 'config.json'} has schema {config.get('schema')}, this version reads {SCHEMA}; repeat the run"
+        )
+    condition = config["condition"]
+    missing = [field for field in CONDITION_FIELDS if field not in condition]
+    if missing:
+        raise RunError(f"{place / 'config.json'} lacks the condition field {missing[0]}; delete the run and repeat it")
+    paths, digests = config.get("paths", {}), config.get("digests", {})
+    return {
+        "run_id": place.name,
+        **{field: _flat(value) for field, value in condition.items()},
+        "dataset_path": paths.get("dataset"),
+        "store_path": paths.get("store", paths.get("features")),
+        **{f"{name}_digest": digests.get(name) for name in ("dataset", "store", "lm")},
+    }
+
+
+def _flat(value: Any) -> Any:
+    """Condition values as table cells: lists and nested fields become short text."""
+    if isinstance(value, list):
+        return " / ".join(map(str, value))
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+
+
+def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path} is not a readable table with columns {', '.join(columns)} ({reason})") from error

@@ -159,7 +159,7 @@ def _read_config(place: Path) -> dict[str, Any]:
         "run_id": place.name,
         **{field: _flat(value) for field, value in condition.items()},
         "dataset_path": paths.get("dataset"),
-        "store_path": paths.get("store", paths.get("features")),
+        "store_path": paths.get("features"),
         **{f"{name}_digest": digests.get(name) for name in ("dataset", "store", "lm")},
     }
 

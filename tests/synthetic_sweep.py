@@ -143,7 +143,7 @@ def write_run(
     """One finished run directory, DONE included."""
     place = folder / run_id
     place.mkdir(parents=True)
-    digests = {"dataset": "dataset digest", "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
+    digests = {"dataset": "dataset digest", "features": "store digest", "lm": "lm digest", "tokenizer": "t"}
     config = {"schema": 1, "run_id": run_id, "condition": {**CONDITION, **condition}, "digests": digests}
     (place / "config.json").write_text(json.dumps({**config, "paths": paths or {}, "counts": {}}))
     questions.to_parquet(place / "questions.parquet", index=False)

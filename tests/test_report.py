@@ -65,7 +65,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = {"how_made": "Drawn from <one> seed.", "seed": 7, "size": {"families": 4}, "files": {"a": "0123abc"}}
     (root / "world" / "world.json").write_text(json.dumps(manifest))
     Image.new("RGB", (9, 9), "teal").save(root / "world" / "contact_sheet.png")
-    paths = {"dataset": str(root / "dataset"), "store": str(root / "dataset")}
+    paths = {"dataset": str(root / "dataset"), "features": str(root / "dataset")}
     write_sweep(root / "sweep", WORLD, paths=paths)
     return root
 

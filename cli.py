@@ -236,6 +236,22 @@ def doctor(as_json: Json = False) -> None:
     _print_json(findings, as_json)
 
 
+@app.command()
+def bench(threads: Threads = 2, as_json: Json = False) -> None:
+    """Time the engine against the plainest loop on this machine, at the microworld's size."""
+    _threads(threads)
+    from engine.bench import bench as run
+
+    result = run()
+    for name in ("train", "evaluate"):
+        times = result[name]
+        _say(
+            f"{name}: plain {1e3 * times['plain']:.1f} ms, engine {1e3 * times['engine']:.1f} ms a step, "
+            f"{times['ratio']:.2f} times as fast; logits differ by {times['largest_logit_difference']:.1g}"
+        )
+    _print_json(result, as_json)
+
+
 def _run(plan: Any, out: Path, device: str, threads: int, max_tokens: int, group_size: int, as_json: bool) -> None:
     """What `train` and `sweep` share: carry out the runs and name their folders."""
     _threads(threads)

@@ -1,0 +1,375 @@
+"""The microworld: same seed same bytes, ordinary formats, and no way for pictures to name their hypernyms."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from cachegen.dataset import check_images, load_dataset
+from cachegen.errors import CrosstaxError, RunError
+from cachegen.files import exclusive_lock
+from cachegen.microworld import corpus as corpus_module
+from cachegen.microworld import drawing, lexicon, recipe
+from cachegen.microworld.corpus import Corpus
+from cachegen.microworld.language_model import _answer_logits, make_tokenizer
+from cachegen.microworld.world import World, build_world, default_cache, is_whole, recipe_digest
+from cachegen.random_init import random_init_lm
+from cachegen.rng import generator
+
+TINY = recipe.Size(
+    "tiny",
+    families=3,
+    leaves=3,
+    images=8,
+    encoder=recipe.EncoderRecipe(width=32, layers=2, heads=2, steps=3, batch=8),
+    language=recipe.LanguageRecipe(width=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=48, steps=4, scenes=8),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return build_world(TINY, 3, cache=tmp_path_factory.mktemp("worlds"))
+
+
+def _split(world: World) -> dict[str, str]:
+    with (world.dataset / "split.csv").open(encoding="utf-8", newline="") as handle:
+        return {row["key"]: row["split"] for row in csv.DictReader(handle)}
+
+
+# Bytes
+
+
+def test_same_seed_same_bytes(tiny: World, tmp_path: Path) -> None:
+    again = build_world(TINY, 3, cache=tmp_path)
+    assert again.path != tiny.path
+    assert again.manifest["files"] == tiny.manifest["files"]
+    assert len(tiny.manifest["files"]) > TINY.families * TINY.leaves * TINY.images
+
+
+def test_another_seed_changes_images_encoder_lm_and_twins(tiny: World, tmp_path: Path) -> None:
+    files, others = tiny.manifest["files"], build_world(TINY, 4, cache=tmp_path).manifest["files"]
+    weights = [f"{name}/model.safetensors" for name in ("encoder", "lm", "lm-random-0", "lm-random-1", "lm-random-2")]
+    assert all(files[name] != others[name] for name in [*weights, "dataset/images/crow/crow_00.png"])
+    assert len({files[name] for name in weights}) == len(weights)
+    assert files["dataset/taxonomy.csv"] == others["dataset/taxonomy.csv"]
+
+
+def test_no_global_random_state_moves(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    build_world(replace(TINY, images=4, families=2), 0, cache=tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == threads
+
+
+def test_recipe_digest_follows_the_numbers() -> None:
+    assert recipe_digest(TINY) == recipe_digest(replace(TINY))
+    assert recipe_digest(TINY) != recipe_digest(replace(TINY, images=9))
+
+
+# Cache
+
+
+def test_a_whole_world_is_opened_not_built(tiny: World) -> None:
+    stamp = (tiny.path / "world.json").stat().st_mtime_ns
+    assert build_world(TINY, 3, cache=tiny.path.parents[1]) == tiny
+    assert (tiny.path / "world.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "added", "manifest"])
+def test_a_damaged_world_is_noticed(tiny: World, damage: str) -> None:
+    victim = tiny.path / ("world.json" if damage == "manifest" else "dataset/images/crow/crow_00.png")
+    extra = tiny.path / "dataset/images/crow/stray.png"
+    kept = victim.read_bytes()
+    assert is_whole(tiny.path)
+    if damage == "removed":
+        victim.unlink()
+    elif damage == "added":
+        extra.write_bytes(kept)
+    else:
+        victim.write_bytes(kept[:-20])
+    try:
+        assert not is_whole(tiny.path)
+    finally:
+        extra.unlink(missing_ok=True)
+        victim.write_bytes(kept)
+    assert is_whole(tiny.path)
+
+
+def test_a_damaged_world_is_rebuilt_with_the_same_bytes(tmp_path: Path) -> None:
+    small = replace(TINY, families=2, leaves=2, images=4)
+    first = build_world(small, 1, cache=tmp_path)
+    (first.lm / "model.safetensors").write_bytes(b"rubbish")
+    assert build_world(small, 1, cache=tmp_path).manifest["files"] == first.manifest["files"]
+    assert is_whole(first.path)
+
+
+def test_two_builders_do_not_collide(tmp_path: Path) -> None:
+    name = f"{TINY.name}-8-{recipe_digest(TINY)}"
+    program = (
+        "import sys; from pathlib import Path; from cachegen.files import exclusive_lock\n"
+        f"with exclusive_lock(Path(sys.argv[1]) / 'worlds' / '.{name}.lock', 'x'): print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=str(holder.pid)):
+            build_world(TINY, 8, cache=tmp_path)
+    finally:
+        holder.communicate("\n")
+    assert not list((tmp_path / "worlds").glob("tiny*"))
+
+
+def test_a_killed_build_leaves_nothing_half_made(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from cachegen.microworld.world import build_world\n"
+        "build_world('demo', 0, cache=Path(sys.argv[1]))"
+    )
+    builder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    worlds = tmp_path / "worlds"
+    deadline = time.monotonic() + 20
+    while not list(worlds.glob(".demo-0-*.tmp/dataset/images/*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.wait()
+    assert list(worlds.glob(".demo-0-*.tmp")), "the builder had not begun"
+    assert not list(worlds.glob("demo-0-*"))
+    with exclusive_lock(worlds / f".demo-0-{recipe_digest(recipe.DEMO)}.lock", "free again"):
+        pass
+
+
+def test_cache_folder_and_size_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CROSSTAX_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path
+    monkeypatch.delenv("CROSSTAX_CACHE")
+    assert default_cache() == Path.home() / ".cache" / "crosstax"
+    with pytest.raises(CrosstaxError, match="demo, smoke"):
+        build_world("huge", 0, cache=tmp_path)
+
+
+# Formats
+
+
+def test_dataset_is_an_ordinary_dataset(tiny: World) -> None:
+    dataset = load_dataset(tiny.dataset)
+    assert len(dataset.leaves) == TINY.families * TINY.leaves
+    assert len(dataset.images) == TINY.families * TINY.leaves * TINY.images
+    assert set(dataset.hypernyms["n_leaves"]) == {TINY.leaves}
+    assert not set(dataset.leaves.index) & set(dataset.hypernyms.index)
+    assert dataset.leaves.loc["owl", "phrase"] == "an owl"
+    assert check_images(dataset) == []
+
+
+def test_split_is_70_5_25_of_every_leaf(smoke_world: World) -> None:
+    count = recipe.SMOKE.images
+    expected = Counter(
+        train=int(0.7 * count), validation=int(0.75 * count) - int(0.7 * count), test=count - int(0.75 * count)
+    )
+    by_leaf: dict[str, Counter[str]] = {}
+    for key, part in _split(smoke_world).items():
+        by_leaf.setdefault(key.split("/")[0], Counter())[part] += 1
+    assert len(by_leaf) == recipe.SMOKE.families * recipe.SMOKE.leaves
+    assert all(parts == expected for parts in by_leaf.values())
+
+
+def test_encoder_loads_as_any_vision_model(tiny: World) -> None:
+    processor = AutoImageProcessor.from_pretrained(tiny.encoder)
+    model = AutoModel.from_pretrained(tiny.encoder).eval()
+    with Image.open(tiny.dataset / "images/crow/crow_00.png") as image:
+        pixels = processor(image.resize((96, 64)), return_tensors="pt")["pixel_values"]
+        same = processor(image, return_tensors="pt")["pixel_values"]
+        expected = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - 0.5) / 0.25
+    assert pixels.shape == (1, 3, 48, 48)  # neither cropped nor kept in shape
+    assert torch.allclose(same[0], expected, atol=1e-5)  # training saw what extraction sees
+    hidden = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert len(hidden) == TINY.encoder.layers + 1
+    assert hidden[-2].shape == (1, 17, TINY.encoder.width)
+
+
+def test_lm_and_twins_load_as_any_causal_lm(tiny: World) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.lm)
+    ids = tokenizer("is there an owl yes")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["is", "there", "an", "owl", "yes"]  # nothing before or after
+    for phrase in [*load_dataset(tiny.dataset).leaves["phrase"], *load_dataset(tiny.dataset).hypernyms["phrase"]]:
+        assert tokenizer.unk_token_id not in tokenizer(f"is there {phrase}")["input_ids"]
+    lm = AutoModelForCausalLM.from_pretrained(tiny.lm)
+    assert lm.get_input_embeddings().weight is lm.get_output_embeddings().weight
+    for twin in range(recipe.RANDOM_TWINS):
+        saved = AutoModelForCausalLM.from_pretrained(tiny.random_lm(twin))
+        made = random_init_lm(lm.config, tiny.random_lm_seed(twin))
+        assert saved.config.to_dict() == lm.config.to_dict() | {"_name_or_path": saved.config._name_or_path}
+        pairs = list(zip(saved.parameters(), made.parameters(), strict=True))
+        assert len(pairs) > 10
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert AutoTokenizer.from_pretrained(tiny.random_lm(twin)).get_vocab() == tokenizer.get_vocab()
+
+
+def test_manifest_says_how_the_world_was_made(tiny: World) -> None:
+    manifest = json.loads((tiny.path / "world.json").read_text(encoding="utf-8"))
+    assert {"seed", "size", "recipe_digest", "seconds", "versions", "how_made", "encoder", "lm"} <= manifest.keys()
+    assert "never saw an image" in manifest["how_made"]
+    with Image.open(tiny.contact_sheet) as sheet:
+        assert sheet.width > sheet.height / 2 > 100
+    assert "is there a" in (tiny.path / "corpus_sample.txt").read_text(encoding="utf-8")
+
+
+# Honesty
+
+
+def test_encoder_training_never_opens_another_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cachegen.microworld import encoder
+
+    opened: list[Path] = []
+    load = encoder._load
+    monkeypatch.setattr(encoder, "_load", lambda images: opened.extend(images) or load(images))
+    world = build_world(replace(TINY, families=2, leaves=2), 2, cache=tmp_path)
+    split = _split(world)
+    used = {f"{path.parent.name}/{path.name}" for path in opened}
+    assert used == {key for key, part in split.items() if part == "train"}
+    assert used != set(split)
+
+
+def test_text_does_not_depend_on_pictures(monkeypatch: pytest.MonkeyPatch, tiny: World, tmp_path: Path) -> None:
+    """Other drawings, same seed: the language model must come out the same, byte for byte."""
+    looks = drawing.make_looks
+    monkeypatch.setattr("cachegen.microworld.world.make_looks", lambda size, seed: looks(size, seed + 1))
+    other = build_world(TINY, 3, cache=tmp_path)
+    name = "dataset/images/crow/crow_00.png"
+    assert other.manifest["files"][name] != tiny.manifest["files"][name]
+    assert other.manifest["files"]["lm/model.safetensors"] == tiny.manifest["files"]["lm/model.safetensors"]
+
+
+def test_leaf_words_are_dealt_anew_in_every_world() -> None:
+    words = [[leaf.words for leaf in lexicon.make_lexicon(recipe.DEMO, seed).leaves] for seed in range(3)]
+    assert words[0] != words[1] != words[2]
+    assert all(len(set(leaf)) == recipe.CorpusRecipe().leaf_words for world in words for leaf in world)
+
+
+def test_names_never_collide() -> None:
+    world = lexicon.make_lexicon(recipe.DEMO, 0)
+    roles = [
+        [leaf.name for leaf in world.leaves],
+        list(world.families),
+        [word for words in world.family_words.values() for word in words],
+        list(lexicon.LEAF_WORDS),
+        list(lexicon.FILLER),
+        list(lexicon.FORMS),
+    ]
+    words = [word for role in roles for word in role]
+    assert len(words) == len(set(words)) == len(world.vocabulary)
+    for leaf in world.leaves:
+        assert leaf.phrase == ("an " if leaf.name[0] in "aeiou" else "a ") + leaf.name  # true of these names
+
+
+# Text
+
+
+@pytest.fixture(scope="module")
+def demo_corpus() -> tuple[lexicon.Lexicon, Corpus, dict[int, str]]:
+    world = lexicon.make_lexicon(recipe.DEMO, 0)
+    vocabulary = make_tokenizer(world).get_vocab()
+    return world, Corpus(world, recipe.CorpusRecipe(), vocabulary), {i: word for word, i in vocabulary.items()}
+
+
+def test_answers_are_true(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
+    world, corpus, spell = demo_corpus
+    scenes = corpus.scenes(400, 12, generator(0, "test"))
+    family_of = {leaf.name: leaf.family for leaf in world.leaves}
+    owner = {word: family for family, words in world.family_words.items() for word in words}
+    checked = Counter[tuple[str, bool]]()
+    for words, questions, answers in zip(scenes.words, scenes.questions, scenes.answers, strict=True):
+        said = [spell[word] for word in words]
+        families = {owner[word] for word in said if word in owner} | {family_of[w] for w in said if w in family_of}
+        assert len(families) <= 1  # a scene is about one leaf
+        names = {word for word in said if word in family_of}
+        for question, answer in zip(questions, answers, strict=True):
+            asked, yes = spell[question[-1]], spell[answer] == "yes"
+            if asked in world.families and families:
+                assert yes == (asked in families)
+                checked["hypernym", yes] += 1
+            elif names and asked in family_of:
+                assert yes == (asked in names)
+                checked["leaf", yes] += 1
+    assert min(checked.values()) > 100
+    assert len(checked) == 4
+
+
+def test_statements_are_true(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
+    world, corpus, spell = demo_corpus
+    properties = {leaf.name: set(leaf.words) for leaf in world.leaves}
+    properties |= {family: set(words) for family, words in world.family_words.items()}
+    family_of = {leaf.name: leaf.family for leaf in world.leaves}
+    forms = Counter[str]()
+    for row in corpus.statements(300, generator(0, "test")):
+        article, noun, is_, *rest = (spell[word] for word in row)
+        assert (article in ("a", "an"), is_) == (True, "is")
+        if rest[2] == corpus_module.END:
+            assert rest[1] == family_of[noun]
+            forms["taxonomy"] += 1
+        else:
+            assert rest[1] == "and"
+            assert {rest[0], rest[2]} <= properties[noun]
+            assert rest[0] != rest[2]
+            forms["properties"] += 1
+    assert min(forms["taxonomy"], forms["properties"]) > 50
+
+
+def test_each_question_sees_its_scene_and_itself_only(
+    tiny: World, demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]
+) -> None:
+    world = lexicon.make_lexicon(TINY, 3)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.lm)
+    scenes = Corpus(world, TINY.corpus, tokenizer.get_vocab()).scenes(3, 5, generator(0, "test"))
+    model = AutoModelForCausalLM.from_pretrained(tiny.lm).eval()
+    with torch.no_grad():
+        together = _answer_logits(model, scenes.words, scenes.questions).view(3, -1, len(tokenizer))
+        for i in range(3):
+            for q in range(together.shape[1]):
+                alone = torch.tensor([[*scenes.words[i], *scenes.questions[i, q]]])
+                assert torch.allclose(model(input_ids=alone).logits[0, -1], together[i, q], atol=1e-5)
+        other = torch.tensor([[*scenes.words[0], *scenes.questions[0, 0], *scenes.questions[0, 1]]])
+        assert not torch.allclose(model(input_ids=other).logits[0, -1], together[0, 1], atol=1e-3)
+
+
+# What the smoke world has learnt
+
+
+def test_smoke_lm_knows_its_taxonomy_in_text(smoke_world: World) -> None:
+    facts = smoke_world.manifest["lm"]
+    assert facts["hypernym_accuracy_by_words"]["8"] > 0.9
+    assert facts["leaf_accuracy_by_words"]["8"] > 0.8
+    assert facts["statement_accuracy"] > 0.7
+
+
+def test_drawings_of_a_leaf_look_alike_and_leaves_differ() -> None:
+    looks = drawing.make_looks(recipe.DEMO, 0)
+    rng = generator(0, "test")
+
+    def mean_picture(family: str, look: drawing.Look) -> np.ndarray:
+        """Mean of eight drawings and their mirror images: pose averaged out."""
+        mean = np.mean([np.asarray(drawing.draw_image(family, look, 48, rng), float) for _ in range(8)], axis=0)
+        return mean + mean[:, ::-1]
+
+    hits = []
+    for family, plans in zip(lexicon.FAMILIES, looks, strict=True):
+        halves = np.stack([[mean_picture(family, look) for look in plans] for _ in range(2)])
+        gaps = np.abs(halves[0][:, None] - halves[1][None]).mean(axis=(2, 3, 4))
+        hits += list(gaps.argmin(axis=1) == np.arange(len(plans)))
+    assert np.mean(hits) > 0.9

@@ -42,7 +42,9 @@ class Split(StrEnum):
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int, typer.Option(help="CPU threads of PyTorch; part of what makes bytes reproducible.", min=1)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of PyTorch, else its default; they can move last bits.", min=1)
+]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of one packed row; lower it when memory is short.", min=1)]
 GroupSize = Annotated[int, typer.Option(help="Most runs that train in lockstep.", min=1)]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
@@ -61,7 +63,7 @@ def demo(
     out: OutFolder = Path("demo"),
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 0,
-    threads: Threads = 2,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Run the whole study on a world made from a seed, and write OUT/report/index.html.
@@ -132,7 +134,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
     out: OutFolder = Path("runs"),
     device: Device = "auto",
-    threads: Threads = 2,
+    threads: Threads = None,
     max_tokens: MaxTokens = 16384,
     as_json: Json = False,
 ) -> None:
@@ -151,7 +153,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(help="TOML: optional [defaults], then [[grid]] tables; lists are crossed.")],
     out: OutFolder = Path("runs"),
     device: Device = "auto",
-    threads: Threads = 2,
+    threads: Threads = None,
     max_tokens: MaxTokens = 16384,
     group_size: GroupSize = 16,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
@@ -175,7 +177,7 @@ def evaluate(
     split: Annotated[Split, typer.Option(help="Whose questions to ask.")] = Split.test,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
     device: Device = "auto",
-    threads: Threads = 2,
+    threads: Threads = None,
     max_tokens: MaxTokens = 16384,
     as_json: Json = False,
 ) -> None:
@@ -237,7 +239,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
-def bench(threads: Threads = 2, as_json: Json = False) -> None:
+def bench(threads: Threads = None, as_json: Json = False) -> None:
     """Time the engine against the plainest loop on this machine, at the microworld's size."""
     _threads(threads)
     from engine.bench import bench as run
@@ -265,11 +267,12 @@ def _run(plan: Any, out: Path, device: str, threads: int, max_tokens: int, group
     _print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": failed}, as_json)
 
 
-def _threads(count: int) -> None:
+def _threads(count: int | None) -> None:
     """Fix what moves last bits and speed on a CPU: threads, and denormal numbers."""
     import torch
 
-    torch.set_num_threads(count)
+    if count is not None:
+        torch.set_num_threads(count)
     torch.set_flush_denormal(True)
 
 

@@ -62,6 +62,7 @@ class Condition(BaseModel):
     # Needed by the microworld's tiny models, absent from the paper.
     standardise: bool = Field(False, description="patch features per dimension, by the training images' mean and SD")
     output_scale: Literal["none", "embedding_rms"] = "none"
+    loss: Literal["vocabulary", "answers"] = Field("vocabulary", description="cross-entropy over all tokens, or yes/no")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

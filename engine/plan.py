@@ -48,11 +48,11 @@ class PlannedRun:
 
     @property
     def shares(self) -> tuple[Any, ...]:
-        """What runs of one lockstep group have in common: dataset, store, LM weights, precision and prompt."""
+        """What runs of one lockstep group have in common: dataset, store, LM weights, precision, prompt and loss."""
         c = self.condition
         weights = (c.lm_init, c.lm_seed if c.lm_init == "random" else None, c.dtype)
         prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no)
-        return (self.inputs, tuple(sorted(self.digests.items())), weights, prompt)
+        return (self.inputs, tuple(sorted(self.digests.items())), weights, prompt, c.loss)
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:

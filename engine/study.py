@@ -15,6 +15,7 @@ from engine.plan import Execution
 from engine.sweep import run_sweep
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
+EPOCHS = {"demo": 8, "smoke": 12}
 
 # What tiny models need and the paper's do not: see Condition. The world's tokenizer knows whole words only.
 TINY_MODELS = {
@@ -24,11 +25,11 @@ TINY_MODELS = {
     "answer_yes": "yes",
     "answer_no": "no",
     "order": "images",
-    "epochs": 6,
     "batch": 64,
     "learning_rate": 3e-3,
     "standardise": True,
     "output_scale": "embedding_rms",
+    "loss": "answers",
     "across_rule": "disjoint",
 }
 
@@ -44,7 +45,8 @@ class Study:
 
 def study_sweep(world: World, features: Path) -> Sweep:
     """Original, across and within with the pretrained LM, and original with random-init LMs; three seeds each."""
-    shared = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm), **TINY_MODELS}
+    paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
+    shared = {**paths, **TINY_MODELS, "epochs": EPOCHS[world.manifest["size"]["name"]]}
     grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
     grids += [
         shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}

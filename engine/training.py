@@ -82,7 +82,7 @@ class Step:
     """One optimizer step of a group: questions of all active runs, and the rows they are packed into."""
 
     suffix: np.ndarray
-    target: np.ndarray
+    answer: np.ndarray
     weight: np.ndarray
     rows: list[tuple[PackedRow, list[torch.Tensor]]]
 
@@ -100,8 +100,8 @@ def train_group(
 ) -> None:
     """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
 
-    `advance(n)` is told of finished steps. The loss of a run is the mean cross-entropy of the answer token over its
-    own questions of the step; gradients are accumulated over the rows of a step.
+    All runs have the same kind of loss; it is the mean over a run's own questions of the step. Gradients are
+    accumulated over the rows of a step. `advance(n)` is told of finished steps.
     """
     optimizer = torch.optim.AdamW(
         [
@@ -122,7 +122,7 @@ def train_group(
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
-            loss, losses_of_runs = step_loss(lm, tokens, loaded, row, projectors, items)
+            loss, losses_of_runs = step_loss(lm, tokens, loaded, row, projectors, items, runs[0].condition.loss)
             loss.backward()
             losses += losses_of_runs
         rates = [learning_rate(run.condition, step, run.steps) if step < run.steps else 0.0 for run in runs]
@@ -151,12 +151,20 @@ def step_loss(
     row: PackedRow,
     projectors: list[Projector],
     features: list[torch.Tensor],
+    loss: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One row's share of the loss: the sum over all runs to differentiate, and its detached part per run (R,)."""
+    """One row's share of the loss: the sum over all runs to differentiate, and its detached part per run (R,).
+
+    `loss` is a condition's: cross-entropy of the answer among all tokens, or among the two answers only.
+    """
     states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question])
-    target = torch.from_numpy(step.target[row.question]).to(lm.device)
+    said_yes = torch.from_numpy(step.answer[row.question]).to(lm.device)
+    if loss == "answers":
+        logits, target = lm.answer_logits(states, tokens.yes, tokens.no), (~said_yes).long()
+    else:
+        logits, target = lm.vocabulary_logits(states), torch.where(said_yes, tokens.yes, tokens.no)
     weight = torch.from_numpy(step.weight[row.question]).to(lm.device)
-    weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
+    weighted = functional.cross_entropy(logits, target, reduction="none") * weight
     run = torch.from_numpy(row.run).to(lm.device)
     return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
 
@@ -186,7 +194,7 @@ def _loader(
         rows = pack(image, run, len(runs), prefix, suffix, max_tokens)
         return Step(
             suffix=np.concatenate([part.suffix for part in parts]),
-            target=np.where(answer, tokens.yes, tokens.no),
+            answer=answer,
             weight=weight,
             rows=[(row, [features.fetch(items) for items in row.items]) for row in rows],
         )

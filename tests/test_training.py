@@ -72,7 +72,8 @@ def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
     assert distance(weights(together[0]), weights(together[-1])) > 0.01
 
 
-def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study):
+@pytest.mark.parametrize("loss", ["vocabulary", "answers"])
+def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss):
     """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
     dataset = load_dataset(small_study.dataset)
     features = Features(small_study.features, dataset, torch.device("cpu"))
@@ -96,15 +97,16 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study)
     step = training._loader(runs, features, tokens, 60)([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     for row, items in step.rows:
-        training.step_loss(lm, tokens, step, row, shared, items)[0].backward()
+        training.step_loss(lm, tokens, step, row, shared, items, loss)[0].backward()
     with lm.plain() as model:
         for part, projector in zip(parts, plain, strict=True):
             for image, suffix, answer in zip(part.image, part.suffix, part.answer, strict=True):
                 ids = torch.from_numpy(tokens.suffixes[suffix, : tokens.lengths[suffix]])
                 pieces = [lm.embed(torch.tensor([4])), projector(features.fetch(np.array([image])))[0], lm.embed(ids)]
                 logits = model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0, -1]
-                loss = functional.cross_entropy(logits, torch.tensor(1 if answer else 2)) / len(part.image)
-                loss.backward()
+                logits = logits[[1, 2]] if loss == "answers" else logits
+                target = torch.tensor((0 if answer else 1) + (loss == "vocabulary"))
+                (functional.cross_entropy(logits, target) / len(part.image)).backward()
     for a, b in zip(shared, plain, strict=True):
         for x, y in zip(a.parameters(), b.parameters(), strict=True):
             assert y.grad.abs().max() > 0

@@ -254,7 +254,9 @@ def bench(threads: Threads = None, as_json: Json = False) -> None:
     _print_json(result, as_json)
 
 
-def _run(plan: Any, out: Path, device: str, threads: int, max_tokens: int, group_size: int, as_json: bool) -> None:
+def _run(
+    plan: Any, out: Path, device: str, threads: int | None, max_tokens: int, group_size: int, as_json: bool
+) -> None:
     """What `train` and `sweep` share: carry out the runs and name their folders."""
     _threads(threads)
     from engine.plan import Execution

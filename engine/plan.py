@@ -13,7 +13,7 @@ import numpy as np
 
 from cachegen.dataset import load_dataset
 from cachegen.errors import RunError
-from cachegen.files import digest_bytes, read_json, write_json
+from cachegen.files import read_json, write_json
 from cachegen.store import FeatureStore
 from engine.condition import SCHEMA, Condition, Inputs, Sweep
 from engine.language_model import lm_digests, resolve_lm
@@ -80,14 +80,13 @@ def group_runs(runs: dict[str, PlannedRun], out: Path, execution: Execution) -> 
         plan = read_json(path)
     if plan.get("schema") != SCHEMA:
         raise RunError(f"{path} was written by another version of crosstax; choose another --out")
-    known = {run_id for group in plan["groups"] for run_id in group["runs"]}
+    known = {run_id for group in plan["groups"] for run_id in group}
     alike: dict[tuple[Any, ...], list[str]] = {}
     for run_id, run in runs.items():
         if run_id not in known:
             alike.setdefault(run.shares, []).append(run_id)
     for ids in alike.values():
         parts = -(-len(ids) // execution.group_size)
-        for part in np.array_split(np.array(ids, dtype=object), parts):
-            plan["groups"].append({"id": "group-" + digest_bytes(*(i.encode() for i in part))[:8], "runs": list(part)})
+        plan["groups"] += [part.tolist() for part in np.array_split(ids, parts)]
     write_json(path, plan)
     return plan

@@ -20,6 +20,7 @@ import pandas as pd
 from safetensors.torch import save_file
 from torch import nn
 
+from cachegen.errors import RunError
 from cachegen.files import digest_file, write_atomically, write_json
 
 HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safetensors", "predictions.parquet")
@@ -58,15 +59,22 @@ class RunDirectory:
             json.dumps({key: value if math.isfinite(value) else None for key, value in line.items()}) + "\n"
             for line in lines
         )
-        with self.file("metrics.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-            return handle.tell()
+        try:
+            with self.file("metrics.jsonl").open("a", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+                return handle.tell()
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.file('metrics.jsonl')}: {error.strerror or error}; make room and start again, "
+                "it goes on from the last checkpoint"
+            ) from error
 
-    def append_timing(self, line: dict[str, Any]) -> None:
+    def append_timing(self, *lines: dict[str, Any]) -> None:
+        """Append lines to the timing log."""
         with self.file("timing.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+            handle.writelines(json.dumps(line) + "\n" for line in lines)
 
     def finish(self) -> None:
         """Declare the run complete."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from cachegen.errors import RunError
-from engine import checkpoint, sweep, training
+from engine import checkpoint, group, training
 from engine.plan import Execution
 from engine.run_directory import HASHED, RunDirectory
 from engine.sweep import run_sweep
@@ -59,7 +59,7 @@ def kill_on_call(monkeypatch, module, name, number):
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [(training, "write_checkpoint", 1), (training, "write_checkpoint", 9), (training, "_write_log", 5),
-     (sweep, "evaluate", 1), (sweep, "evaluate", 2)],
+     (group, "evaluate", 1), (group, "evaluate", 2)],
     ids=["before the first checkpoint", "after the log was written", "between checkpoints", "before evaluation",
          "between evaluations"],
 )  # fmt: skip
@@ -68,8 +68,7 @@ def test_killed_and_resumed_equals_uninterrupted(runs, uninterrupted, tmp_path, 
         kill_on_call(patch, module, name, number)
         in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
     assert not all(
-        RunDirectory(tmp_path / run).done
-        for run in json.loads((tmp_path / "plan.json").read_text())["groups"][0]["runs"]
+        RunDirectory(tmp_path / run).done for run in json.loads((tmp_path / "plan.json").read_text())["groups"][0]
     )
     folders = run_sweep(runs, tmp_path, CPU)
     assert bytes_of(folders) == uninterrupted
@@ -99,7 +98,7 @@ def test_negative_control_moments_matter(runs, uninterrupted, tmp_path, monkeypa
 def test_what_is_done_is_skipped_and_a_changed_file_is_not_done(runs, uninterrupted, tmp_path, monkeypatch):
     folders = run_sweep(runs, tmp_path, CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "train_group", lambda *args, **kwargs: pytest.fail("trained again"))
+        patch.setattr(group, "train_group", lambda *args, **kwargs: pytest.fail("trained again"))
         assert run_sweep(runs, tmp_path, CPU) == folders
     predictions = folders[0] / "predictions.parquet"
     predictions.write_bytes(predictions.read_bytes()[:-1])
@@ -113,7 +112,7 @@ def test_new_runs_join_an_old_sweep_in_groups_of_their_own(small_study, runs, un
     assert both[:2] == first
     assert bytes_of(first) == uninterrupted
     groups = json.loads((tmp_path / "plan.json").read_text())["groups"]
-    assert [len(group["runs"]) for group in groups] == [2, 1]
+    assert [len(group) for group in groups] == [2, 1]
 
 
 def test_group_size_splits_a_sweep_and_moves_no_result(runs, uninterrupted, tmp_path):

@@ -1,0 +1,164 @@
+"""One lockstep group: from question tables to finished run directories."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cachegen.dataset import Dataset, load_dataset
+from cachegen.errors import RunError
+from cachegen.progress import console, progress_bar
+from engine.batches import QuestionArrays
+from engine.condition import SCHEMA
+from engine.evaluation import evaluate
+from engine.features import Features
+from engine.language_model import FrozenLM, load_lm, resolve_lm
+from engine.plan import Execution, PlannedRun
+from engine.projector import Projector, new_projector
+from engine.prompts import PromptTokens, tokenise
+from engine.questions import build_questions, count_questions
+from engine.run_directory import RunDirectory
+from engine.training import TrainingRun, train_group
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all runs of a group have in common."""
+
+    dataset: Dataset
+    features: Features
+    lm: FrozenLM
+    tokens: PromptTokens
+
+    def arrays(self, questions: pd.DataFrame) -> QuestionArrays:
+        """A question table as the engine reads it."""
+        asked = zip(questions["phrase"], questions["number"], strict=True)
+        suffix = np.array([self.tokens.rows[question] for question in asked], dtype=np.int64)
+        return QuestionArrays(questions["image"].to_numpy(), suffix, questions["answer"].to_numpy())
+
+
+class Opener:
+    """Opens what groups share, and keeps the last dataset, features and LM for the next group that needs them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._features: tuple[Any, Any] = (None, None)
+        self._lm: tuple[Any, Any] = (None, None)
+
+    def open(self, run: PlannedRun) -> Shared:
+        """Dataset, features, LM and prompt of a run's group."""
+        dataset, features = self._open_features(run)
+        lm = self._open_lm(run)
+        asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
+        tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None))
+        return Shared(dataset, features, lm, tokens)
+
+    def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
+        key = (run.inputs.dataset, run.inputs.features)
+        if self._features[0] != key:
+            self._features = (None, None)  # freed before the next are read: two may not fit
+            dataset = load_dataset(run.inputs.dataset)
+            self._features = (key, (dataset, Features(run.inputs.features, dataset, self._device)))
+        return self._features[1]
+
+    def _open_lm(self, run: PlannedRun) -> FrozenLM:
+        c = run.condition
+        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+        if self._lm[0] != key:
+            self._lm = (None, None)
+            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self._device))
+        return self._lm[1]
+
+
+def run_group(
+    members: list[PlannedRun], directories: list[RunDirectory], shared: Shared, max_tokens: int, execution: Execution
+) -> None:
+    """Train a group from its checkpoint if there is one, evaluate each of its runs, and declare them done.
+
+    The checkpoint stands beside the run directories, under the name of the first run.
+    """
+    checkpoint = directories[0].path.with_suffix(".checkpoint.safetensors")
+    tables = [build_questions(shared.dataset, run.condition, shared.features.unreadable) for run in members]
+    runs = []
+    for member, directory, questions in zip(members, directories, tables, strict=True):
+        directory.begin(_config(member, questions), questions)
+        train = questions[questions["split"] == "train"]
+        if train.empty:
+            raise RunError(f"{directory.path.name}: no training question is left; give the leaves more images")
+        projector = make_projector(member, train, shared)
+        runs.append(TrainingRun(directory, member.condition, shared.arrays(train), projector))
+    started = time.perf_counter()
+    steps = max(run.steps for run in runs)
+    with progress_bar(f"train {len(runs)} runs", steps, "steps") as advance:
+        train_group(
+            runs,
+            shared.lm,
+            shared.features,
+            shared.tokens,
+            checkpoint,
+            max_tokens=max_tokens,
+            checkpoint_seconds=execution.checkpoint_seconds,
+            advance=advance,
+        )
+    trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
+    asked = [questions[questions["split"] != "train"] for questions in tables]
+    with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:
+        for run, questions in zip(runs, asked, strict=True):
+            if not (run.directory.failed or run.directory.done):
+                _finish(run, questions, shared, max_tokens, trained, advance)
+    checkpoint.unlink(missing_ok=True)
+
+
+def make_projector(run: PlannedRun, train: pd.DataFrame, shared: Shared) -> Projector:
+    """Untrained projector of a run; `train` are its training questions, whose images give the statistics."""
+    c = run.condition
+    return new_projector(
+        (shared.features.width, shared.lm.width),
+        shared.lm.dtype,
+        "shared" if c.shared_initial_weights else c.run_seed,
+        shared.features.statistics(train["image"].unique()) if c.standardise else None,
+        shared.lm.embedding_rms if c.output_scale == "embedding_rms" else None,
+    ).to(shared.lm.device)
+
+
+def _finish(
+    run: TrainingRun,
+    questions: pd.DataFrame,
+    shared: Shared,
+    max_tokens: int,
+    trained: dict[str, Any],
+    advance: Callable[[int], None],
+) -> None:
+    """Evaluate one trained run and write its results, or record that it diverged."""
+    directory = run.directory
+    if not all(parameter.isfinite().all() for parameter in run.projector.parameters()):
+        directory.fail("the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
+        console.print(f"[red]failed[/]: {directory.path.name}: weights are not finite after training")
+        return
+    started = time.perf_counter()
+    arrays = shared.arrays(questions)
+    answers = evaluate(
+        run.projector, shared.lm, shared.features, shared.tokens, arrays, max_tokens=max_tokens, advance=advance
+    )
+    answers.insert(0, "question", questions["question"].to_numpy())
+    directory.write_projector(run.projector)
+    directory.write_table("predictions.parquet", answers)
+    evaluated = {"stage": "evaluate", "seconds": time.perf_counter() - started, "questions": len(questions)}
+    directory.append_timing(trained, evaluated)
+    directory.finish()
+
+
+def _config(run: PlannedRun, questions: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "run_id": run.id,
+        "condition": {"encoder": run.encoder, "lm": run.inputs.lm, **run.condition.model_dump()},
+        "digests": run.digests,
+        "paths": json.loads(run.inputs.model_dump_json()),
+        "counts": count_questions(questions),
+    }

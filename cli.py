@@ -62,7 +62,7 @@ def common(
 def demo(
     out: OutFolder = Path("demo"),
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
-    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +87,7 @@ def demo(
 @app.command()
 def world(
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
-    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     cache: Annotated[Path | None, typer.Option(help="Cache folder; else $CROSSTAX_CACHE or ~/.cache/crosstax.")] = None,
     as_json: Json = False,
 ) -> None:

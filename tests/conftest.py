@@ -5,9 +5,14 @@ import os
 # Before torch starts its pools: waiting threads must not spin while another process needs the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import hypothesis
 import pytest
 import torch
 from small_study import make_small_study
+
+# The same examples everywhere, however slow the machine.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)

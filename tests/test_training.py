@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_study import write_features
 from tiny import tiny_lm
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
 from cachegen.dataset import load_dataset
-from engine import training
+from engine import features, training
 from engine.batches import QuestionArrays, epoch_batches
 from engine.condition import Condition
 from engine.features import Features
@@ -76,7 +77,7 @@ def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
 def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss):
     """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
     dataset = load_dataset(small_study.dataset)
-    features = Features(small_study.features, dataset, torch.device("cpu"))
+    cached = Features(small_study.features, dataset, torch.device("cpu"))
     lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
     condition = small_study.sweep().runs[0][1]
     rng = np.random.default_rng(0)
@@ -85,16 +86,14 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study,
         QuestionArrays(rng.integers(0, 20, n), rng.integers(0, 9, n), rng.integers(0, 2, n).astype(bool))
         for n in (7, 12)
     ]
-    statistics = features.statistics(np.arange(50))
+    statistics = cached.statistics(np.arange(50))
 
     def projectors():
-        return [
-            new_projector((features.width, lm.width), torch.float32, s, statistics, lm.embedding_rms) for s in (0, 1)
-        ]
+        return [new_projector((cached.width, lm.width), torch.float32, s, statistics, lm.embedding_rms) for s in (0, 1)]
 
     shared, plain = projectors(), projectors()
     runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, shared, strict=True)]
-    step = training._loader(runs, features, tokens, 60)([np.arange(7), np.arange(12)])
+    step = training._loader(runs, cached, tokens, 60)([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     for row, items in step.rows:
         training.step_loss(lm, tokens, step, row, shared, items, loss)[0].backward()
@@ -102,7 +101,7 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study,
         for part, projector in zip(parts, plain, strict=True):
             for image, suffix, answer in zip(part.image, part.suffix, part.answer, strict=True):
                 ids = torch.from_numpy(tokens.suffixes[suffix, : tokens.lengths[suffix]])
-                pieces = [lm.embed(torch.tensor([4])), projector(features.fetch(np.array([image])))[0], lm.embed(ids)]
+                pieces = [lm.embed(torch.tensor([4])), projector(cached.fetch(np.array([image])))[0], lm.embed(ids)]
                 logits = model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0, -1]
                 logits = logits[[1, 2]] if loss == "answers" else logits
                 target = torch.tensor((0 if answer else 1) + (loss == "vocabulary"))
@@ -192,6 +191,14 @@ def test_streamed_features_equal_memory(small_study):
     np.testing.assert_array_equal(memory.statistics(np.arange(30)), streamed.statistics(np.arange(30)))
 
 
+def test_a_run_on_streamed_features_has_the_same_bytes(small_study, tmp_path, monkeypatch):
+    sweep = small_study.sweep()
+    (memory,) = run_sweep(sweep, tmp_path / "memory", CPU)
+    monkeypatch.setattr(features, "_fits", lambda size, device: False)
+    (streamed,) = run_sweep(sweep, tmp_path / "streamed", CPU)
+    assert bytes_of(memory) == bytes_of(streamed)
+
+
 def test_statistics_are_those_of_the_training_images(small_study):
     dataset = load_dataset(small_study.dataset)
     features = Features(small_study.features, dataset, torch.device("cpu"))
@@ -199,3 +206,50 @@ def test_statistics_are_those_of_the_training_images(small_study):
     values = features.fetch(train).double().flatten(0, 1)
     expected = torch.stack([values.mean(0), values.std(0, correction=0)])
     torch.testing.assert_close(features.statistics(train).double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_bfloat16_follows_float32(small_study, tmp_path):
+    """Losses agree within bf16 rounding of logits near 1; they are not the same numbers."""
+    exact, rounded = run_sweep(small_study.sweep(dtype=["float32", "bfloat16"]), tmp_path, CPU)
+    a, b = np.array(losses(exact)), np.array(losses(rounded))
+    assert 0 < np.abs(a - b).max() < 0.05
+    assert weights(rounded)["hidden.weight"].dtype == torch.float32
+
+
+def test_both_orders_run_and_number_their_steps_alike(small_study, tmp_path):
+    pairs, images = run_sweep(small_study.sweep(order=["pairs", "images"]), tmp_path, CPU)
+    assert len(losses(pairs)) == len(losses(images)) == 2 * 12
+    assert losses(pairs) != losses(images)
+
+
+def test_an_unreadable_image_is_left_out_of_every_split(small_study, tmp_path):
+    dataset = load_dataset(small_study.dataset)
+    gone = [dataset.images["key"].iloc[number] for number in (0, 17)]
+    features = write_features(tmp_path / "features.h5", dataset, unreadable=gone)
+    sweep = small_study.sweep(features=str(features))
+    (folder,) = run_sweep(sweep, tmp_path / "runs", CPU)
+    asked = set(pd.read_parquet(folder / "questions.parquet")["key"])
+    assert asked == set(dataset.images["key"]) - set(gone)
+    assert pd.read_parquet(folder / "predictions.parquet").notna().all(axis=None)
+
+
+@pytest.mark.slow
+def test_orders_agree_on_f1_over_five_seeds(smoke_world, tmp_path):
+    """Leaf macro F1 of both orders on the smoke world: equal within 10 points, averaged over five seeds."""
+    from analysis.f1 import mean_macro_f1
+    from cachegen.extract import extract
+    from engine.condition import Sweep
+    from engine.study import study_sweep
+
+    extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), tmp_path / "features.h5")
+    inputs, base = study_sweep(smoke_world, tmp_path / "features.h5").runs[0]
+    runs = [
+        (inputs, base.model_copy(update={"order": o, "run_seed": s})) for o in ("pairs", "images") for s in range(5)
+    ]
+    scores = []
+    for folder in run_sweep(Sweep(runs=tuple(runs)), tmp_path / "runs", CPU):
+        table = pd.read_parquet(folder / "questions.parquet").query("split == 'test'")
+        answers = table.merge(pd.read_parquet(folder / "predictions.parquet"), on="question")
+        scores.append(mean_macro_f1(answers)["leaf"])
+    assert abs(np.mean(scores[:5]) - np.mean(scores[5:])) < 10
+    assert min(scores) > 60

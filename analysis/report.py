@@ -78,6 +78,7 @@ def _world(world: Path) -> dict[str, Any]:
         "name": world.name,
         "how_made": manifest.get("how_made", ""),
         "sheet": data_uri(sheet.read_bytes(), "image/png") if sheet.is_file() else "",
+        "siblings": manifest.get("lm", {}).get("yes_to_siblings_from_family_words"),
         "facts": list(_flatten(facts)),
     }
 

@@ -228,13 +228,25 @@ def report(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Say what was found on this machine, and what the engine will use and why."""
-    from engine.doctor import examine
+def doctor(
+    dataset: Annotated[
+        Path | None, typer.Option(help="Also check a dataset: taxonomy, and every image decoded.")
+    ] = None,
+    features: Annotated[Path | None, typer.Option(help="Also check a feature store: every row's checksum.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what was found on this machine, what the engine will use and why, and whether data are sound."""
+    from engine.doctor import examine, examine_dataset, examine_features
 
     findings = examine()
     for name, value in findings.items():
         _say(f"{name:<14}{value}")
+    if dataset is not None:
+        findings["dataset"] = examine_dataset(dataset)
+        _say(findings["dataset"])
+    if features is not None:
+        findings["features"] = examine_features(features)
+        _say(findings["features"])
     _print_json(findings, as_json)
 
 

@@ -3,10 +3,14 @@
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
+from cachegen.dataset import check_images, load_dataset
+from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
+from cachegen.store import FeatureStore
 from engine.plan import Execution
 from engine.sweep import choose_device
 
@@ -28,6 +32,27 @@ def examine() -> dict[str, str]:
         "worlds": str(default_cache() / "worlds"),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if _offline() else ""),
     }
+
+
+def examine_dataset(root: Path) -> str:
+    """Summary of a sound dataset; raises `DatasetError` naming every mistake or every unreadable image."""
+    dataset = load_dataset(root)
+    unreadable = check_images(dataset)
+    if unreadable:
+        places = "; ".join(f"{dataset.image_path(key)} ({reason})" for key, reason in unreadable)
+        raise DatasetError(f"{len(unreadable)} unreadable images: {places}; replace or delete them")
+    return f"{dataset.summary()}\nall images can be read"
+
+
+def examine_features(path: Path) -> str:
+    """Summary of a sound feature store; raises `StoreError` naming damaged rows."""
+    store = FeatureStore.open(path)
+    store.verify()
+    images, patches, width = store.patches.shape
+    made = f"{store.attributes['encoder']}, {store.attributes['layer']}, {store.attributes['dtype']}"
+    return (
+        f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound"
+    )
 
 
 def _device(device: torch.device) -> str:

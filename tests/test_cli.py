@@ -125,6 +125,16 @@ def test_doctor_names_what_it_found(crosstax):
     assert "dtype" in err
 
 
+def test_doctor_checks_data_on_request(crosstax, small_study):
+    code, _, err = crosstax("doctor", "--features", small_study.features)
+    assert code == 0
+    assert "144 images" in err
+    code, _, err = crosstax("doctor", "--dataset", small_study.dataset)
+    assert code == 2
+    assert "144 unreadable images" in err
+    assert str(small_study.dataset / "images" / "axe" / "axe_00.png") in err
+
+
 def test_importing_the_command_and_reading_configs_loads_nothing_heavy():
     code = (
         "import sys, cli\n"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from cachegen.device import choose_device
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes
 from cachegen.images import Transform
@@ -92,8 +93,7 @@ def load_encoder(name: str, device: str = "auto") -> Encoder:
     "hf-hub:..." or "local-dir:...": timm; another name with "/": a Hugging Face id; otherwise a timm name.
     Raises `ModelError` saying what to do.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = choose_device(device)
     quiet_transformers()
     family, source = _resolve(name)
     try:
@@ -108,14 +108,14 @@ def load_encoder(name: str, device: str = "auto") -> Encoder:
         )
     size = loaded.transform.size
     try:
-        loaded.model.requires_grad_(False).eval().to(device)
-        tokens_BTD, _ = _run(loaded, torch.zeros(1, 3, size, size, device=device))
+        loaded.model.requires_grad_(False).eval().to(place)
+        tokens_BTD, _ = _run(loaded, torch.zeros(1, 3, size, size, device=place))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(
-            f"encoder {name}: does not run on {size} px images on {device} ({_first_line(error)})"
+            f"encoder {name}: does not run on {size} px images on {place} ({_first_line(error)})"
         ) from error
     _, n_tokens, width = tokens_BTD.shape
-    return Encoder(name, loaded, torch.device(device), n_tokens - loaded.n_prefix, width)
+    return Encoder(name, loaded, place, n_tokens - loaded.n_prefix, width)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cachegen.errors import RunError
@@ -48,7 +48,7 @@ def read_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors = load_file(path)
         step, log_sizes = int(header["step"]), json.loads(header["log_sizes"])
         for number, projector in enumerate(projectors):
             for name, parameter in projector.named_parameters():

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from cachegen.dataset import check_images, load_dataset
+from cachegen.device import choose_device
 from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.store import FeatureStore
 from engine.plan import Execution
-from engine.sweep import choose_device
 
 GIB = 2**30
 

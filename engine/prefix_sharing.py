@@ -75,17 +75,7 @@ def shared_prefix_attention(
     The accepted arguments are a closed list: anything else (soft caps, sinks, position biases) would change
     the result silently, so it raises `ModelError`.
     """
-    unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
-    if unknown or attention_mask is not None or dropout:
-        raise ModelError(
-            f"{type(module).__name__} uses {', '.join(unknown) or 'a mask or dropout'} in attention, which "
-            "prefix sharing does not compute; choose another LM"
-        )
-    if sliding_window is not None and sliding_window < layout.prefix + layout.suffix:
-        raise ModelError(
-            f"the LM's sliding window ({sliding_window} tokens) is shorter than image and question "
-            f"({layout.prefix + layout.suffix}); choose another LM"
-        )
+    _refuse_what_is_not_computed(module, layout, attention_mask, dropout, sliding_window, others)
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -122,6 +112,27 @@ def shared_prefix_attention(
         outputs.append(out.transpose(1, 2).reshape(count * tokens, *out.shape[1::2]))
         image, start = image + count, stop
     return torch.cat(outputs)[None], None
+
+
+def _refuse_what_is_not_computed(
+    module: torch.nn.Module,
+    layout: Layout,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+    sliding_window: int | None,
+    others: dict[str, Any],
+) -> None:
+    unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
+    if unknown or attention_mask is not None or dropout:
+        raise ModelError(
+            f"{type(module).__name__} uses {', '.join(unknown) or 'a mask or dropout'} in attention, which "
+            "prefix sharing does not compute; choose another LM"
+        )
+    if sliding_window is not None and sliding_window < layout.prefix + layout.suffix:
+        raise ModelError(
+            f"the LM's sliding window ({sliding_window} tokens) is shorter than image and question "
+            f"({layout.prefix + layout.suffix}); choose another LM"
+        )
 
 
 @lru_cache(maxsize=64)

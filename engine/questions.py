@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cachegen.dataset import Dataset
+from cachegen.dataset import SPLITS, Dataset
 from cachegen.errors import DatasetError
 from cachegen.rng import generator
 from engine.ablation import ablated_leaves
 from engine.condition import Condition
 from engine.shuffle import shuffle_map
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

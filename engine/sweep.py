@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from cachegen.device import choose_device
 from cachegen.errors import RunError
 from cachegen.files import exclusive_lock, read_json
 from cachegen.progress import progress_bar
@@ -15,13 +16,6 @@ from engine.evaluation import evaluate
 from engine.group import Opener, make_projector, run_group
 from engine.plan import Execution, group_runs, plan_runs
 from engine.run_directory import RunDirectory
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def run_sweep(sweep: Sweep, out: Path, execution: Execution) -> list[Path]:

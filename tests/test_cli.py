@@ -83,6 +83,8 @@ def test_a_sweep_file_is_listed_run_and_skipped(crosstax, small_study, tmp_path)
         (["train", "shuffle=accross"], "shuffle: Input should be 'original', 'across' or 'within'"),
         (["train", "no_such_field=1"], "is not NAME=VALUE"),
         (["train", "answer_yes=certainly"], "no token of its own"),
+        (["train", "--device", "gpu"], "there is no device 'gpu'"),
+        (["train", "--device", "cuda:99"], "cuda:99"),
         (["sweep", "nowhere.toml"], "nowhere.toml does not exist"),
         (["evaluate", "nowhere"], "config.json does not exist"),
         (["extract", "nowhere", "--encoder", "x", "--out", "x.h5"], "nowhere"),
@@ -115,7 +117,6 @@ def test_debug_keeps_the_traceback(crosstax):
 
     with pytest.raises(CrosstaxError):
         crosstax("--debug", "sweep", "nowhere.toml")
-    cli.app.debug = False
 
 
 def test_doctor_names_what_it_found(crosstax):

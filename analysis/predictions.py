@@ -83,9 +83,9 @@ def derive_answers(table: pd.DataFrame) -> pd.DataFrame:
 def load_sweep(folder: Path) -> Sweep:
     """Read every run of a sweep folder.
 
-    Raises RunError, one line, for an unfinished run (neither DONE nor FAILED), a file that differs from its hash
-    in DONE, a config of another schema, or a folder without finished runs. Runs marked FAILED and runs with
-    logits that are not finite are listed in `failed`.
+    Runs that are not finished, runs marked FAILED and runs with logits that are not finite are listed in `failed`.
+    Raises RunError, one line, for a file that differs from its hash in DONE, a config of another schema, or a
+    folder without finished runs.
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder; give the sweep folder that holds the runs")
@@ -106,7 +106,7 @@ def load_sweep(folder: Path) -> Sweep:
         else:
             failed.append((place.name, reason))
     if not rows:
-        raise RunError(f"all {len(failed)} runs in {folder} failed, the first with: {failed[0][1]}")
+        raise RunError(f"none of the {len(failed)} runs in {folder} has results; the first: {failed[0][1]}")
     runs = pd.DataFrame(rows).set_index("run_id").sort_index()
     for seed in ("data_seed", "run_seed", "lm_seed"):
         runs[seed] = runs[seed].astype("Int64")
@@ -114,15 +114,11 @@ def load_sweep(folder: Path) -> Sweep:
 
 
 def _failure(place: Path) -> str | None:
-    """Reason of a run marked FAILED; None for a finished one; RunError for an unfinished one."""
+    """Why a run has no results; None for a finished one."""
     if (place / "FAILED").exists():
         record = read_json(place / "FAILED")
         return str(record.get("reason", "no reason recorded")) if isinstance(record, dict) else str(record)
-    if not (place / "DONE").exists():
-        raise RunError(
-            f"run {place} is not finished (no DONE); repeat the command that made it, or move its folder away"
-        )
-    return None
+    return None if (place / "DONE").exists() else "not finished; repeat the command that made it"
 
 
 def _check_hashes(place: Path) -> None:

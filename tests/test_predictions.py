@@ -76,6 +76,17 @@ def test_failed_runs_are_listed_not_read(sweep: Path) -> None:
     assert list(loaded.runs.index) == ["pretrained-original-r1"]
 
 
+def test_a_sweep_in_progress_shows_what_is_there(sweep: Path) -> None:
+    (first_run(sweep) / "DONE").unlink()
+    loaded = load_sweep(sweep)
+    assert loaded.failed["run_id"].tolist() == ["pretrained-original-r0"]
+    assert "not finished" in loaded.failed["reason"].item()
+    assert list(loaded.runs.index) == ["pretrained-original-r1"]
+    (sweep / "pretrained-original-r1" / "DONE").unlink()
+    with pytest.raises(RunError, match=r"none of the 2 runs .* not finished"):
+        load_sweep(sweep)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_not_finite_make_a_failed_run(sweep: Path, bad: float) -> None:
     place = first_run(sweep) / "predictions.parquet"
@@ -85,10 +96,6 @@ def test_logits_that_are_not_finite_make_a_failed_run(sweep: Path, bad: float) -
     mark_done(first_run(sweep))
     loaded = load_sweep(sweep)
     assert loaded.failed["reason"].tolist() == [f"2 of {len(table)} predictions have logits that are not finite"]
-
-
-def damage_unfinished(run: Path) -> None:
-    (run / "DONE").unlink()
 
 
 def damage_byte(run: Path) -> None:
@@ -133,7 +140,6 @@ def damage_column(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (damage_unfinished, "is not finished"),
         (damage_byte, "changed after the run finished"),
         (damage_missing, "is missing though DONE lists it"),
         (damage_unlisted, "no hash of predictions.parquet"),
@@ -175,5 +181,5 @@ def test_folders_without_finished_runs_are_refused(tmp_path: Path, sweep: Path) 
         load_sweep(tmp_path / "empty")
     for run in sweep.iterdir():
         (run / "FAILED").write_text('{"reason": "NaN"}')
-    with pytest.raises(RunError, match=r"all 2 runs .* failed, the first with: NaN"):
+    with pytest.raises(RunError, match=r"none of the 2 runs .* has results; the first: NaN"):
         load_sweep(sweep)

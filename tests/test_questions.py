@@ -1,5 +1,7 @@
 """The question table: what is asked, withheld and true (paper section 2, Table 2)."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from cachegen.errors import DatasetError
 from engine.condition import Condition
 from engine.questions import build_questions, count_questions, split_images
 
+PAIRS = Path(__file__).parents[2] / "shared" / "reference" / "things_pairs_2040.csv"
 FAMILY = {leaf: family for family, leaves in FAMILIES.items() for leaf in leaves}
 CONDITIONS = [
     Condition(shuffle=shuffle, ablation=ablation, data_seed=seed, across_rule=rule)
@@ -135,3 +138,24 @@ def test_counts_like_table_2(dataset):
     half = count_questions(build_questions(dataset, Condition(ablation=50)))
     assert half["test"]["seen"] + half["test"]["unseen"] == 72
     assert half["train"] == 192 + 8 * half["test"]["seen"] // 3
+
+
+@pytest.mark.skipif(not PAIRS.exists(), reason="the reference taxonomy is not beside this checkout")
+def test_the_real_taxonomy_gives_the_published_test_counts(tmp_path):
+    """Table 2's test column: 9,394 leaf and 15,702 hypernym questions; 4n - 2 files give n test images."""
+    pairs = pd.read_csv(PAIRS)
+    files = 4 * pd.read_csv(PAIRS.with_name("test_images_per_leaf.csv"), index_col=0)["n_test_images"] - 2
+    lines = ["leaf,leaf_phrase,number,hypernym,hypernym_phrase"]
+    columns = pairs[["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"]].itertuples(index=False)
+    lines += [f"{leaf},{phrase},singular,{hypernym},{name}" for leaf, phrase, hypernym, name in columns]
+    for leaf, count in files.items():
+        (tmp_path / "images" / leaf).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "images" / leaf / f"{number:02d}.jpg").write_bytes(b"x")
+    (tmp_path / "taxonomy.csv").write_text("\n".join(lines) + "\n")
+    dataset = load_dataset(tmp_path)
+    counts = {level: count_questions(build_questions(dataset, Condition(ablation=level))) for level in (100, 50, 10)}
+    assert counts[100]["test"] == {"leaf": 9394, "seen": 0, "unseen": 15702}
+    for level, published in ((50, 10994), (10, 2754)):
+        assert counts[level]["test"]["seen"] + counts[level]["test"]["unseen"] == 15702
+        assert abs(counts[level]["test"]["unseen"] - published) < 400  # a sample of leaves; mapping level: 49 SD away

@@ -222,7 +222,7 @@ def test_failed_runs_and_several_setups_are_listed(tmp_path: Path) -> None:
     (broken / "FAILED").write_text('{"reason": "loss is NaN at step 7 <script>"}')
     summary, text = render(tmp_path / "report", sweep)
     assert len(summary["conditions"]) == 5
-    assert "1 run failed" in text
+    assert "1 run has no results" in text
     assert "loss is NaN at step 7 <script>" in text
     assert "ablation 50 %" in text
     assert "ablation 100 %" in text

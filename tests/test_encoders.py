@@ -10,6 +10,7 @@ import timm
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from cachegen.encoders import Encoder, load_encoder, weights_digest
@@ -112,9 +113,9 @@ def test_timm_features_are_the_penultimate_block(name: str, tmp_path: Path) -> N
     assert differ(encoded.patches, first) > 0.1
 
 
-def copy_into_timm(source: Any, target: Any) -> None:
-    """Weights of transformers' DINOv2 with registers, under timm's names (fused qkv, positions of patches only)."""
-    state = source.state_dict()
+def copy_into_timm(saved: Path, target: Any) -> None:
+    """Weights of a saved transformers DINOv2 with registers, under timm's names (fused qkv, patch positions only)."""
+    state = load_file(saved / "model.safetensors")  # names in memory differ between versions of transformers
     positions = state["embeddings.position_embeddings"]
     renamed = {
         "cls_token": state["embeddings.cls_token"] + positions[:, :1],
@@ -127,8 +128,10 @@ def copy_into_timm(source: Any, target: Any) -> None:
         renamed[f"norm.{kind}"] = state[f"layernorm.{kind}"]
         for number in range(DEPTH):
             there, here = f"encoder.layer.{number}", f"blocks.{number}"
-            renamed[f"{here}.attn.qkv.{kind}"] = torch.cat([state[f"{there}.attention.{p}_proj.{kind}"] for p in "qkv"])
-            renamed[f"{here}.attn.proj.{kind}"] = state[f"{there}.attention.o_proj.{kind}"]
+            renamed[f"{here}.attn.qkv.{kind}"] = torch.cat(
+                [state[f"{there}.attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            )
+            renamed[f"{here}.attn.proj.{kind}"] = state[f"{there}.attention.output.dense.{kind}"]
             for part in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
                 renamed[f"{here}.{part}.{kind}"] = state[f"{there}.{part}.{kind}"]
     for number in range(DEPTH):
@@ -138,10 +141,10 @@ def copy_into_timm(source: Any, target: Any) -> None:
 
 
 def test_both_families_give_equal_features_from_equal_weights(tmp_path: Path) -> None:
-    source = save_hf("dinov2_with_registers", tmp_path / "hf")
+    save_hf("dinov2_with_registers", tmp_path / "hf")
     twin = save_timm(tmp_path / "timm")
     before = load_encoder(str(tmp_path / "timm"), "cpu")(pixels())
-    copy_into_timm(source, twin)
+    copy_into_timm(tmp_path / "hf", twin)
     arguments = {"img_size": SIDE, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
     save_for_hf(twin, str(tmp_path / "timm"), model_args=arguments, safe_serialization=True)
     here, there = (load_encoder(str(tmp_path / family), "cpu")(pixels()) for family in ("hf", "timm"))

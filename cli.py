@@ -75,7 +75,8 @@ def demo(
     from engine.plan import Execution
     from engine.study import run_study
 
-    study = run_study(out, size.value, seed, Execution(device="cpu"))
+    # Models this small fit a whole lockstep step into one row.
+    study = run_study(out, size.value, seed, Execution(device="cpu", max_tokens=16384))
     started = time.perf_counter()
     summary = write_report(load_sweep(study.sweep), out / "report", world=study.world.path, seconds=study.seconds)
     summary["seconds"] = study.seconds | {"report": round(time.perf_counter() - started, 2)}
@@ -134,7 +135,7 @@ def train(
     out: OutFolder = Path("runs"),
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 16384,
+    max_tokens: MaxTokens = 4096,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate one condition.
@@ -153,7 +154,7 @@ def sweep(
     out: OutFolder = Path("runs"),
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 16384,
+    max_tokens: MaxTokens = 4096,
     group_size: GroupSize = 16,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
     as_json: Json = False,
@@ -177,7 +178,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 16384,
+    max_tokens: MaxTokens = 4096,
     as_json: Json = False,
 ) -> None:
     """Ask a trained run its questions again, on any split or device, and print macro F1."""

@@ -23,12 +23,13 @@ from engine.language_model import lm_digests, resolve_lm
 class Execution:
     """How runs are carried out; none of it is part of a run's identity.
 
-    `max_tokens`: tokens of one packed row; `group_size`: most runs in one lockstep group (both fixed by the plan
+    `max_tokens`: tokens of one packed row, which bounds memory (a 0.6B LM keeps about 2.4 MB of float32 activations
+    a token, by its shapes); `group_size`: most runs in one lockstep group (both fixed by the plan
     once a sweep has started); `checkpoint_seconds`: time between checkpoints.
     """
 
     device: str = "auto"
-    max_tokens: int = 16384
+    max_tokens: int = 4096
     group_size: int = 16
     checkpoint_seconds: float = 60.0
 

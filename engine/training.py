@@ -129,7 +129,10 @@ def train_group(
         norms = []
         for run, rate, group in zip(runs, rates, optimizer.param_groups, strict=True):
             group["lr"] = rate
-            norms.append(torch.nn.utils.clip_grad_norm_(run.projector.parameters(), run.condition.clip))
+            if step < run.steps:
+                norms.append(torch.nn.utils.clip_grad_norm_(run.projector.parameters(), run.condition.clip))
+            else:
+                norms.append(losses.new_zeros(()))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)  # a finished run has no gradient and is left as it is
         log.append((losses, torch.stack(norms), rates))

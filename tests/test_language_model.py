@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from small_study import word_tokenizer
 from tiny import CONFIGS, tiny_lm
+from transformers import AutoModelForCausalLM
 
 from cachegen.errors import ModelError
-from engine.language_model import lm_digests, load_lm, resolve_lm
+from engine.language_model import FrozenLM, lm_digests, load_lm, resolve_lm
 
 CPU = torch.device("cpu")
 
@@ -74,8 +76,6 @@ def test_damaged_directories_are_named(folder, tmp_path):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_answer_logits_are_the_heads_rows_in_float32(family):
-    from engine.language_model import FrozenLM
-
     lm = FrozenLM.wrap(tiny_lm(family).to(torch.bfloat16), None, CPU)
     states = torch.randn(5, lm.width, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     exact = states.double() @ lm.model.get_output_embeddings().weight.double().T
@@ -90,3 +90,39 @@ def test_the_configuration_is_part_of_the_digest(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     assert lm_digests(folder, "random")["lm"] != before
+
+
+SHAPE = {"vocab_size": 61, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("OlmoConfig", {"intermediate_size": 96}),
+        ("Olmo2Config", {"intermediate_size": 96}),
+        ("GPT2Config", {}),
+        ("OPTConfig", {"ffn_dim": 96, "word_embed_proj_dim": 48}),
+        ("PhiConfig", {"intermediate_size": 96}),
+        ("MistralConfig", {"intermediate_size": 96, "num_key_value_heads": 2, "sliding_window": None}),
+    ],
+)
+def test_other_families_pass_the_check_at_load(family, more):
+    config = getattr(transformers, family)(**SHAPE, **more, initializer_range=0.2)
+    lm = FrozenLM.wrap(AutoModelForCausalLM.from_config(config), None, CPU)
+    assert lm.width == 48
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("FalconConfig", {"alibi": True}),
+        ("BloomConfig", {}),
+        ("Gemma2Config", {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 12}),
+        ("MambaConfig", {}),
+    ],
+)
+def test_families_that_cannot_share_a_prefix_are_refused(family, more):
+    """Biases by distance, soft caps and state spaces: an error at load, never a silent wrong answer."""
+    config = getattr(transformers, family)(**SHAPE, **more)
+    with pytest.raises(ModelError, match="choose another LM"):
+        FrozenLM.wrap(AutoModelForCausalLM.from_config(config), None, CPU)

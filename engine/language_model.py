@@ -76,7 +76,7 @@ class FrozenLM:
     _row_length: int = 0
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, device: torch.device, *, check: bool = True) -> "FrozenLM":
+    def wrap(cls, model: Any, tokenizer: Any, device: torch.device) -> "FrozenLM":
         """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
         model = model.to(device).eval().requires_grad_(False)
         if not model._can_set_attn_implementation():
@@ -89,14 +89,13 @@ class FrozenLM:
         rms = embeddings.float().square().mean().sqrt().item()
         lm = cls(model, tokenizer, device, embeddings.shape[1], rms, prunes=False)
         lm._prune_last_block()
-        if check:
-            try:
-                lm._self_check()
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise ModelError(
-                    f"{type(model).__name__} does not run with a shared image prefix "
-                    f"({(str(error).splitlines() or [type(error).__name__])[0]}); choose another LM"
-                ) from error
+        try:
+            lm._self_check()
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{type(model).__name__} does not run with a shared image prefix "
+                f"({(str(error).splitlines() or [type(error).__name__])[0]}); choose another LM"
+            ) from error
         return lm
 
     @property

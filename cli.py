@@ -80,7 +80,7 @@ def demo(
     started = time.perf_counter()
     summary = write_report(load_sweep(study.sweep), out / "report", world=study.world.path, seconds=study.seconds)
     summary["seconds"] = study.seconds | {"report": round(time.perf_counter() - started, 2)}
-    _say(f"report: {summary['report']}")
+    _say(f"report {summary['seconds']['report']:.1f} s: {summary['report']}")
     _print_json(summary, as_json)
 
 

@@ -21,8 +21,8 @@ from engine.shuffle import shuffle_map
 
 
 @dataclass(frozen=True)
-class Taxonomy:
-    """The taxonomy as arrays: L leaves, then H hypernyms, in one list of L + H categories.
+class Categories:
+    """All that can be asked about, as arrays: L leaves, then H hypernyms, in one list of L + H categories.
 
     `truth[l, c]` is True where category c may truthfully be asked of a picture of leaf l, and also where its
     phrase reads the same as one that may ("a baton" of another folder), so that no negative is true in words.
@@ -36,7 +36,7 @@ class Taxonomy:
     truth: np.ndarray
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Taxonomy":
+    def of(cls, dataset: Dataset) -> "Categories":
         leaves, hypernyms = list(dataset.leaves.index), list(dataset.hypernyms.index)
         phrases = np.array([*dataset.leaves["phrase"], *dataset.hypernyms["phrase"]], dtype=object)
         members = dataset.pairs.groupby("leaf")["hypernym"].agg(frozenset)
@@ -78,37 +78,37 @@ def build_questions(dataset: Dataset, condition: Condition, unreadable: Collecti
     Training rows are those that are trained on; withheld hypernym questions of training images are absent,
     those of validation and test images are there with `seen` False.
     """
-    taxonomy = Taxonomy.of(dataset)
+    known = Categories.of(dataset)
     rng = generator(condition.data_seed, "shuffle", condition.shuffle)
     rule = condition.across_rule if condition.shuffle == "across" else condition.within_rule
-    image_of_label = shuffle_map(condition.shuffle, rule, taxonomy.own, rng)
+    image_of_label = shuffle_map(condition.shuffle, rule, known.own, rng)
     label_of_image = np.argsort(image_of_label)
 
-    leaf_number = {leaf: number for number, leaf in enumerate(taxonomy.leaves)}
+    leaf_number = {leaf: number for number, leaf in enumerate(known.leaves)}
     image_leaf = dataset.images["leaf"].map(leaf_number).to_numpy()
     label_leaf = label_of_image[image_leaf]
 
-    n_leaves = len(taxonomy.leaves)
-    hypernym_number = {name: n_leaves + number for number, name in enumerate(taxonomy.hypernyms)}
-    own_columns = [sorted(hypernym_number[name] for name in names) for names in taxonomy.own]
+    n_leaves = len(known.leaves)
+    hypernym_number = {name: n_leaves + number for number, name in enumerate(known.hypernyms)}
+    own_columns = [sorted(hypernym_number[name] for name in names) for names in known.own]
     slots = max(map(len, own_columns))
 
     images = np.arange(len(label_leaf))
-    leaf_negative = _negatives(condition.data_seed, "leaf", taxonomy.truth, label_leaf, images, (0, n_leaves))
+    leaf_negative = _negatives(condition.data_seed, "leaf", known.truth, label_leaf, images, (0, n_leaves))
     parts = [_rows(images, 0, label_leaf, leaf_negative)]
     for slot in range(slots):
         having = images[[len(own_columns[label]) > slot for label in label_leaf]]
         asked = np.array([own_columns[label][slot] for label in label_leaf[having]], dtype=int)
-        span = (n_leaves, len(taxonomy.phrases))
-        negative = _negatives(condition.data_seed, f"hypernym {slot}", taxonomy.truth, label_leaf, having, span)
+        span = (n_leaves, len(known.phrases))
+        negative = _negatives(condition.data_seed, f"hypernym {slot}", known.truth, label_leaf, having, span)
         parts.append(_rows(having, slot + 1, asked, negative))
     table = pd.concat(parts).sort_values(["image", "slot", "answer"], ascending=[True, True, False], kind="stable")
 
     image, column = table["image"].to_numpy(), table["column"].to_numpy()
-    withheld = ablated_leaves(condition.ablation, taxonomy.own, condition.data_seed)
+    withheld = ablated_leaves(condition.ablation, known.own, condition.data_seed)
     is_leaf = column < n_leaves
-    categories = np.array([*taxonomy.leaves, *taxonomy.hypernyms], dtype=object)
-    leaf_names = np.array(taxonomy.leaves, dtype=object)
+    categories = np.array([*known.leaves, *known.hypernyms], dtype=object)
+    leaf_names = np.array(known.leaves, dtype=object)
     questions = pd.DataFrame(
         {
             "image": image.astype(np.int32),
@@ -117,12 +117,12 @@ def build_questions(dataset: Dataset, condition: Condition, unreadable: Collecti
             "label_leaf": leaf_names[label_leaf[image]],
             "kind": np.where(is_leaf, "leaf", "hypernym"),
             "category": categories[column],
-            "phrase": taxonomy.phrases[column],
-            "number": taxonomy.numbers[column],
+            "phrase": known.phrases[column],
+            "number": known.numbers[column],
             "split": split_images(dataset, condition.data_seed)[image],
             "seen": is_leaf | ~withheld[label_leaf[image]],
             "answer": table["answer"].to_numpy(),
-            "veridical": taxonomy.truth[image_leaf[image], column],
+            "veridical": known.truth[image_leaf[image], column],
         }
     )
     withheld_here = (questions["split"] == "train") & ~questions["seen"]

@@ -32,12 +32,6 @@ def shuffle_map(kind: str, rule: str, hypernyms: Sequence[frozenset[str]], rng: 
     return image_of_label
 
 
-def pairs_kept(image_of_label: np.ndarray, hypernyms: Sequence[frozenset[str]]) -> float:
-    """Share of (leaf, hypernym) pairs that remain true of the images under the map; 1 for original."""
-    kept = sum(len(own & hypernyms[image]) for own, image in zip(hypernyms, image_of_label, strict=True))
-    return kept / sum(map(len, hypernyms))
-
-
 def _groups(hypernyms: Sequence[frozenset[str]]) -> Groups:
     """Leaves with exactly the same hypernym set, in leaf order."""
     members: dict[frozenset[str], list[int]] = {}

@@ -12,7 +12,7 @@ import pandas as pd
 from cachegen.errors import DatasetError
 from cachegen.files import digest_bytes
 from cachegen.images import SUFFIXES, read_image, unreadable_reason
-from cachegen.taxonomy import Taxonomy, name_problem, read_rows, read_taxonomy, report_collisions
+from cachegen.taxonomy import Taxonomy, homonyms_of, name_problem, read_rows, read_taxonomy, report_collisions
 
 SPLITS = ("train", "validation", "test")
 FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or validation images
@@ -39,6 +39,11 @@ class Dataset:
     notes: tuple[str, ...]
     digest: str
     image_digest: str
+
+    @property
+    def homonyms(self) -> frozenset[str]:
+        """Leaves that carry a hypernym's name or phrase (11 in THINGS), which `homonyms = drop` leaves out."""
+        return frozenset(homonyms_of(self.leaves, self.hypernyms))
 
     def image_path(self, key: str) -> Path:
         """File of the image `key`."""

@@ -105,6 +105,30 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
     return rows
 
 
+def homonyms_of(leaves: pd.DataFrame, hypernyms: pd.DataFrame) -> dict[str, str]:
+    """Leaf -> the hypernym whose name or phrase it carries, both tables as in `Taxonomy`, in leaf order.
+
+    A question about such a leaf is, or nearly is, a question about the hypernym: "Is there a bird in this image?"
+    is asked in training although all of the hypernym's own questions are withheld.
+    """
+    ids = {_words(name): name for name in hypernyms.index}
+    phrases = {_words(phrase): name for name, phrase in zip(hypernyms.index, hypernyms["phrase"], strict=True)}
+    named = zip(leaves.index, leaves["phrase"], strict=True)
+    twins = ((leaf, ids.get(_words(leaf)) or phrases.get(_words(phrase))) for leaf, phrase in named)
+    return {leaf: twin for leaf, twin in twins if twin}
+
+
+def nested_phrases(leaves: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of leaf phrases of which one is the other with words before it: ("a measuring cup", "a cup").
+
+    A picture of the first mostly shows the second too, yet "Is there a cup in this image?" may be asked about it as
+    a negative: 91 pairs in THINGS, kept as the paper keeps them.
+    """
+    nouns = {_noun(phrase): phrase for phrase in sorted(set(leaves["phrase"]))}
+    ends = ((noun, noun[start:]) for noun in nouns for start in range(1, len(noun)))
+    return sorted((nouns[noun], nouns[end]) for noun, end in ends if end in nouns)
+
+
 def name_problem(name: str) -> str | None:
     """Why `name` cannot be a folder, file or category id; None when it can."""
     if not name:
@@ -187,18 +211,22 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
         for phrase, names in table.groupby("phrase").groups.items():
             if len(names) > 1:
                 yield f"{kind} {', '.join(names)} share the phrase {phrase!r}"
-    ids = {_words(name): name for name in hypernyms.index}
-    phrases = {_words(phrase): name for name, phrase in zip(hypernyms.index, hypernyms["phrase"], strict=True)}
-    homonyms = set()
-    for leaf, phrase in zip(leaves.index, leaves["phrase"], strict=True):
-        twin = ids.get(_words(leaf)) or phrases.get(_words(phrase))
-        if twin:
-            homonyms.add(leaf)
-            yield f"leaf {leaf!r} ({phrase}) has the name or phrase of hypernym {twin!r}"
+    homonyms = homonyms_of(leaves, hypernyms)
+    for leaf, twin in homonyms.items():
+        yield f"leaf {leaf!r} ({leaves.at[leaf, 'phrase']}) has the name or phrase of hypernym {twin!r}"
     for leaf, hypernym in pairs:
         name, part = f" {' '.join(_words(leaf))} ", f" {' '.join(_words(hypernym))} "
         if part in name and leaf not in homonyms:
             yield f"leaf {leaf!r} contains the name of its own hypernym {hypernym!r}"
+    if nested := nested_phrases(leaves):
+        shown = ", ".join(f"{outer!r} and {inner!r}" for outer, inner in nested[:3])
+        yield f"{len(nested)} leaf phrases end in another leaf's: {shown}{', ...' if len(nested) > 3 else ''}"
+
+
+def _noun(phrase: str) -> tuple[str, ...]:
+    """Words of a noun phrase without its article."""
+    words = tuple(phrase.lower().split())
+    return words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words
 
 
 def _words(name: str) -> tuple[str, ...]:

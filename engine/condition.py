@@ -7,6 +7,7 @@ later, at the value that reproduces the old behaviour, leaves all ids as they we
 
 import json
 import tomllib
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +18,7 @@ from cachegen.errors import ConditionError
 from cachegen.files import digest_bytes
 
 SCHEMA = 1
+PLACES = ("dataset", "features", "encoder", "lm")
 
 
 class Condition(BaseModel):
@@ -33,12 +35,23 @@ class Condition(BaseModel):
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     # Questions (EXPERIMENT sections 2 and 3)
-    shuffle: Literal["original", "across", "within"] = "original"
+    shuffle: Literal["original", "across", "within", "swap"] = "original"
     across_rule: Literal["paper", "disjoint"] = "paper"
     within_rule: Literal["paper", "deranged", "release"] = "deranged"
+    shuffled: int = Field(100, ge=0, le=100, description="percent of the leaves that an across shuffle moves")
+    permutation: int = Field(0, ge=0, description="which permutation of this data seed: replicates of a shuffle")
+    subset: Literal["all", "swap"] = Field("all", description="swap: the leaves and hypernyms of the hypernym swap")
+    swap_rule: Literal["coherence", "published"] = "coherence"
+    swap_leaves: int = Field(20, ge=2, description="leaves sampled from each hypernym of the swap")
+    homonyms: Literal["keep", "drop"] = Field("keep", description="leaves that carry a hypernym's name")
+    ablation_kind: Literal["random", "systematic"] = "random"
     ablation: int = Field(
-        100, ge=0, le=100, description="percent of each hypernym's leaves whose questions are withheld"
+        100, ge=0, description="random: percent of each hypernym's leaves withheld; systematic: hypernyms withheld"
     )
+    ablation_levels: Literal["nested", "independent"] = "nested"
+    scope: Literal["leaf", "mapping"] = "leaf"
+    removed_list: Literal["drawn", "published"] = "drawn"
+    removed_as_negative: Literal["keep", "never"] = "keep"
     data_seed: int = Field(0, ge=0, description="split, negatives, ablation sample, permutation")
 
     # Prompt: `{image}` marks where the patches go; without it they follow the first token, as in the release.
@@ -51,6 +64,7 @@ class Condition(BaseModel):
     # Training (paper Table 1); one batch counts (image, question) pairs in both orders.
     run_seed: int = Field(0, ge=0, description="data order, and initial weights unless shared")
     shared_initial_weights: bool = False
+    projector_layers: Literal[2, 3] = Field(2, description="3: the release's projector for fused encoders")
     order: Literal["pairs", "images"] = "pairs"
     epochs: int = Field(5, ge=1)
     batch: int = Field(16, ge=1)
@@ -58,6 +72,7 @@ class Condition(BaseModel):
     weight_decay: float = Field(0.1, ge=0)
     warmup: float = Field(0.03, ge=0, lt=1, description="share of all steps")
     clip: float = Field(1.0, gt=0)
+    supervise: Literal["answer", "answer_eos"] = Field("answer", description="answer_eos: the release's loss")
 
     # Needed by the microworld's tiny models, absent from the paper.
     standardise: bool = Field(False, description="patch features per dimension, by the training images' mean and SD")
@@ -75,7 +90,27 @@ class Condition(BaseModel):
                 raise ValueError(f"{name} lacks {{phrase}}")
         if self.answer_yes == self.answer_no:
             raise ValueError("answer_yes and answer_no are the same")
+        if self.ablation_kind == "random" and self.ablation > 100:
+            raise ValueError("ablation is a percentage when ablation_kind is random; use 0 to 100")
+        if self.ablation_kind == "random" and (self.removed_list, self.removed_as_negative) != ("drawn", "keep"):
+            raise ValueError("removed_list and removed_as_negative need ablation_kind = 'systematic'")
+        if self.shuffled < 100 and self.shuffle != "across":
+            raise ValueError("shuffled, the share of leaves that are shuffled, needs shuffle = 'across'")
+        if self.subset == "swap" and self.shuffle not in ("original", "swap"):
+            raise ValueError("subset = 'swap' goes with shuffle = 'swap', or 'original' for its control")
+        if self.shuffle == "swap" and self.subset != "swap":
+            raise ValueError("shuffle = 'swap' needs subset = 'swap'")
+        if self.supervise == "answer_eos" and self.loss == "answers":
+            raise ValueError("supervise = 'answer_eos' needs loss = 'vocabulary': EOS is neither answer")
         return self
+
+    @classmethod
+    def of(cls, fields: dict[str, Any], where: str) -> Self:
+        """Condition with these fields. Raises `ConditionError` that names the first wrong one."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise ConditionError(f"{where}: {_problem(error)}; correct this field") from None
 
     def changed(self) -> dict[str, Any]:
         """Fields that differ from their defaults."""
@@ -89,8 +124,18 @@ class Condition(BaseModel):
         """
         canonical = json.dumps([SCHEMA, self.changed(), digests], sort_keys=True, ensure_ascii=False)
         weights = "pretrained" if self.lm_init == "pretrained" else f"random{self.lm_seed}"
-        names = [_slug(encoder), _slug(lm), weights, self.shuffle, f"a{self.ablation}"]
+        shuffle = self.shuffle if self.shuffled == 100 else f"{self.shuffle}{self.shuffled}"
+        ablation = f"a{self.ablation}" if self.ablation_kind == "random" else f"s{self.ablation}"
+        control = ["control"] if self.subset == "swap" and self.shuffle == "original" else []
+        names = [_slug(encoder), _slug(lm), weights, shuffle, *control, ablation]
         return "-".join([*names, f"d{self.data_seed}", f"r{self.run_seed}", digest_bytes(canonical.encode())[:8]])
+
+
+def _problem(error: ValidationError) -> str:
+    """The first problem pydantic found, and where."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "condition"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _slug(name: str) -> str:
@@ -117,68 +162,47 @@ class Sweep(BaseModel):
 
     @classmethod
     def expand(cls, grids: list[dict[str, Any]], where: str) -> Self:
-        """Cartesian product of every list-valued field, grid by grid; repeated cells are kept once."""
+        """Runs of `cross`; repeated ones are kept once. Raises `ConditionError` naming grid and field."""
         runs: dict[tuple[Inputs, Condition], None] = {}
         for number, grid in enumerate(grids, 1):
-            axes = [(key, value if isinstance(value, list) else [value]) for key, value in grid.items()]
-            for values in product(*(options for _, options in axes)):
-                cell = dict(zip((key for key, _ in axes), values, strict=True))
-                paths = {key: cell.pop(key) for key in ("dataset", "features", "lm") if key in cell}
+            for places, condition in cross(grid, f"{where}: grid {number}"):
                 try:
-                    runs[Inputs.model_validate(paths), Condition.model_validate(cell)] = None
+                    runs[Inputs.model_validate(places), condition] = None
                 except ValidationError as error:
-                    problem = error.errors()[0]
-                    field = ".".join(map(str, problem["loc"])) or "grid"
-                    raise ConditionError(
-                        f"{where}: grid {number}: {field}: {problem['msg']}; correct this field"
-                    ) from None
+                    raise ConditionError(f"{where}: grid {number}: {_problem(error)}; correct this field") from None
         if not runs:
             raise ConditionError(f"{where}: no runs; add a [[grid]] table with at least dataset, features and lm")
         return cls(runs=tuple(runs))
 
 
-def read_sweep(path: Path) -> Sweep:
-    """Read a sweep file: optional `[defaults]`, then `[[grid]]` tables whose lists are crossed.
+def cross(grid: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], Condition]]:
+    """Cartesian product of every list-valued field of `grid`: (places, condition) of each cell.
 
-    Relative `dataset`, `features` and existing `lm` paths are taken from the file's own folder.
-    Raises `ConditionError` naming the file and the field.
+    Places are dataset, features, encoder and lm, those that the grid has. `together`, a list of tables, is one axis
+    whose fields vary together. Raises `ConditionError` that begins with `where`.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConditionError(f"sweep file {path} does not exist; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConditionError(f"{path} is not valid TOML: {error}") from None
-    unknown = set(document) - {"defaults", "grid"}
-    if unknown:
-        raise ConditionError(f"{path}: unknown table {sorted(unknown)[0]!r}; use [defaults] and [[grid]]")
-    grids = [document.get("defaults", {}) | grid for grid in document.get("grid", [{}])]
-    return Sweep.expand([_resolve(grid, path.parent) for grid in grids], str(path))
+    axes = [
+        [{key: value} if key != "together" else value for value in (values if isinstance(values, list) else [values])]
+        for key, values in grid.items()
+    ]
+    for parts in product(*axes):
+        if not all(isinstance(part, dict) for part in parts):
+            raise ConditionError(f"{where}: together: not a list of tables; write [{{lm_seed = 1, run_seed = 1}}, ...]")
+        cell = {key: value for part in parts for key, value in part.items()}
+        places = {key: cell.pop(key) for key in PLACES if key in cell}
+        yield places, Condition.of(cell, where)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """Condition fields from NAME=VALUE words; a value is read as TOML where it is TOML, else as text."""
+def parse_settings(settings: list[str], places: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Fields of a condition, or `places`, from NAME=VALUE words; values are TOML where they can be, else text."""
     grid: dict[str, Any] = {}
     for setting in settings:
         name, separator, text = setting.partition("=")
-        if not separator or name not in Condition.model_fields:
-            known = ", ".join(Condition.model_fields)
+        if not separator or name not in {*Condition.model_fields, *places}:
+            known = ", ".join([*Condition.model_fields, *places])
             raise ConditionError(f"{setting!r} is not NAME=VALUE with a field of a condition; fields are {known}")
         try:
             grid[name] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             grid[name] = text
     return grid
-
-
-def _resolve(grid: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Make paths of one grid absolute; an `lm` that is no folder there is a Hugging Face id."""
-    resolved = dict(grid)
-    for key in ("dataset", "features", "lm"):
-        if key not in grid:
-            continue
-        values = grid[key] if isinstance(grid[key], list) else [grid[key]]
-        resolved[key] = [
-            str((base / value).resolve()) if key != "lm" or (base / value).exists() else value for value in values
-        ]
-    return resolved

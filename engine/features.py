@@ -55,6 +55,12 @@ class Features:
             return self._memory.index_select(0, torch.from_numpy(self._place[images]).to(self.device))
         return self.store.patch_tensor(self._rows[images]).to(self.device, non_blocking=True)
 
+    def pooled_patches(self) -> np.ndarray:
+        """(N, V) float32 mean patch features of every image of the dataset; zeros where unreadable."""
+        pooled = np.array(self.store.pooled_patches[self._rows])
+        pooled[self.unreadable] = 0
+        return pooled
+
     def statistics(self, images: np.ndarray) -> torch.Tensor:
         """(2, V) float32 mean and standard deviation per dimension over all patches of these images.
 

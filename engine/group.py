@@ -83,7 +83,11 @@ def run_group(
     The checkpoint stands beside the run directories, under the name of the first run.
     """
     checkpoint = directories[0].path.with_suffix(".checkpoint.safetensors")
-    tables = [build_questions(shared.dataset, run.condition, shared.features.unreadable) for run in members]
+    features = shared.features
+    tables = [
+        build_questions(shared.dataset, run.condition, features.unreadable, features.pooled_patches())
+        for run in members
+    ]
     runs = []
     for member, directory, questions in zip(members, directories, tables, strict=True):
         directory.begin(_config(member, questions), questions)
@@ -123,6 +127,7 @@ def make_projector(run: PlannedRun, train: pd.DataFrame, shared: Shared) -> Proj
         "shared" if c.shared_initial_weights else c.run_seed,
         shared.features.statistics(train["image"].unique()) if c.standardise else None,
         shared.lm.embedding_rms if c.output_scale == "embedding_rms" else None,
+        c.projector_layers,
     ).to(shared.lm.device)
 
 

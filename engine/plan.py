@@ -53,7 +53,7 @@ class PlannedRun:
         c = self.condition
         weights = (c.lm_init, c.lm_seed if c.lm_init == "random" else None, c.dtype)
         prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no)
-        return (self.inputs, tuple(sorted(self.digests.items())), weights, prompt, c.loss)
+        return (self.inputs, tuple(sorted(self.digests.items())), weights, prompt, c.loss, c.supervise)
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:

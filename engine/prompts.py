@@ -5,7 +5,7 @@ follows; each answer is tokenised together with its prompt for the same reason.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class PromptTokens:
 
     `prefix`: (B,) ids before the image, shared by all questions. `suffixes`: (Q, S) ids after the image, filled up
     on the right; `lengths`: (Q,) true lengths. `rows`: (phrase, number) -> row of `suffixes`. `yes`, `no`: answer ids.
+    `eos`: id that ends the text, where training asks for it.
     """
 
     prefix: np.ndarray
@@ -30,6 +31,16 @@ class PromptTokens:
     rows: dict[tuple[str, str], int]
     yes: int
     no: int
+    eos: int | None = None
+
+    def answered(self) -> "PromptTokens":
+        """Every suffix followed by its answer: rows 0 to Q - 1 by yes, rows Q to 2 Q - 1 by no."""
+        count, width = self.suffixes.shape
+        table = np.zeros((2 * count, width + 1), dtype=np.int64)
+        table[:, :width] = np.tile(self.suffixes, (2, 1))
+        lengths = np.tile(self.lengths, 2)
+        table[np.arange(2 * count), lengths] = np.repeat([self.yes, self.no], count)
+        return replace(self, suffixes=table, lengths=lengths + 1, rows={})
 
 
 def question_text(condition: Condition, phrase: str, number: str) -> str:
@@ -65,16 +76,19 @@ def tokenise(condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, st
     padded = np.zeros((len(suffixes), lengths.max()), dtype=np.int64)
     for row, ids in enumerate(suffixes):
         padded[row, : len(ids)] = ids
-    answers = [
+    yes, no = (
         _answer_token(tokenizer, texts, encoded["input_ids"], text)
         for text in (condition.answer_yes, condition.answer_no)
-    ]
-    if answers[0] == answers[1]:
+    )
+    if yes == no:
         raise ConditionError(
             "answer_yes and answer_no have the same token; choose answers that the tokenizer tells apart"
         )
+    eos = tokenizer.eos_token_id if condition.supervise == "answer_eos" else None
+    if eos is None and condition.supervise == "answer_eos":
+        raise ConditionError("supervise = 'answer_eos': this tokenizer has no EOS token; use supervise = 'answer'")
     rows = {question: row for row, question in enumerate(asked)}
-    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, rows, *answers)
+    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, rows, yes, no, eos)
 
 
 def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:

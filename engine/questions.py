@@ -15,9 +15,11 @@ import pandas as pd
 from cachegen.dataset import SPLITS, Dataset
 from cachegen.errors import DatasetError
 from cachegen.rng import generator
-from engine.ablation import ablated_leaves
+from cachegen.splits import draw_split
+from engine.ablation import withhold
 from engine.condition import Condition
 from engine.shuffle import shuffle_map
+from engine.swap import sample_swap
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Categories:
     numbers: np.ndarray
     own: list[frozenset[str]]
     truth: np.ndarray
+
+    @property
+    def members(self) -> np.ndarray:
+        """(L, H) bool: which leaf is of which hypernym."""
+        return np.array([[name in own for name in self.hypernyms] for own in self.own], dtype=bool)
+
+    def leaf_numbers(self, names: pd.Series) -> np.ndarray:
+        """Number of each named leaf."""
+        return pd.Index(self.leaves).get_indexer(pd.Index(names))
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Categories":
@@ -62,51 +73,109 @@ def split_images(dataset: Dataset, data_seed: int) -> np.ndarray:
         return dataset.images["split"].to_numpy(dtype=object)
     split = np.empty(len(dataset.images), dtype=object)
     for leaf, rows in dataset.images.groupby("leaf").indices.items():
-        order = generator(data_seed, "split", str(leaf)).permutation(rows)
-        ends = [int(0.7 * len(rows)), int(0.75 * len(rows))]
-        for name, part in zip(SPLITS, np.split(order, ends), strict=True):
-            split[part] = name
+        split[rows] = draw_split(len(rows), generator(data_seed, "split", str(leaf)))
     return split
 
 
-def build_questions(dataset: Dataset, condition: Condition, unreadable: Collection[int] = ()) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Asked:
+    """What of a dataset a condition asks about.
+
+    `kept` (L,): leaves whose images and names are in the study; `members` (L, H): the hypernyms that a leaf's images
+    are asked about; `columns` (L + H,): categories that questions may name; `image_of_label` (L,): the label map.
+    """
+
+    kept: np.ndarray
+    members: np.ndarray
+    columns: np.ndarray
+    image_of_label: np.ndarray
+
+
+def select(
+    dataset: Dataset, known: Categories, condition: Condition, split: np.ndarray, pooled: np.ndarray | None
+) -> Asked:
+    """Leaves, hypernyms and label map of a condition.
+
+    `pooled` (N, V): pooled features of every image, needed only where the hypernym swap chooses by coherence.
+    """
+    members = known.members
+    kept = np.ones(len(known.leaves), dtype=bool)
+    if condition.homonyms == "drop":
+        kept &= ~np.isin(known.leaves, sorted(dataset.homonyms))
+    members = members & kept[:, None]
+    asked = members.any(axis=0)
+    if condition.subset == "swap":
+        leaf_of_image = known.leaf_numbers(dataset.images["leaf"])
+        train = (split == "train") & kept[leaf_of_image]
+        sample = sample_swap(
+            condition, members, known.hypernyms, leaf_of_image[train], None if pooled is None else pooled[train]
+        )
+        sampled = np.zeros_like(kept)
+        sampled[np.concatenate(list(sample.leaves.values()))] = True
+        kept &= sampled
+        asked = np.isin(np.arange(len(known.hypernyms)), list(sample.leaves))
+        members = members & kept[:, None] & asked
+        if condition.shuffle == "swap":
+            return Asked(kept, members, np.concatenate([kept, asked]), sample.image_of_label(len(kept)))
+    image_of_label = np.arange(len(kept))
+    places = np.flatnonzero(kept)
+    names = ["shuffle", condition.shuffle, *([condition.permutation] if condition.permutation else [])]
+    rule = condition.across_rule if condition.shuffle == "across" else condition.within_rule
+    image_of_label[places] = places[
+        shuffle_map(
+            condition.shuffle,
+            rule,
+            [known.own[leaf] for leaf in places],
+            generator(condition.data_seed, *names),
+            condition.shuffled,
+        )
+    ]
+    return Asked(kept, members, np.concatenate([kept, asked]), image_of_label)
+
+
+def build_questions(
+    dataset: Dataset, condition: Condition, unreadable: Collection[int] = (), pooled: np.ndarray | None = None
+) -> pd.DataFrame:
     """Question table of one run, one row per (image, question), without `unreadable` images.
 
     Columns: question, image, key, image_leaf, label_leaf, kind (leaf or hypernym), category (id asked about), phrase,
-    number, split, seen, answer (under the shuffle), veridical (about the image's own leaf).
+    number, split, seen, answer (under the shuffle), veridical (about the image's own leaf), removed (the category is
+    a hypernym that a systematic ablation removed).
 
     Training rows are those that are trained on; withheld hypernym questions of training images are absent,
-    those of validation and test images are there with `seen` False.
+    those of validation and test images are there with `seen` False. `pooled` (N, V), pooled features of all images,
+    are read only where `swap_rule = "coherence"` needs them.
     """
     known = Categories.of(dataset)
-    rng = generator(condition.data_seed, "shuffle", condition.shuffle)
-    rule = condition.across_rule if condition.shuffle == "across" else condition.within_rule
-    image_of_label = shuffle_map(condition.shuffle, rule, known.own, rng)
-    label_of_image = np.argsort(image_of_label)
-
-    leaf_number = {leaf: number for number, leaf in enumerate(known.leaves)}
-    image_leaf = dataset.images["leaf"].map(leaf_number).to_numpy()
-    label_leaf = label_of_image[image_leaf]
+    split = split_images(dataset, condition.data_seed)
+    asked = select(dataset, known, condition, split, pooled)
+    withheld = withhold(condition, asked.members, known.hypernyms)
+    image_leaf = known.leaf_numbers(dataset.images["leaf"])
+    label_leaf = np.argsort(asked.image_of_label)[image_leaf]
+    train = split == "train"
 
     n_leaves = len(known.leaves)
-    hypernym_number = {name: n_leaves + number for number, name in enumerate(known.hypernyms)}
-    own_columns = [sorted(hypernym_number[name] for name in names) for names in known.own]
-    slots = max(map(len, own_columns))
+    forbidden = known.truth | ~asked.columns
+    untrained = forbidden.copy()
+    if condition.removed_as_negative == "never":
+        untrained[:, n_leaves:] |= withheld.removed
+    draw = _Negatives(condition.data_seed, forbidden, untrained, label_leaf, train)
 
-    images = np.arange(len(label_leaf))
-    leaf_negative = _negatives(condition.data_seed, "leaf", known.truth, label_leaf, images, (0, n_leaves))
-    parts = [_rows(images, 0, label_leaf, leaf_negative)]
-    for slot in range(slots):
-        having = images[[len(own_columns[label]) > slot for label in label_leaf]]
-        asked = np.array([own_columns[label][slot] for label in label_leaf[having]], dtype=int)
-        span = (n_leaves, len(known.phrases))
-        negative = _negatives(condition.data_seed, f"hypernym {slot}", known.truth, label_leaf, having, span)
-        parts.append(_rows(having, slot + 1, asked, negative))
+    images = np.flatnonzero(asked.kept[image_leaf])
+    everything = np.ones(len(images), dtype=bool)
+    parts = [_rows(images, 0, label_leaf[images], draw("leaf", images, (0, n_leaves)), everything)]
+    own = [n_leaves + np.flatnonzero(row) for row in asked.members]
+    for slot in range(max(map(len, own))):
+        having = images[[len(own[label]) > slot for label in label_leaf[images]]]
+        positive = np.array([own[label][slot] for label in label_leaf[having]], dtype=int)
+        seen = ~withheld.mappings[label_leaf[having], positive - n_leaves]
+        trained = seen | ~train[having]  # withheld questions of training images are not asked at all
+        having, positive, seen = having[trained], positive[trained], seen[trained]
+        negative = draw(f"hypernym {slot}", having, (n_leaves, len(known.phrases)))
+        parts.append(_rows(having, slot + 1, positive, negative, seen))
     table = pd.concat(parts).sort_values(["image", "slot", "answer"], ascending=[True, True, False], kind="stable")
 
     image, column = table["image"].to_numpy(), table["column"].to_numpy()
-    withheld = ablated_leaves(condition.ablation, known.own, condition.data_seed)
-    is_leaf = column < n_leaves
     categories = np.array([*known.leaves, *known.hypernyms], dtype=object)
     leaf_names = np.array(known.leaves, dtype=object)
     questions = pd.DataFrame(
@@ -115,53 +184,72 @@ def build_questions(dataset: Dataset, condition: Condition, unreadable: Collecti
             "key": dataset.images["key"].to_numpy()[image],
             "image_leaf": leaf_names[image_leaf[image]],
             "label_leaf": leaf_names[label_leaf[image]],
-            "kind": np.where(is_leaf, "leaf", "hypernym"),
+            "kind": np.where(column < n_leaves, "leaf", "hypernym"),
             "category": categories[column],
             "phrase": known.phrases[column],
             "number": known.numbers[column],
-            "split": split_images(dataset, condition.data_seed)[image],
-            "seen": is_leaf | ~withheld[label_leaf[image]],
+            "split": split[image],
+            "seen": table["seen"].to_numpy(),
             "answer": table["answer"].to_numpy(),
             "veridical": known.truth[image_leaf[image], column],
+            "removed": np.concatenate([np.zeros(n_leaves, dtype=bool), withheld.removed])[column],
         }
     )
-    withheld_here = (questions["split"] == "train") & ~questions["seen"]
-    kept = questions[~withheld_here & ~questions["image"].isin(unreadable)].reset_index(drop=True)
+    kept = questions[~questions["image"].isin(unreadable)].reset_index(drop=True)
     kept.insert(0, "question", np.arange(len(kept), dtype=np.int32))
     return kept
 
 
-def _rows(image: np.ndarray, slot: int, positive: np.ndarray, negative: np.ndarray) -> pd.DataFrame:
+def _rows(image: np.ndarray, slot: int, positive: np.ndarray, negative: np.ndarray, seen: np.ndarray) -> pd.DataFrame:
     both = np.concatenate([positive, negative])
     answer = np.repeat([True, False], len(image))
-    return pd.DataFrame({"image": np.tile(image, 2), "slot": slot, "column": both, "answer": answer})
+    return pd.DataFrame(
+        {"image": np.tile(image, 2), "slot": slot, "column": both, "answer": answer, "seen": np.tile(seen, 2)}
+    )
 
 
-def _negatives(
-    seed: int, stream: str, truth: np.ndarray, label_leaf: np.ndarray, images: np.ndarray, span: tuple[int, int]
-) -> np.ndarray:
-    """One category of `span` per image, uniform over those not true of its label leaf.
+@dataclass(frozen=True)
+class _Negatives:
+    """Draws one category per image, uniform over those allowed.
 
-    Round after round draws a candidate for *every* image of the dataset, and images without a negative take
-    theirs if it is allowed: the draws know nothing of the condition.
+    `forbidden`, `untrained` (L, C): categories that may not be negatives of a label leaf, in evaluation and in
+    training. Round after round a candidate is drawn for *every* image of the dataset, and images without a negative
+    take theirs if it is allowed: the draws know nothing of the condition.
     """
-    chosen = np.full(len(label_leaf), -1)
-    waiting = images
-    hopeless = truth[label_leaf[images], span[0] : span[1]].all(axis=1)
-    if hopeless.any():
-        kind = "leaf" if span[0] == 0 else "hypernym"
-        raise DatasetError(
-            f"no {kind} is false of image {images[hopeless.argmax()]}: a negative question needs a second {kind}; "
-            "add one to the taxonomy"
-        )
-    round_number = 0
-    while len(waiting):
-        candidates = generator(seed, "negatives", stream, round_number).integers(*span, size=len(label_leaf))
-        allowed = ~truth[label_leaf[waiting], candidates[waiting]]
-        chosen[waiting[allowed]] = candidates[waiting[allowed]]
-        waiting = waiting[~allowed]
-        round_number += 1
-    return chosen[images]
+
+    seed: int
+    forbidden: np.ndarray
+    untrained: np.ndarray
+    label_leaf: np.ndarray
+    train: np.ndarray
+
+    def __call__(self, stream: str, images: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+        chosen = np.full(len(self.label_leaf), -1)
+        waiting = images
+        self._check(images, span)
+        round_number = 0
+        while len(waiting):
+            drawn = generator(self.seed, "negatives", stream, round_number).integers(*span, size=len(chosen))
+            allowed = ~self._forbids(waiting, drawn[waiting])
+            chosen[waiting[allowed]] = drawn[waiting[allowed]]
+            waiting = waiting[~allowed]
+            round_number += 1
+        return chosen[images]
+
+    def _forbids(self, images: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        label = self.label_leaf[images]
+        return np.where(self.train[images], self.untrained[label, columns], self.forbidden[label, columns])
+
+    def _check(self, images: np.ndarray, span: tuple[int, int]) -> None:
+        trained, evaluated = (table[:, slice(*span)].all(axis=1) for table in (self.untrained, self.forbidden))
+        label = self.label_leaf[images]
+        hopeless = np.where(self.train[images], trained[label], evaluated[label])
+        if hopeless.any():
+            kind = "leaf" if span[0] == 0 else "hypernym"
+            raise DatasetError(
+                f"no {kind} is false of image {images[hopeless.argmax()]}: a negative question needs a second {kind}; "
+                "add one to the taxonomy, or keep removed hypernyms as negatives"
+            )
 
 
 def count_questions(questions: pd.DataFrame) -> dict[str, object]:

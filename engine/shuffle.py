@@ -13,23 +13,42 @@ from cachegen.errors import ConditionError
 Groups = list[np.ndarray]
 
 
-def shuffle_map(kind: str, rule: str, hypernyms: Sequence[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
+def shuffle_map(
+    kind: str, rule: str, hypernyms: Sequence[frozenset[str]], rng: np.random.Generator, shuffled: int = 100
+) -> np.ndarray:
     """Map of one condition.
 
     `hypernyms[i]` is the hypernym set of leaf `i`; `kind` is original, across or within; `rule` is
-    `paper` or `disjoint` for across, `paper`, `deranged` or `release` for within.
+    `paper` or `disjoint` for across, `paper`, `deranged` or `release` for within. `shuffled` is the percentage of
+    leaves that an across shuffle moves among themselves; the leaves of a smaller dose are among those of a larger one.
     Raises `ConditionError` where no such map exists.
     """
     n = len(hypernyms)
-    if kind == "original":
-        return np.arange(n)
-    if kind == "across":
-        return rng.permutation(n) if rule == "paper" else _disjoint(hypernyms, rng)
-    groups = _release_groups(hypernyms) if rule == "release" else _groups(hypernyms)
     image_of_label = np.arange(n)
+    if kind == "original":
+        return image_of_label
+    if kind == "across":
+        moved = image_of_label if shuffled == 100 else _even_order(hypernyms, rng)[: round(n * shuffled / 100)]
+        if rule == "paper":
+            image_of_label[moved] = rng.permutation(moved)
+        elif len(moved):
+            image_of_label[moved] = moved[_disjoint([hypernyms[leaf] for leaf in moved], rng)]
+        return image_of_label
+    groups = _release_groups(hypernyms) if rule == "release" else _groups(hypernyms)
     for group in groups:
         image_of_label[group] = rng.permutation(group) if rule == "paper" else _derangement(group, rng)
     return image_of_label
+
+
+def _even_order(hypernyms: Sequence[frozenset[str]], rng: np.random.Generator) -> np.ndarray:
+    """All leaves in a random order of which every beginning has about the same share of each hypernym set.
+
+    So a small dose touches all categories alike, and leaves of another category are at hand to exchange with.
+    """
+    place = np.empty(len(hypernyms))
+    for group in _groups(hypernyms):
+        place[rng.permutation(group)] = (np.arange(len(group)) + rng.random(len(group))) / len(group)
+    return np.argsort(place, kind="stable")
 
 
 def _groups(hypernyms: Sequence[frozenset[str]]) -> Groups:
@@ -89,5 +108,6 @@ def _disjoint(hypernyms: Sequence[frozenset[str]], rng: np.random.Generator) -> 
             image_of_label[[label, partner]] = image_of_label[[partner, label]]
     raise ConditionError(
         "across_rule = 'disjoint': found no permutation in which every leaf takes images of another hypernym; "
-        "one hypernym covers about half of the leaves or more, use across_rule = 'paper'"
+        "one hypernym covers about half of the leaves to shuffle or more, use across_rule = 'paper' (or another "
+        "share of shuffled leaves)"
     )

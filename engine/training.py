@@ -61,8 +61,9 @@ def prompt_row(
     projectors: list[Projector],
     features: list[torch.Tensor],
     suffix: np.ndarray,
+    last: int = 1,
 ) -> torch.Tensor:
-    """Hidden states (Q, D) at the answers of a packed row.
+    """Hidden states (last * Q, D) at the last tokens of each question of a packed row, the earlier tokens first.
 
     `features[r]`: (I_r, P, V) of run r's listed items; `suffix` (Q,): rows of the suffix table, in row order.
     """
@@ -74,7 +75,8 @@ def prompt_row(
     ids_QS = torch.from_numpy(tokens.suffixes[suffix]).to(lm.device)
     lengths_Q = torch.from_numpy(tokens.lengths[suffix]).to(lm.device)
     row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)])
-    return lm.answer_states(row_TD, row.layout, row.layout.answer_rows(lengths_Q))
+    ends_Q = row.layout.answer_rows(lengths_Q)
+    return lm.answer_states(row_TD, row.layout, torch.cat([ends_Q - back for back in reversed(range(last))]))
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,11 @@ def train_group(
 ) -> None:
     """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
 
-    All runs have the same kind of loss; it is the mean over a run's own questions of the step. Gradients are
+    All runs have the same kind of loss; it is the mean over a run's own supervised tokens of the step. Gradients are
     accumulated over the rows of a step. `advance(n)` is told of finished steps.
     """
+    if tokens.eos is not None:
+        tokens = tokens.answered()
     optimizer = torch.optim.AdamW(
         [
             {"params": list(run.projector.parameters()), "weight_decay": run.condition.weight_decay, "lr": 0.0}
@@ -158,17 +162,21 @@ def step_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One row's share of the loss: the sum over all runs to differentiate, and its detached part per run (R,).
 
-    `loss` is a condition's: cross-entropy of the answer among all tokens, or among the two answers only.
+    `loss` is a condition's: cross-entropy of the answer among all tokens, or among the two answers only. Where
+    `tokens` are answered, EOS after the answer counts as much as the answer, as in the release.
     """
-    states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question])
+    supervised = 1 if tokens.eos is None else 2
+    states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question], supervised)
     said_yes = torch.from_numpy(step.answer[row.question]).to(lm.device)
     if loss == "answers":
         logits, target = lm.answer_logits(states, tokens.yes, tokens.no), (~said_yes).long()
     else:
         logits, target = lm.vocabulary_logits(states), torch.where(said_yes, tokens.yes, tokens.no)
-    weight = torch.from_numpy(step.weight[row.question]).to(lm.device)
+        if tokens.eos is not None:
+            target = torch.cat([target, torch.full_like(target, tokens.eos)])
+    weight = torch.from_numpy(step.weight[row.question] / supervised).to(lm.device).repeat(supervised)
     weighted = functional.cross_entropy(logits, target, reduction="none") * weight
-    run = torch.from_numpy(row.run).to(lm.device)
+    run = torch.from_numpy(row.run).to(lm.device).repeat(supervised)
     return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
 
 
@@ -194,9 +202,12 @@ def _loader(
         image = np.concatenate([part.image for part in parts])
         answer = np.concatenate([part.answer for part in parts])
         weight = np.concatenate([np.full(size, 1 / max(size, 1), dtype=np.float32) for size in sizes])
+        asked = np.concatenate([part.suffix for part in parts])
+        if tokens.eos is not None:
+            asked = asked + np.where(answer, 0, len(tokens.suffixes) // 2)
         rows = pack(image, run, len(runs), prefix, suffix, max_tokens)
         return Step(
-            suffix=np.concatenate([part.suffix for part in parts]),
+            suffix=asked,
             answer=answer,
             weight=weight,
             rows=[(row, [features.fetch(items) for items in row.items]) for row in rows],

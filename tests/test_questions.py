@@ -1,7 +1,5 @@
 """The question table: what is asked, withheld and true (paper section 2, Table 2)."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +10,6 @@ from cachegen.errors import DatasetError
 from engine.condition import Condition
 from engine.questions import build_questions, count_questions, split_images
 
-PAIRS = Path(__file__).parents[2] / "shared" / "reference" / "things_pairs_2040.csv"
 FAMILY = {leaf: family for family, leaves in FAMILIES.items() for leaf in leaves}
 CONDITIONS = [
     Condition(shuffle=shuffle, ablation=ablation, data_seed=seed, across_rule=rule)
@@ -140,22 +137,69 @@ def test_counts_like_table_2(dataset):
     assert half["train"] == 192 + 8 * half["test"]["seen"] // 3
 
 
-@pytest.mark.skipif(not PAIRS.exists(), reason="the reference taxonomy is not beside this checkout")
-def test_the_real_taxonomy_gives_the_published_test_counts(tmp_path):
-    """Table 2's test column: 9,394 leaf and 15,702 hypernym questions; 4n - 2 files give n test images."""
-    pairs = pd.read_csv(PAIRS)
-    files = 4 * pd.read_csv(PAIRS.with_name("test_images_per_leaf.csv"), index_col=0)["n_test_images"] - 2
-    lines = ["leaf,leaf_phrase,number,hypernym,hypernym_phrase"]
-    columns = pairs[["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"]].itertuples(index=False)
-    lines += [f"{leaf},{phrase},singular,{hypernym},{name}" for leaf, phrase, hypernym, name in columns]
-    for leaf, count in files.items():
-        (tmp_path / "images" / leaf).mkdir(parents=True)
-        for number in range(count):
-            (tmp_path / "images" / leaf / f"{number:02d}.jpg").write_bytes(b"x")
-    (tmp_path / "taxonomy.csv").write_text("\n".join(lines) + "\n")
-    dataset = load_dataset(tmp_path)
-    counts = {level: count_questions(build_questions(dataset, Condition(ablation=level))) for level in (100, 50, 10)}
-    assert counts[100]["test"] == {"leaf": 9394, "seen": 0, "unseen": 15702}
-    for level, published in ((50, 10994), (10, 2754)):
-        assert counts[level]["test"]["seen"] + counts[level]["test"]["unseen"] == 15702
-        assert abs(counts[level]["test"]["unseen"] - published) < 400  # a sample of leaves; mapping level: 49 SD away
+def test_mapping_scope_withholds_single_questions(tmp_path):
+    """Leaves under two hypernyms: some of a leaf's hypernym questions are trained on, others are held out."""
+    root = write_dataset(tmp_path, {"animal": ["crow", "owl", "cow", "dog"], "tool": ["axe", "saw"]})
+    with (root / "taxonomy.csv").open("a") as file:
+        file.writelines(f"{leaf},a {leaf},singular,pet,a pet\n".replace("a owl", "an owl") for leaf in ("owl", "dog"))
+    dataset = load_dataset(root)
+    by_scope = {
+        scope: build_questions(dataset, Condition(ablation_kind="systematic", ablation=1, scope=scope, data_seed=seed))
+        for seed in [next(s for s in range(9) if _removed(dataset, s) == "pet")]
+        for scope in ("leaf", "mapping")
+    }
+    for scope, table in by_scope.items():
+        test = table[(table["split"] == "test") & (table["kind"] == "hypernym")]
+        train = table[(table["split"] == "train") & (table["kind"] == "hypernym")]
+        positives = test[test["answer"]]
+        both = positives[positives["label_leaf"] == "dog"].groupby("category")["seen"].all()
+        assert not both["pet"]
+        assert both["animal"] == (scope == "mapping")
+        assert ("dog" in set(train["label_leaf"])) == (scope == "mapping")
+        assert not (train["answer"] & (train["category"] == "pet")).any()
+        assert (table["removed"] == (table["category"] == "pet")).all()
+
+
+def _removed(dataset, seed):
+    table = build_questions(dataset, Condition(ablation_kind="systematic", ablation=1, data_seed=seed))
+    return table.loc[table["removed"], "category"].iloc[0]
+
+
+def test_a_removed_hypernym_is_a_negative_in_training_only_if_asked_for(dataset):
+    keep, never = (
+        build_questions(dataset, Condition(ablation_kind="systematic", ablation=2, removed_as_negative=how))
+        for how in ("keep", "never")
+    )
+    assert keep.loc[keep["split"] == "train", "removed"].any()
+    assert not never.loc[never["split"] == "train", "removed"].any()
+    assert (never["split"] == "train").sum() == (keep["split"] == "train").sum()
+    # What is asked in evaluation is the same, to the question.
+    rest = [table[table["split"] != "train"].drop(columns="question").reset_index(drop=True) for table in (keep, never)]
+    pd.testing.assert_frame_equal(*rest)
+    assert rest[0]["removed"].any()
+    with pytest.raises(DatasetError, match="keep removed hypernyms as negatives"):
+        build_questions(dataset, Condition(ablation_kind="systematic", ablation=3, removed_as_negative="never"))
+
+
+def test_homonyms_are_dropped_with_their_images(tmp_path):
+    root = write_dataset(tmp_path, {"bird": ["crow", "owl", "toy"], "toy": ["top", "kite"], "tool": ["saw", "axe"]})
+    dataset = load_dataset(root)
+    assert dataset.homonyms == {"toy"}
+    keep, drop = (build_questions(dataset, Condition(ablation=0, homonyms=how)) for how in ("keep", "drop"))
+    leaf_phrases = {name: set(t.loc[t["kind"] == "leaf", "phrase"]) for name, t in (("keep", keep), ("drop", drop))}
+    assert "a toy" in leaf_phrases["keep"]
+    assert "a toy" not in leaf_phrases["drop"]
+    assert "toy" not in set(drop["image_leaf"])
+    assert "toy" in set(drop.loc[drop["kind"] == "hypernym", "category"])
+
+
+def test_a_partial_shuffle_labels_the_other_leaves_as_they_are(dataset):
+    half = build_questions(dataset, Condition(shuffle="across", across_rule="disjoint", shuffled=50, ablation=0))
+    moved = half.loc[half["image_leaf"] != half["label_leaf"], "label_leaf"].unique()
+    assert len(moved) == 6
+    other = half[~half["label_leaf"].isin(moved)]
+    assert (other["answer"] == other["veridical"]).all()
+    again = build_questions(
+        dataset, Condition(shuffle="across", across_rule="disjoint", shuffled=50, permutation=1, ablation=0)
+    )
+    assert (again["label_leaf"].to_numpy() != half["label_leaf"].to_numpy()).any()

@@ -1,6 +1,4 @@
-"""Shuffles and ablation as properties over random taxonomies (paper sections 3.1 and 3.3)."""
-
-from itertools import pairwise
+"""Shuffles as properties over random taxonomies (paper section 3.3)."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachegen.errors import ConditionError
-from engine.ablation import ablated_leaves
 from engine.shuffle import shuffle_map
 
 hypernym_sets = st.lists(st.frozensets(st.sampled_from("ABCDE"), min_size=1, max_size=3), min_size=2, max_size=30)
@@ -72,12 +69,25 @@ def test_a_plain_permutation_keeps_some_pairs_by_chance():
     assert np.mean(kept) == pytest.approx(6 / 48, abs=4 * np.std(kept) / 300**0.5)
 
 
-@given(hypernym_sets, seeds)
-def test_ablation_is_nested_and_covers_every_hypernym(own, seed):
-    levels = [ablated_leaves(percent, own, seed) for percent in (0, 10, 30, 50, 70, 90, 100)]
-    assert not levels[0].any()
-    assert levels[-1].all()
-    assert all((less <= more).all() for less, more in pairwise(levels))
-    for name in set().union(*own):
-        members = [leaf for leaf, names in enumerate(own) if name in names]
-        assert sum(levels[1][members]) >= max(1, int(len(members) * 0.1))
+@given(st.integers(4, 8), st.integers(4, 8), seeds)
+def test_partial_shuffles_move_the_asked_share_evenly_and_nested(families, leaves, seed):
+    own = [frozenset([str(leaf % families)]) for leaf in range(families * leaves)]
+    moved_before: set[int] = set()
+    for shuffled in (0, 50, 75):
+        image_of_label = shuffle_map("across", "disjoint", own, np.random.default_rng(seed), shuffled)
+        assert sorted(image_of_label) == list(range(len(own)))
+        moved = set(np.flatnonzero(image_of_label != np.arange(len(own))).tolist())
+        assert len(moved) == round(len(own) * shuffled / 100)
+        assert moved_before <= moved
+        per_family = np.bincount([leaf % families for leaf in moved], minlength=families)
+        assert per_family.max() - per_family.min() <= 2
+        assert pairs_kept(image_of_label, own) == pytest.approx(1 - len(moved) / len(own))
+        moved_before = moved
+
+
+def test_a_full_dose_is_the_across_shuffle_itself():
+    own = [frozenset([str(leaf % 6)]) for leaf in range(30)]
+    for rule in ("paper", "disjoint"):
+        whole = shuffle_map("across", rule, own, np.random.default_rng(1))
+        assert (whole == shuffle_map("across", rule, own, np.random.default_rng(1), 100)).all()
+        assert (whole != shuffle_map("across", rule, own, np.random.default_rng(1), 90)).any()

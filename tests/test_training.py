@@ -73,15 +73,16 @@ def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
     assert distance(weights(together[0]), weights(together[-1])) > 0.01
 
 
-@pytest.mark.parametrize("loss", ["vocabulary", "answers"])
-def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss):
+@pytest.mark.parametrize(("loss", "eos"), [("vocabulary", None), ("answers", None), ("vocabulary", 9)])
+def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss, eos):
     """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
     dataset = load_dataset(small_study.dataset)
     cached = Features(small_study.features, dataset, torch.device("cpu"))
     lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
     condition = small_study.sweep().runs[0][1]
     rng = np.random.default_rng(0)
-    tokens = PromptTokens(np.array([4]), rng.integers(0, 61, (9, 4)), rng.integers(1, 5, 9), {}, 1, 2)
+    tokens = PromptTokens(np.array([4]), rng.integers(0, 61, (9, 4)), rng.integers(1, 5, 9), {}, 1, 2, eos)
+    taught = tokens if eos is None else tokens.answered()
     parts = [
         QuestionArrays(rng.integers(0, 20, n), rng.integers(0, 9, n), rng.integers(0, 2, n).astype(bool))
         for n in (7, 12)
@@ -93,19 +94,26 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study,
 
     shared, plain = projectors(), projectors()
     runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, shared, strict=True)]
-    step = training._loader(runs, cached, tokens, 60)([np.arange(7), np.arange(12)])
+    step = training._loader(runs, cached, taught, 60)([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     for row, items in step.rows:
-        training.step_loss(lm, tokens, step, row, shared, items, loss)[0].backward()
+        training.step_loss(lm, taught, step, row, shared, items, loss)[0].backward()
     with lm.plain() as model:
         for part, projector in zip(parts, plain, strict=True):
             for image, suffix, answer in zip(part.image, part.suffix, part.answer, strict=True):
                 ids = torch.from_numpy(tokens.suffixes[suffix, : tokens.lengths[suffix]])
                 pieces = [lm.embed(torch.tensor([4])), projector(cached.fetch(np.array([image])))[0], lm.embed(ids)]
-                logits = model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0, -1]
-                logits = logits[[1, 2]] if loss == "answers" else logits
-                target = torch.tensor((0 if answer else 1) + (loss == "vocabulary"))
-                (functional.cross_entropy(logits, target) / len(part.image)).backward()
+                said = 1 if answer else 2
+                if eos is not None:
+                    pieces.append(lm.embed(torch.tensor([said])))
+                logits = model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0]
+                if loss == "answers":
+                    token_loss = functional.cross_entropy(logits[-1, [1, 2]], torch.tensor(said - 1))
+                elif eos is None:
+                    token_loss = functional.cross_entropy(logits[-1], torch.tensor(said))
+                else:  # the mean over the two supervised tokens
+                    token_loss = functional.cross_entropy(logits[-2:], torch.tensor([said, eos]))
+                (token_loss / len(part.image)).backward()
     for a, b in zip(shared, plain, strict=True):
         for x, y in zip(a.parameters(), b.parameters(), strict=True):
             assert y.grad.abs().max() > 0

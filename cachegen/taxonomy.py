@@ -212,8 +212,9 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
             if len(names) > 1:
                 yield f"{kind} {', '.join(names)} share the phrase {phrase!r}"
     homonyms = homonyms_of(leaves, hypernyms)
+    phrases = leaves["phrase"].to_dict()
     for leaf, twin in homonyms.items():
-        yield f"leaf {leaf!r} ({leaves.at[leaf, 'phrase']}) has the name or phrase of hypernym {twin!r}"
+        yield f"leaf {leaf!r} ({phrases[leaf]}) has the name or phrase of hypernym {twin!r}"
     for leaf, hypernym in pairs:
         name, part = f" {' '.join(_words(leaf))} ", f" {' '.join(_words(hypernym))} "
         if part in name and leaf not in homonyms:

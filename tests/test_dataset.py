@@ -189,7 +189,9 @@ def test_kept_and_noted(tmp_path: Path) -> None:
     )
     root = build(tmp_path, rows, leaves=(*LEAVES, "baton2", "baton3", "bird", "saw_tool", "tooling"))
     (root / "images" / "gull" / "gull_0.jpg").unlink()
-    assert load_dataset(root).notes == (
+    dataset = load_dataset(root)
+    assert dataset.homonyms == {"bird"}
+    assert dataset.notes == (
         "leaves baton2, baton3 share the phrase 'a baton'",
         "leaf 'bird' (a bird) has the name or phrase of hypernym 'bird'",
         "leaf 'saw_tool' contains the name of its own hypernym 'tool'",

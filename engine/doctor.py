@@ -12,7 +12,7 @@ from cachegen.device import choose_device
 from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.store import FeatureStore
-from engine.plan import Execution
+from engine.plan import MAX_TOKENS
 
 GIB = 2**30
 
@@ -27,7 +27,7 @@ def examine() -> dict[str, str]:
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "dtype": _dtype(device),
         "attention": "shared image prefixes over scaled_dot_product_attention, checked at load against the LM's own",
-        "packed row": f"{Execution().max_tokens:,} tokens at most; change with --max-tokens",
+        "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": str(default_cache() / "worlds"),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if _offline() else ""),

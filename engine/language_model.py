@@ -19,39 +19,41 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes, digest_file
+from cachegen.hub import advice, first_line, weight_files
 from cachegen.progress import quiet_transformers
 from cachegen.random_init import random_init_lm
 from cachegen.rng import stream_seed
 from engine.prefix_sharing import IMPLEMENTATION, Layout
 
+DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+NOT_DOWNLOADED = ["*/*", "consolidated*"]  # the same weights again in other formats, up to twice the download
+RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
 
 
 def resolve_lm(name: str) -> Path:
-    """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id."""
+    """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id.
+
+    Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access.
+    """
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"{name} has no config.json; give a directory written by save_pretrained")
         return Path(name)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
-    except GatedRepoError:
-        raise ModelError(
-            f"LM {name!r} is gated; accept its licence on its page, then set HF_TOKEN and try again"
-        ) from None
+        return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
     except HFValidationError:
         raise ModelError(f"LM folder {name} does not exist; check the path, or give a Hugging Face id") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot find or download LM {name!r} ({reason}); check its id, or give a directory") from None
+        raise ModelError(f"LM {name} {advice(name, error)}") from None
 
 
 def lm_digests(folder: Path, lm_init: str) -> dict[str, str]:
     """Digests of the LM (weights and configuration; for a random-init LM its configuration) and of its tokenizer."""
-    weights = sorted(folder.glob("*.safetensors")) if lm_init == "pretrained" else []
+    weights = weight_files(folder) if lm_init == "pretrained" else []
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return {
         "lm": digest_bytes(*(digest_file(path).encode() for path in [folder / "config.json", *weights])),
@@ -85,16 +87,15 @@ class FrozenLM:
                 "choose another LM"
             )
         model.set_attn_implementation(IMPLEMENTATION)
-        embeddings = model.get_input_embeddings().weight
-        rms = embeddings.float().square().mean().sqrt().item()
-        lm = cls(model, tokenizer, device, embeddings.shape[1], rms, prunes=False)
+        embeddings = model.get_input_embeddings()
+        lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
         lm._prune_last_block()
         try:
             lm._self_check()
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{type(model).__name__} does not run with a shared image prefix "
-                f"({(str(error).splitlines() or [type(error).__name__])[0]}); choose another LM"
+                f"({first_line(error)}); choose another LM"
             ) from error
         return lm
 
@@ -190,7 +191,20 @@ class FrozenLM:
 
 
 def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
-    """Load a directory of `save_pretrained`, or draw random weights for its configuration (`lm_init = "random"`)."""
+    """`load_model`, frozen on its device and ready for packed rows."""
+    model, tokenizer = load_model(folder, lm_init, lm_seed, dtype)
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
+    return FrozenLM.wrap(model, tokenizer, device)
+
+
+def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[Any, Any]:
+    """A plain causal LM on the CPU and its tokenizer, from a directory of `save_pretrained`.
+
+    With `lm_init = "random"` its weights are drawn for its configuration: always in float32, so that a seed gives the
+    same model in either dtype, which takes 33 GB of host memory for 8B until they are cast. Saved weights are read in
+    `dtype` at once (8B in bfloat16: 16 GB).
+    """
     quiet_transformers()
     precision, missing = getattr(torch, dtype), set()
     try:
@@ -198,13 +212,31 @@ def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.
         if lm_init == "random":
             model = random_init_lm(AutoConfig.from_pretrained(folder), lm_seed).to(precision)
         else:
+            weight_files(folder)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=precision, use_safetensors=True, output_loading_info=True
             )
             missing = set(info["missing_keys"])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"cannot load the LM in {folder}: {reason}; check the directory") from None
+        raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check the directory") from None
     if missing:  # transformers would have filled them with random numbers
         raise ModelError(f"the LM in {folder} lacks weights, first {sorted(missing)[0]}; download or save it again")
-    return FrozenLM.wrap(model, tokenizer, device)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the LM embeds {rows}; they do not belong together"
+        )
+    return model, tokenizer
+
+
+@torch.no_grad()
+def _root_mean_square(embeddings: Any) -> float:
+    """Over the embeddings of all tokens, as the model gives them (Gemma scales its table).
+
+    In float32 over blocks of the vocabulary: a float32 copy of an 8B's whole table would take 2.5 GB.
+    """
+    rows, width = embeddings.weight.shape
+    ids = torch.arange(rows, device=embeddings.weight.device).split(max(1, RMS_BLOCK // width))
+    means = torch.stack([embeddings(block).float().square().mean() for block in ids])
+    shares = torch.tensor([len(block) / rows for block in ids], device=means.device)
+    return (means * shares).sum().sqrt().item()

@@ -110,14 +110,55 @@ def _answer_token(tokenizer: Any, texts: list[str], prompts: list[list[int]], an
     joint = tokenizer([text + answer for text in texts])["input_ids"]
     added = set()
     for text, ids, with_answer in zip(texts, prompts, joint, strict=True):
-        if with_answer[: len(ids)] != ids or len(with_answer) != len(ids) + 1:
+        if ids and ids[-1] == with_answer[-1] and ids[-1] in tokenizer.all_special_ids:
             raise ConditionError(
-                f"answer {answer!r} is not exactly one token after {text!r}; choose another answer word, or end the "
-                "template differently (for example with a line break instead of a space)"
+                f"the tokenizer adds {tokenizer.decode(ids[-1:])!r} to every text, where the answer must come last; "
+                "turn that off in its tokenizer_config.json (add_eos_token) or tokenizer.json (post_processor)"
+            )
+        if not _adds_one(ids, with_answer):
+            problem = _why_not_one(tokenizer, ids, with_answer)
+            raise ConditionError(
+                f"answer {answer!r} is not exactly one token after {text!r}: {problem}; "
+                f"{_what_would_be_one(tokenizer, texts, answer)}"
             )
         added.add(with_answer[-1])
-    if len(added) > 1 or added == {tokenizer.unk_token_id}:
+    if len(added) > 1:
+        raise ConditionError(
+            f"answer {answer!r} is another token after other questions; end the template in a fixed word"
+        )
+    if added == {tokenizer.unk_token_id}:
         raise ConditionError(
             f"answer {answer!r} has no token of its own in this vocabulary; choose another answer word"
         )
     return int(added.pop())
+
+
+def _adds_one(ids: list[int], with_answer: list[int]) -> bool:
+    return with_answer[:-1] == ids
+
+
+def _why_not_one(tokenizer: Any, ids: list[int], with_answer: list[int]) -> str:
+    """What the end of a prompt becomes when an answer follows."""
+    same = next((i for i, (a, b) in enumerate(zip(ids, with_answer, strict=False)) if a != b), len(ids))
+    before, after = (" ".join(repr(tokenizer.decode([token])) for token in each[same:]) for each in (ids, with_answer))
+    return f"the tokens {before} become {after}" if before else f"it becomes {after}"
+
+
+def _what_would_be_one(tokenizer: Any, texts: list[str], answer: str) -> str:
+    """Ways of writing template and answer that make it one token after every prompt, tried with this tokenizer."""
+    bare, spaced = answer.strip(), f" {answer.strip()}"
+    trimmed = [text.rstrip() for text in texts]
+    ways = {
+        f"{bare!r} after a line break": ([text + "\n" for text in trimmed], bare),
+        f"{spaced!r} after a template without white space at its end": (trimmed, spaced),
+    }
+    works = [
+        way
+        for way, (prompts, form) in ways.items()
+        if all(
+            map(_adds_one, tokenizer(prompts)["input_ids"], tokenizer([text + form for text in prompts])["input_ids"])
+        )
+    ]
+    if not works:
+        return "choose another answer word"
+    return f"with this tokenizer it is one as {', or as '.join(works)}: change template, answer_yes and answer_no"

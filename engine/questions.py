@@ -241,9 +241,9 @@ class _Negatives:
         return np.where(self.train[images], self.untrained[label, columns], self.forbidden[label, columns])
 
     def _check(self, images: np.ndarray, span: tuple[int, int]) -> None:
-        trained, evaluated = (table[:, slice(*span)].all(axis=1) for table in (self.untrained, self.forbidden))
-        label = self.label_leaf[images]
-        hopeless = np.where(self.train[images], trained[label], evaluated[label])
+        columns = np.arange(*span)
+        nothing_left = np.stack([table[:, columns].all(axis=1) for table in (self.forbidden, self.untrained)])
+        hopeless: np.ndarray = nothing_left[self.train[images].astype(int), self.label_leaf[images]]
         if hopeless.any():
             kind = "leaf" if span[0] == 0 else "hypernym"
             raise DatasetError(

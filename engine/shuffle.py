@@ -32,7 +32,7 @@ def shuffle_map(
         if rule == "paper":
             image_of_label[moved] = rng.permutation(moved)
         elif len(moved):
-            image_of_label[moved] = moved[_disjoint([hypernyms[leaf] for leaf in moved], rng)]
+            image_of_label[moved] = moved[_disjoint([hypernyms[int(leaf)] for leaf in moved], rng)]
         return image_of_label
     groups = _release_groups(hypernyms) if rule == "release" else _groups(hypernyms)
     for group in groups:

@@ -7,6 +7,7 @@ without the exchange.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -46,24 +47,31 @@ def sample_swap(
     """Hypernyms, pairs and leaves of the swap.
 
     `members` (L, H) bool; `image_leaf` (I,) and `pooled` (I, V): leaf and pooled features of each *training* image,
-    needed where pairs are chosen by coherence. Leaves true of two of the chosen hypernyms are not sampled.
-    Raises `ConditionError` if no pair is possible.
+    needed where pairs are chosen by coherence. Leaves true of two of the chosen hypernyms are not sampled, save for
+    the published pairs where a hypernym has too few others (medical equipment and school supply have 19), as in the
+    release. Raises `ConditionError` if no pair is possible.
     """
     orders = {
         column: generator(condition.data_seed, "swap", name).permutation(np.flatnonzero(members[:, column]))
         for column, name in enumerate(hypernyms)
     }
 
-    def sample(pairs: Sequence[tuple[int, int]]) -> SwapSample | None:
-        chosen = [column for pair in pairs for column in pair]
-        exclusive = members[:, chosen].sum(axis=1) == 1
-        leaves = {column: orders[column][exclusive[orders[column]]][: condition.swap_leaves] for column in chosen}
+    def sample(pairs: Sequence[tuple[int, int]], shared: bool = False) -> SwapSample | None:
+        chosen = np.array([column for pair in pairs for column in pair])
+        times = members[:, chosen].sum(axis=1)
+        leaves: dict[int, np.ndarray] = {}
+        used = np.zeros(len(members), dtype=bool)
+        for column in chosen[np.argsort((members[:, chosen] & (times == 1)[:, None]).sum(axis=0), kind="stable")]:
+            order = orders[int(column)]
+            preferred = [order[times[order] == 1], order[(times[order] > 1) & ~used[order]] if shared else order[:0]]
+            leaves[int(column)] = np.concatenate(preferred)[: condition.swap_leaves]
+            used[leaves[int(column)]] = True
         if min(map(len, leaves.values())) < condition.swap_leaves:
             return None
         return SwapSample(tuple(pairs), leaves)
 
     if condition.swap_rule == "published":
-        return _published(sample, hypernyms, condition.swap_leaves)
+        return _published(partial(sample, shared=True), hypernyms, condition.swap_leaves)
     if pooled is None:
         raise ConditionError(
             "swap_rule = 'coherence' needs pooled features; give a feature store or use swap_rule = 'published'"

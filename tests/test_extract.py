@@ -239,3 +239,23 @@ def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, 
     FeatureStore.open(out, allow_pending=True).verify()
     run(dataset, encoder, out, batch=1)
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_a_fused_encoder_fills_a_store_that_names_both(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """Decoding threads resize once, each model normalises for itself; another order or member is another store."""
+    other = save_encoder(tmp_path / "other", seed=1)
+    processor = json.loads((tmp_path / "other" / "preprocessor_config.json").read_text())
+    (tmp_path / "other" / "preprocessor_config.json").write_text(json.dumps(processor | {"image_mean": [0.1] * 3}))
+    out = tmp_path / "f.h5"
+    assert run(dataset, f"{encoder}+{other}", out)["shape"] == [21, 4, 32]
+    fused = FeatureStore.open(out)
+    for start, name in ((0, encoder), (16, other)):
+        run(dataset, name, tmp_path / f"{start}.h5")
+        alone = FeatureStore.open(tmp_path / f"{start}.h5")
+        for feature in ("patches", "pooled_patches", "pooled_all_tokens"):
+            np.testing.assert_array_equal(getattr(fused, feature)[..., start : start + 16], getattr(alone, feature))
+        assert alone.attributes["transform"] in fused.attributes["transform"]
+    with pytest.raises(StoreError, match="differs in weights_digest"):
+        run(dataset, f"{other}+{encoder}", out)
+    with pytest.raises(StoreError, match="differs in weights_digest"):
+        run(dataset, encoder, tmp_path / "16.h5")

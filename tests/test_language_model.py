@@ -2,9 +2,11 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from small_study import word_tokenizer
 from tiny import CONFIGS, tiny_lm
@@ -72,6 +74,79 @@ def test_damaged_directories_are_named(folder, tmp_path):
         resolve_lm(str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="does not exist"):
         resolve_lm(str(tmp_path / "nothing" / "here" / "at all"))
+
+
+def hub_error(kind, message):
+    """An error of the hub, as its library raises it, without a server."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            hub_error(GatedRepoError, "403 Client Error. (Request ID: 1)\n\nAccess to model is restricted."),
+            r"LM meta-llama/Llama-3.2-1B is gated: accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B,"
+            r" then `hf auth login` or set HF_TOKEN$",
+        ),
+        (
+            hub_error(RepositoryNotFoundError, "401 Client Error. (Request ID: 1)\n\nRepository Not Found."),
+            r"is not at https://huggingface.co/meta-llama/Llama-3.2-1B, or it is private: check the id, or `hf auth",
+        ),
+        (
+            LocalEntryNotFoundError("no network\nlong story"),
+            r"cannot be loaded \(no network\); check name, files and net",
+        ),
+        (
+            hub_error(HfHubHTTPError, "500 Server Error\nlong story"),
+            r"cannot be loaded \(500 Server Error\); check name",
+        ),
+    ],
+    ids=["gated", "unknown or private", "offline", "hub down"],
+)
+def test_hub_failures_say_what_to_do(error, message, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve_lm("meta-llama/Llama-3.2-1B")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_loading_needs_is_downloaded(monkeypatch, tmp_path):
+    """Not the same weights a second time in the maker's own format, nor pickles: 16 GB each for an 8B."""
+    needed = {
+        "config.json",
+        "generation_config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+    }
+    others = ["original/consolidated.00.pth", "original/params.json", "original/tokenizer.model", "README.md"]
+    others += [
+        "consolidated.safetensors",
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        "onnx/config.json",
+        "flax_model.msgpack",
+    ]
+
+    def download(name, **patterns):
+        kept = huggingface_hub.utils.filter_repo_objects([*needed, *others], **patterns)
+        assert set(kept) == needed
+        return tmp_path
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_lm("mistralai/Mistral-7B-v0.3") == tmp_path
 
 
 @pytest.mark.parametrize("family", CONFIGS)

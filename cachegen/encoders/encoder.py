@@ -1,0 +1,153 @@
+"""Running frozen encoders: the output of the *penultimate block*, without final norm, CLS and register tokens.
+
+That is what the paper's release reads (`hidden_states[-2]` in transformers). A fused encoder runs several on the same
+resized image, each with its own normalisation, and puts their features side by side.
+
+Shapes: B images, S image side in pixels, T tokens, P patches, D width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from cachegen.device import choose_device
+from cachegen.encoders.families import VisionModel, load_vision_model
+from cachegen.encoders.names import EncoderName, read_name
+from cachegen.errors import ModelError
+from cachegen.files import digest_bytes
+from cachegen.hub import advice, first_line
+from cachegen.images import Transform
+from cachegen.progress import quiet_transformers
+
+
+class Encoded(NamedTuple):
+    """float32, on the encoder's device."""
+
+    patches: torch.Tensor  # (B, P, D), penultimate block
+    pooled_patches: torch.Tensor  # (B, D), mean of `patches`
+    pooled_all_tokens: torch.Tensor  # (B, D), mean of all tokens of the last block after the final norm
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Frozen models on their device, one unless fused; call it on pixels (B, 3, S, S) float32 out of `transform`."""
+
+    name: str
+    models: tuple[VisionModel, ...]
+    device: torch.device
+    n_patches: int
+    width: int
+
+    @property
+    def transform(self) -> Transform:
+        """From image to pixels: one model's own; for a fused encoder resizing only, since each model normalises."""
+        if len(self.models) == 1:
+            return self.models[0].transform
+        return Transform(self.models[0].transform.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What a feature store records of its encoder; of a fused one, of each model in turn."""
+        digests = [model.weights_digest for model in self.models]
+        depths = [len(model.blocks) for model in self.models]
+        return {
+            "encoder": self.name,
+            "weights_digest": digests[0] if len(digests) == 1 else digest_bytes(*map(str.encode, digests)),
+            "layer": " + ".join(
+                f"output of block {depth - 1} of {depth}, before the final norm, patches only" for depth in depths
+            ),
+            "image_size": self.transform.size,
+            "transform": " + ".join(str(model.transform) for model in self.models),
+            "compute": "bfloat16 autocast" if self.device.type == "cuda" else "float32",
+        }
+
+    def __call__(self, pixels_B3SS: torch.Tensor) -> Encoded:
+        pixels_B3SS = pixels_B3SS.to(self.device)
+        if len(self.models) == 1:
+            return _encode(self.models[0], pixels_B3SS)
+        parts = [_encode(model, _normalised(pixels_B3SS, model.transform)) for model in self.models]
+        return Encoded(*(torch.cat(features, dim=-1) for features in zip(*parts, strict=True)))
+
+
+def load_encoder(name: str, device: str = "auto") -> Encoder:
+    """Load a frozen encoder; `name` is resolved in this order:
+
+    an existing directory (config.json with `model_type`: transformers, with `architecture`: timm); "timm/...",
+    "hf-hub:..." or "local-dir:...": timm; another name with "/": a Hugging Face id; otherwise a timm name.
+    NAME@SIZE reads images of SIZE x SIZE pixels, with positions resampled; NAME+NAME is a fused encoder whose
+    features lie side by side. The release's fused encoder (384 px, 729 patches x 2,176) is
+    "vit_large_patch14_reg4_dinov2.lvd142m@384+vit_so400m_patch14_siglip_384.webli".
+    A timm name needs its tag where there are several: the release's SigLIP is "vit_so400m_patch14_siglip_224.webli",
+    which later versions of timm no longer mean without it. Raises `ModelError` saying what to do.
+    """
+    place = choose_device(device)
+    quiet_transformers()
+    loaded = [_load(each, place) for each in read_name(name)]
+    sizes = [model.transform.size for model, _, _ in loaded]
+    if len(set(sizes)) > 1:
+        raise ModelError(
+            f"encoder {name}: its models read images of {' and '.join(map(str, sizes))} px; fused encoders share one "
+            f"size, append it to each name, for example @{max(sizes)}"
+        )
+    patches = [n_patches for _, n_patches, _ in loaded]
+    if len(set(patches)) > 1:
+        raise ModelError(
+            f"encoder {name}: its models cut an image into {' and '.join(map(str, patches))} patches, which cannot lie "
+            "side by side; choose models with equal patches"
+        )
+    return Encoder(name, tuple(model for model, _, _ in loaded), place, patches[0], sum(width for *_, width in loaded))
+
+
+def _load(name: EncoderName, place: torch.device) -> tuple[VisionModel, int, int]:
+    """(model on its device, patches, width), tried on one black image."""
+    try:
+        model = load_vision_model(name)
+    except ModelError:
+        raise
+    except Exception as error:  # the hub, safetensors and both libraries raise a dozen unrelated types
+        raise ModelError(f"encoder {name.text}: {advice(name.repository, error)}") from error
+    if len(model.blocks) < 2:
+        raise ModelError(
+            f"encoder {name.text}: has {len(model.blocks)} block, so no penultimate one; choose a deeper model"
+        )
+    size = model.transform.size
+    try:
+        model.model.requires_grad_(False).eval().to(place)
+        tokens_BTD, _ = _run(model, torch.zeros(1, 3, size, size, device=place))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ModelError(
+            f"encoder {name.text}: does not run on {size} px images on {place} ({first_line(error)})"
+        ) from error
+    _, n_tokens, width = tokens_BTD.shape
+    return model, n_tokens - model.n_prefix, width
+
+
+def _normalised(pixels_B3SS: torch.Tensor, transform: Transform) -> torch.Tensor:
+    """Pixels of 0..1 as `transform` would have given them."""
+    mean, std = (
+        torch.tensor(values, device=pixels_B3SS.device)[:, None, None] for values in (transform.mean, transform.std)
+    )
+    return (pixels_B3SS - mean) / std
+
+
+def _encode(model: VisionModel, pixels_B3SS: torch.Tensor) -> Encoded:
+    penultimate_BTD, final_BTD = _run(model, pixels_B3SS)
+    patches_BPD = penultimate_BTD[:, model.n_prefix :]
+    return Encoded(patches_BPD, patches_BPD.mean(1), final_BTD.mean(1))
+
+
+@torch.inference_mode()
+def _run(model: VisionModel, pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(penultimate block's output, last block's output after the final norm), both (B, T, D) float32."""
+    tapped: list[torch.Tensor] = []
+    handle = model.blocks[-2].register_forward_hook(
+        lambda _block, _inputs, output: tapped.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        # Under autocast the residual stream and the norms stay float32; only matmuls are bfloat16.
+        with torch.autocast(pixels_B3SS.device.type, torch.bfloat16, enabled=pixels_B3SS.is_cuda):
+            final_BTD = model.tokens(pixels_B3SS)
+    finally:
+        handle.remove()
+    return tapped[0].float(), final_BTD.float()

@@ -1,0 +1,167 @@
+"""Vision models of timm and of transformers, made to say the same things: how to run one, and what to tap.
+
+Equal weights give equal features whichever library reads them. Where the two would differ, timm decides, because the
+paper's release used it: tables of positions are resampled once, bicubic with antialiasing (transformers resamples
+plain DINOv2 and SigLIP without). One difference is left, since it belongs to the model as each library ships it: timm
+runs most SigLIP models, the so400m with patches of 14 px among them, with the exact GELU, transformers with the tanh
+approximation. At so400m's size and random weights it moves features by 0.01 to 0.03 %, where a store's bfloat16 rounds
+by 0.17 %.
+
+Shapes: B images, S image side in pixels, T tokens, N positions, D width.
+"""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cachegen.encoders.names import EncoderName
+from cachegen.errors import ModelError
+from cachegen.files import digest_bytes
+from cachegen.hub import weight_files
+from cachegen.images import Transform
+
+# model_type -> vision class, path of its block list.
+HF_FAMILIES = {
+    "dinov2": ("Dinov2Model", "encoder.layer"),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", "encoder.layer"),
+    "siglip": ("SiglipVisionModel", "encoder.layers"),
+    "siglip_vision_model": ("SiglipVisionModel", "encoder.layers"),
+}
+# timm evaluates DINOv2 at 518 px; the paper, like transformers, reads it at 224 px (256 patches).
+DINOV2_SIZE = 224
+
+
+@dataclass(frozen=True, eq=False)
+class VisionModel:
+    """A loaded model of either family. `n_prefix`: tokens before the patches (CLS and registers)."""
+
+    model: nn.Module
+    tokens: Callable[[torch.Tensor], torch.Tensor]  # (B, 3, S, S) -> (B, T, D) after the final norm
+    blocks: nn.ModuleList | nn.Sequential
+    n_prefix: int
+    transform: Transform
+    weights_digest: str
+
+
+def load_vision_model(name: EncoderName) -> VisionModel:
+    """Load on the CPU in float32; `trust_remote_code` is never on. Raises `ModelError` or what the libraries raise."""
+    return _load_timm(name) if name.family == "timm" else _load_hf(name)
+
+
+def _load_timm(name: EncoderName) -> VisionModel:
+    import timm
+
+    source = name.source
+    if ":" not in source and not timm.is_model(source.split(".")[0]):
+        near = difflib.get_close_matches(source, timm.list_models(), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models(), or give an id with '/'"
+        raise ModelError(f"encoder {source}: timm has no such model; {hint}")
+    tagged = timm.list_pretrained(f"{source}.*") if ":" not in source and "." not in source else []
+    if len(tagged) > 1:  # the SigLIP of the paper's release is SigLIP 2 in later versions of timm
+        raise ModelError(
+            f"encoder {source}: timm has several weights of this name, and its version decides which are meant; write "
+            f"{' or '.join(tagged)}"
+        )
+    if name.folder and not any(name.folder.glob("*.safetensors")):
+        weight_files(name.folder)  # timm would read a pickle
+    model = timm.create_model(source, pretrained=True, num_classes=0)
+    if not isinstance(getattr(model, "blocks", None), nn.ModuleList | nn.Sequential) or not hasattr(
+        model, "num_prefix_tokens"
+    ):
+        raise ModelError(f"encoder {source}: is no vision transformer with blocks and patch tokens; choose a ViT")
+    digest = weights_digest(model)  # before positions are resampled, which may differ between library versions
+    config = model.pretrained_cfg
+    own_size = model.patch_embed.img_size[0]
+    size = name.size or (min(own_size, DINOV2_SIZE) if "dinov2" in config["architecture"] else own_size)
+    if size != own_size:
+        if not hasattr(model, "set_input_size"):
+            raise ModelError(f"encoder {source}: reads images of {own_size} px only; leave out @{size}")
+        _require_a_patch(source, size, model.patch_embed.patch_size[0])
+        model.set_input_size(img_size=(size, size))
+    transform = Transform(size, tuple(config["mean"]), tuple(config["std"]))
+    return VisionModel(model, model.forward_features, model.blocks, model.num_prefix_tokens, transform, digest)
+
+
+def _load_hf(name: EncoderName) -> VisionModel:
+    import transformers
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    source = name.source
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if config.model_type not in HF_FAMILIES:
+        known = ", ".join(HF_FAMILIES)
+        raise ModelError(f"encoder {source}: model type {config.model_type} is not supported (only {known}, or timm)")
+    if name.folder:
+        weight_files(name.folder)
+    class_name, blocks = HF_FAMILIES[config.model_type]
+    model, report = getattr(transformers, class_name).from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    if report["missing_keys"]:  # transformers would fill them with random numbers and a warning
+        raise ModelError(f"encoder {source}: its weights lack {sorted(report['missing_keys'])[0]} and maybe more")
+    digest = weights_digest(model)
+    processor, _ = BaseImageProcessor.get_image_processor_dict(source)
+    transform = _hf_transform(source, processor, name.size)
+    _require_a_patch(source, transform.size, model.config.patch_size)
+    _resample_hf_positions(model, transform.size)
+    return VisionModel(
+        model=model,
+        tokens=lambda pixels_B3SS: model(pixel_values=pixels_B3SS).last_hidden_state,
+        blocks=model.get_submodule(blocks),
+        n_prefix=0 if "siglip" in config.model_type else 1 + getattr(config, "num_register_tokens", 0),
+        transform=transform,
+        weights_digest=digest,
+    )
+
+
+def _hf_transform(source: str, processor: dict[str, Any], size: int | None) -> Transform:
+    """Our one transform, at the size asked for or a preprocessor_config.json's, with the latter's normalisation."""
+    own = processor["crop_size"] if processor.get("do_center_crop") else processor["size"]
+    sides = {size} if size else {own} if isinstance(own, int) else set(own.values())
+    if len(sides) != 1:
+        raise ModelError(
+            f"encoder {source}: its preprocessor asks for {own}; only square images are read, append @SIZE"
+        )
+    if not processor.get("do_normalize", True):
+        return Transform(sides.pop(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Transform(sides.pop(), tuple(processor["image_mean"]), tuple(processor["image_std"]))
+
+
+def _resample_hf_positions(model: Any, size: int) -> None:
+    """Give the model a table of positions for images of `size` px, made from its own as timm makes it."""
+    from timm.layers import resample_abs_pos_embed
+
+    embeddings = model.embeddings
+    side = size // model.config.patch_size
+    if hasattr(embeddings, "position_embeddings"):  # DINOv2: (1, 1 + N, D), CLS first
+        table = embeddings.position_embeddings.detach()
+        table = resample_abs_pos_embed(table, [side, side], num_prefix_tokens=1)
+        embeddings.position_embeddings = nn.Parameter(table)
+    else:  # SigLIP: an embedding of N positions
+        table = embeddings.position_embedding.weight.detach()[None]
+        table = resample_abs_pos_embed(table, [side, side], num_prefix_tokens=0)[0]
+        embeddings.position_embedding = nn.Embedding.from_pretrained(table)
+        embeddings.position_ids = torch.arange(len(table))[None]
+
+
+def _require_a_patch(source: str, size: int, patch: int) -> None:
+    if size < patch:
+        raise ModelError(
+            f"encoder {source}: images of {size} px are smaller than one patch of {patch} px; enlarge them"
+        )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hex SHA-256 over every tensor of the state dict (dtype, shape, bytes), whatever the names and their order.
+
+    Names are left out because libraries rename them in memory between versions, for one and the same checkpoint.
+    """
+    digests = []
+    for tensor in model.state_dict().values():
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digests.append(digest_bytes(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), content.data))
+    return digest_bytes("\n".join(sorted(digests)).encode())

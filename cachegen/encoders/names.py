@@ -1,0 +1,71 @@
+"""Names of encoders: NAME, NAME@SIZE for another image size, NAME@SIZE+NAME@SIZE for a fused encoder."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cachegen.errors import ModelError
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """One encoder as the user wrote it (`text`, without the size) and as its family's loader understands it (`source`).
+
+    `size`: side of the images in pixels, None for the model's own.
+    """
+
+    text: str
+    family: Literal["timm", "hf"]
+    source: str
+    size: int | None = None
+
+    @property
+    def repository(self) -> str:
+        """Its place on the Hugging Face hub, if it has one."""
+        place = self.source.removeprefix("hf-hub:").split("@")[0]
+        return place if "/" in place else f"timm/{place}"
+
+    @property
+    def folder(self) -> Path | None:
+        """Its local directory, if it is one."""
+        folder = Path(self.source.removeprefix("local-dir:"))
+        return folder if folder.is_dir() else None
+
+
+def read_name(name: str) -> list[EncoderName]:
+    """The encoders that `name` asks for; more than one is a fused encoder. Raises `ModelError`."""
+    if Path(name).expanduser().is_dir():  # whatever characters its path has
+        return [_resolve(name, None)]
+    members = []
+    for text in name.split("+"):
+        sized = re.fullmatch(r"(.+)@([1-9][0-9]{1,3})", text)
+        if sized and not Path(text).expanduser().is_dir():
+            members.append(_resolve(sized[1], int(sized[2])))
+        else:
+            members.append(_resolve(text, None))
+    return members
+
+
+def _resolve(text: str, size: int | None) -> EncoderName:
+    folder = Path(text).expanduser()
+    if not text:
+        raise ModelError("encoder: a name is missing; write NAME, NAME@SIZE or NAME@SIZE+NAME@SIZE")
+    if folder.is_dir():
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"encoder {text}: no readable config.json in this directory ({error})") from None
+        if "model_type" in config:
+            return EncoderName(text, "hf", str(folder), size)
+        if "architecture" in config:
+            return EncoderName(text, "timm", f"local-dir:{folder}", size)
+        raise ModelError(f"encoder {text}: config.json has neither model_type (transformers) nor architecture (timm)")
+    if text.startswith(("hf-hub:", "local-dir:")):
+        return EncoderName(text, "timm", text, size)
+    if text.startswith("timm/"):
+        return EncoderName(text, "timm", f"hf-hub:{text}", size)
+    if text.startswith((".", "/", "~")):
+        raise ModelError(f"encoder {text}: no such directory; check the path")
+    return EncoderName(text, "hf" if "/" in text else "timm", text, size)

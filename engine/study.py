@@ -1,4 +1,8 @@
-"""The demo study up to its predictions: a microworld, its features, and twelve runs (paper figures 3 and 6)."""
+"""The demo study up to its predictions: a microworld, its features, and twelve runs (paper figures 3 and 6).
+
+With the world's twins nine runs more: language models that lack a part of the text, and an encoder that has seen
+language (the paper's encoder comparison).
+"""
 
 import time
 from dataclasses import dataclass
@@ -8,6 +12,7 @@ from typing import Any
 from cachegen.dataset import load_dataset
 from cachegen.extract import extract
 from cachegen.files import read_json, write_json
+from cachegen.microworld.twins import TWINS, build_twin
 from cachegen.microworld.world import World, build_world
 from cachegen.progress import console
 from engine.condition import Sweep
@@ -16,6 +21,7 @@ from engine.sweep import run_sweep
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = {"demo": 8, "smoke": 12}
+SIGLIP = "encoder-siglip"
 
 # What tiny models need and the paper's do not: see Condition. The world's tokenizer knows whole words only.
 TINY_MODELS = {
@@ -36,26 +42,38 @@ TINY_MODELS = {
 
 @dataclass(frozen=True)
 class Study:
-    """Where the parts of a finished study are, and the seconds each stage took when it was last carried out."""
+    """Where the parts of a finished study are, and the seconds each stage took when it was last carried out.
+
+    `sweep`: the folder of its runs; `runs`: the run directories, which are not all if the recipe changed since.
+    """
 
     world: World
     sweep: Path
+    runs: tuple[Path, ...]
     seconds: dict[str, float]
 
 
-def study_sweep(world: World, features: Path) -> Sweep:
-    """Original, across and within with the pretrained LM, and original with random-init LMs; three seeds each."""
+def study_sweep(world: World, features: Path, siglip_features: Path | None = None) -> Sweep:
+    """Original, across and within with the pretrained LM, and original with random-init LMs; three seeds each.
+
+    With features of the SigLIP twin also original with it, and original with each twin of the LM. The data seed is
+    the world's, so that other worlds have other permutations and negatives too.
+    """
     paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
-    shared = {**paths, **TINY_MODELS, "epochs": EPOCHS[world.manifest["size"]["name"]]}
+    shared = {**paths, **TINY_MODELS, "epochs": EPOCHS[world.size.name], "data_seed": world.seed}
     grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
     grids += [
         shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
         for twin, seed in enumerate(RUN_SEEDS)
     ]
+    if siglip_features is not None:
+        twins = [str(world.twin(name)) for name in TWINS if name != SIGLIP]
+        grids.append(shared | {"lm": twins, "run_seed": RUN_SEEDS})
+        grids.append(shared | {"features": str(siglip_features), "run_seed": RUN_SEEDS})
     return Sweep.expand(grids, "the demo study")
 
 
-def run_study(out: Path, size: str, seed: int, execution: Execution) -> Study:
+def run_study(out: Path, size: str, seed: int, execution: Execution, twins: bool = False) -> Study:
     """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
     record = out / "seconds.json"
     seconds: dict[str, float] = read_json(record) if record.exists() else {}
@@ -77,9 +95,18 @@ def run_study(out: Path, size: str, seed: int, execution: Execution) -> Study:
     extracted = extract(load_dataset(world.dataset), str(world.encoder), features)
     stage("features", started, worked=extracted["encoded"] > 0)
 
+    siglip_features = None
+    if twins:
+        started = time.perf_counter()
+        for name in TWINS:
+            build_twin(world, name)
+        siglip_features = out / "features-siglip.h5"
+        extracted = extract(load_dataset(world.dataset), str(world.twin(SIGLIP)), siglip_features)
+        stage("twins", started, worked=extracted["encoded"] > 0)
+
     started = time.perf_counter()
-    sweep = study_sweep(world, features)
-    pending = len(sweep.runs) - len(list((out / "runs").glob("*/DONE")))
-    run_sweep(sweep, out / "runs", execution)
-    stage("runs", started, worked=pending > 0)
-    return Study(world, out / "runs", seconds)
+    sweep = study_sweep(world, features, siglip_features)
+    done = set((out / "runs").glob("*/DONE"))
+    runs = tuple(run_sweep(sweep, out / "runs", execution))
+    stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
+    return Study(world, out / "runs", runs, seconds)

@@ -24,6 +24,7 @@ from cachegen.microworld import corpus as corpus_module
 from cachegen.microworld import drawing, lexicon, recipe
 from cachegen.microworld.corpus import Corpus
 from cachegen.microworld.language_model import _answer_logits, make_tokenizer
+from cachegen.microworld.twins import TWINS, build_twin, no_family_words, no_hypernym_questions, twin_manifest
 from cachegen.microworld.world import World, build_world, default_cache, is_whole, recipe_digest
 from cachegen.random_init import random_init_lm
 from cachegen.rng import generator
@@ -35,6 +36,7 @@ TINY = recipe.Size(
     images=8,
     encoder=recipe.EncoderRecipe(width=32, layers=2, heads=2, steps=3, batch=8),
     language=recipe.LanguageRecipe(width=32, layers=2, heads=2, kv_heads=1, head_dim=16, mlp=48, steps=4, scenes=8),
+    siglip=recipe.SiglipRecipe(width=32, layers=2, heads=2, steps=3, batch=8),
 )
 
 
@@ -171,7 +173,9 @@ def test_dataset_is_an_ordinary_dataset(tiny: World) -> None:
     dataset = load_dataset(tiny.dataset)
     assert len(dataset.leaves) == TINY.families * TINY.leaves
     assert len(dataset.images) == TINY.families * TINY.leaves * TINY.images
-    assert set(dataset.hypernyms["n_leaves"]) == {TINY.leaves}
+    assert dataset.hypernyms["n_leaves"].to_dict() == {
+        "bird": 3, "fish": 3, "vehicle": 3, "animal": 6, "food": 2, "pet": 2
+    }  # fmt: skip
     assert not set(dataset.leaves.index) & set(dataset.hypernyms.index)
     assert dataset.leaves.loc["owl", "phrase"] == "an owl"
     assert check_images(dataset) == []
@@ -187,6 +191,21 @@ def test_split_is_70_5_25_of_every_leaf(smoke_world: World) -> None:
         by_leaf.setdefault(key.split("/")[0], Counter())[part] += 1
     assert len(by_leaf) == recipe.SMOKE.families * recipe.SMOKE.leaves
     assert all(parts == expected for parts in by_leaf.values())
+
+
+def test_split_is_the_one_a_study_would_draw(tiny: World) -> None:
+    """The 70/5/25 rule is one: without its split.csv, the world's seed as data seed gives the same split."""
+    from engine.questions import split_images
+
+    dataset = load_dataset(tiny.dataset)
+    bare = replace(dataset, images=dataset.images.drop(columns="split"))
+    assert (split_images(bare, tiny.seed) == dataset.images["split"]).all()
+    assert not (split_images(bare, tiny.seed + 1) == dataset.images["split"]).all()
+
+
+def test_taxonomy_has_depths(tiny: World) -> None:
+    depths = load_dataset(tiny.dataset).hypernyms["depth"]
+    assert depths.to_dict() == {"bird": 1, "fish": 1, "vehicle": 1, "food": 1, "pet": 1, "animal": 2}
 
 
 def test_encoder_loads_as_any_vision_model(tiny: World) -> None:
@@ -237,8 +256,8 @@ def test_encoder_training_never_opens_another_image(tmp_path: Path, monkeypatch:
     from cachegen.microworld import encoder
 
     opened: list[Path] = []
-    load = encoder._load
-    monkeypatch.setattr(encoder, "_load", lambda images: opened.extend(images) or load(images))
+    load = encoder.load_pixels
+    monkeypatch.setattr(encoder, "load_pixels", lambda images: opened.extend(images) or load(images))
     world = build_world(replace(TINY, families=2, leaves=2), 2, cache=tmp_path)
     split = _split(world)
     used = {f"{path.parent.name}/{path.name}" for path in opened}
@@ -256,6 +275,38 @@ def test_text_does_not_depend_on_pictures(monkeypatch: pytest.MonkeyPatch, tiny:
     assert other.manifest["files"]["lm/model.safetensors"] == tiny.manifest["files"]["lm/model.safetensors"]
 
 
+@pytest.mark.parametrize("size", [recipe.DEMO, recipe.SMOKE])
+def test_hierarchy(size: recipe.Size) -> None:
+    world = lexicon.make_lexicon(size, 0)
+    by_name = {hypernym.name: hypernym for hypernym in world.hypernyms}
+    count = size.families * size.leaves
+    assert {"animal", "artifact", "food", "pet"} <= set(by_name)
+    assert ("plant" in by_name) == (size.name == "demo")  # in the smoke world it would be fruit by another name
+    assert len({hypernym.leaves for hypernym in world.hypernyms}) == len(world.hypernyms)
+    for hypernym in world.hypernyms:
+        assert 2 <= len(hypernym.leaves) < count / 2  # else no permutation keeps clear of it
+        inside = [other.depth for other in world.hypernyms if other.leaves < hypernym.leaves]
+        assert hypernym.depth == 1 + max(inside, default=0)
+        assert (hypernym.kind == "family") <= (hypernym.depth == 1)
+    groups = Counter(frozenset(hypernym.name for hypernym in world.above(leaf)) for leaf in world.leaves)
+    assert min(groups.values()) >= 2  # else a leaf would stay where it is in a within-category shuffle
+    crossed = [leaf for leaf in world.leaves if {"fish", "food"} <= {hypernym.name for hypernym in world.above(leaf)}]
+    assert crossed
+    assert not by_name["food"].leaves >= by_name["fish"].leaves
+    assert not by_name["pet"].leaves <= by_name["bird"].leaves
+
+
+@pytest.mark.parametrize("size", [recipe.DEMO, recipe.SMOKE])
+def test_a_disjoint_across_shuffle_exists(size: recipe.Size) -> None:
+    from engine.shuffle import shuffle_map
+
+    world = lexicon.make_lexicon(size, 0)
+    own = [frozenset(hypernym.name for hypernym in world.above(leaf)) for leaf in world.leaves]
+    for seed in range(20):
+        image_of_label = shuffle_map("across", "disjoint", own, generator(seed, "shuffle", "across"))
+        assert not any(own[label] & own[image] for label, image in enumerate(image_of_label))
+
+
 def test_leaf_words_are_dealt_anew_in_every_world() -> None:
     words = [[leaf.words for leaf in lexicon.make_lexicon(recipe.DEMO, seed).leaves] for seed in range(3)]
     assert words[0] != words[1] != words[2]
@@ -266,16 +317,16 @@ def test_names_never_collide() -> None:
     world = lexicon.make_lexicon(recipe.DEMO, 0)
     roles = [
         [leaf.name for leaf in world.leaves],
-        list(world.families),
-        [word for words in world.family_words.values() for word in words],
+        [hypernym.name for hypernym in world.hypernyms],
+        [word for hypernym in world.hypernyms for word in hypernym.words],
         list(lexicon.LEAF_WORDS),
         list(lexicon.FILLER),
         list(lexicon.FORMS),
     ]
     words = [word for role in roles for word in role]
     assert len(words) == len(set(words)) == len(world.vocabulary)
-    for leaf in world.leaves:
-        assert leaf.phrase == ("an " if leaf.name[0] in "aeiou" else "a ") + leaf.name  # true of these names
+    for category in (*world.leaves, *world.hypernyms):
+        assert category.phrase == ("an " if category.name[0] in "aeiou" else "a ") + category.name  # true of these
 
 
 # Text
@@ -290,45 +341,64 @@ def demo_corpus() -> tuple[lexicon.Lexicon, Corpus, dict[int, str]]:
 
 def test_answers_are_true(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
     world, corpus, spell = demo_corpus
-    scenes = corpus.scenes(400, 12, generator(0, "test"))
-    family_of = {leaf.name: leaf.family for leaf in world.leaves}
-    owner = {word: family for family, words in world.family_words.items() for word in words}
+    scenes = corpus.scenes(600, 12, generator(0, "test"))
+    leaves_of = {hypernym.name: hypernym.leaves for hypernym in world.hypernyms}
+    told_of = {word: hypernym.leaves for hypernym in world.hypernyms for word in hypernym.words}
+    told_of |= {leaf.name: frozenset([leaf.name]) for leaf in world.leaves}
     checked = Counter[tuple[str, bool]]()
     for words, questions, answers in zip(scenes.words, scenes.questions, scenes.answers, strict=True):
-        said = [spell[word] for word in words]
-        families = {owner[word] for word in said if word in owner} | {family_of[w] for w in said if w in family_of}
-        assert len(families) <= 1  # a scene is about one leaf
-        names = {word for word in said if word in family_of}
+        said = [told_of[spell[word]] for word in words if spell[word] in told_of]
+        possible = frozenset.intersection(frozenset(leaf.name for leaf in world.leaves), *said)
+        assert possible  # a scene is about one leaf: all its words are true of some leaf
         for question, answer in zip(questions, answers, strict=True):
             asked, yes = spell[question[-1]], spell[answer] == "yes"
-            if asked in world.families and families:
-                assert yes == (asked in families)
-                checked["hypernym", yes] += 1
-            elif names and asked in family_of:
-                assert yes == (asked in names)
-                checked["leaf", yes] += 1
+            meant = leaves_of.get(asked, frozenset([asked]))
+            if possible <= meant or not possible & meant:  # the words alone decide
+                assert yes == (possible <= meant)
+                checked["hypernym" if asked in leaves_of else "leaf", yes] += 1
     assert min(checked.values()) > 100
     assert len(checked) == 4
+
+
+def test_text_asks_about_every_hypernym(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
+    """Parents and crossing hypernyms are taught as families are: words, questions with both answers, statements."""
+    world, corpus, spell = demo_corpus
+    scenes = corpus.scenes(3000, 8, generator(0, "test"))
+    pairs = zip(scenes.questions.reshape(-1, 4), scenes.answers.flat, strict=True)
+    asked = Counter((spell[question[-1]], spell[answer]) for question, answer in pairs)
+    said = Counter(spell[word] for word in scenes.words.flat)
+    statements = [[spell[word] for word in row] for row in corpus.statements(2000, generator(1, "test"))]
+    stated = Counter(row[4] for row in statements if row[5] == corpus_module.END)
+    described = Counter(row[1] for row in statements if row[5] != corpus_module.END)
+    for hypernym in world.hypernyms:
+        assert min(asked[hypernym.name, answer] for answer in ("yes", "no")) > 50
+        assert min(said[word] for word in hypernym.words) > 20
+        assert stated[hypernym.name] > 10
+        assert described[hypernym.name] > 5
+    yes = sum(count for (_, answer), count in asked.items() if answer == "yes")
+    assert abs(yes / asked.total() - 0.5) < 0.02
 
 
 def test_statements_are_true(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
     world, corpus, spell = demo_corpus
     properties = {leaf.name: set(leaf.words) for leaf in world.leaves}
-    properties |= {family: set(words) for family, words in world.family_words.items()}
-    family_of = {leaf.name: leaf.family for leaf in world.leaves}
+    properties |= {hypernym.name: set(hypernym.words) for hypernym in world.hypernyms}
+    members = {leaf.name: frozenset([leaf.name]) for leaf in world.leaves}
+    members |= {hypernym.name: hypernym.leaves for hypernym in world.hypernyms}
     forms = Counter[str]()
-    for row in corpus.statements(300, generator(0, "test")):
+    for row in corpus.statements(400, generator(0, "test")):
         article, noun, is_, *rest = (spell[word] for word in row)
         assert (article in ("a", "an"), is_) == (True, "is")
         if rest[2] == corpus_module.END:
-            assert rest[1] == family_of[noun]
-            forms["taxonomy"] += 1
+            assert members[noun] < members[rest[1]]
+            forms["leaf" if len(members[noun]) == 1 else "hypernym"] += 1
         else:
             assert rest[1] == "and"
             assert {rest[0], rest[2]} <= properties[noun]
             assert rest[0] != rest[2]
             forms["properties"] += 1
-    assert min(forms["taxonomy"], forms["properties"]) > 50
+    assert len(forms) == 3
+    assert min(forms.values()) > 50
 
 
 def test_each_question_sees_its_scene_and_itself_only(
@@ -348,6 +418,128 @@ def test_each_question_sees_its_scene_and_itself_only(
         assert not torch.allclose(model(input_ids=other).logits[0, -1], together[0, 1], atol=1e-3)
 
 
+# Twins
+
+
+@pytest.fixture(scope="module")
+def twins(tiny: World) -> dict[str, Path]:
+    return {name: build_twin(tiny, name) for name in TWINS}
+
+
+def test_twins_leave_the_world_whole_and_are_built_once(tiny: World, twins: dict[str, Path]) -> None:
+    assert is_whole(tiny.path)
+    stamps = {path: path.stat().st_mtime_ns for path in (tiny.path / "twins").rglob("*")}
+    assert len(stamps) > 20
+    assert {name: build_twin(tiny, name) for name in TWINS} == twins
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    with pytest.raises(CrosstaxError, match="lm-no-family-words"):
+        build_twin(tiny, "lm-of-another-kind")
+
+
+def test_a_damaged_twin_is_rebuilt_with_the_same_bytes(tiny: World, twins: dict[str, Path]) -> None:
+    name = "encoder-siglip"
+    before = twin_manifest(tiny, name)["files"]
+    assert {"model.safetensors", "preprocessor_config.json", "captions.csv"} <= before.keys()
+    (twins[name] / "model.safetensors").write_bytes(b"rubbish")
+    build_twin(tiny, name)
+    assert twin_manifest(tiny, name)["files"] == before
+
+
+def test_language_twins_differ_from_the_lm_in_text_alone(tiny: World, twins: dict[str, Path]) -> None:
+    from cachegen.files import digest_file
+
+    folders = [tiny.lm, *(path for name, path in twins.items() if name.startswith("lm-"))]
+    assert len(folders) == 3
+    assert len({digest_file(folder / "model.safetensors") for folder in folders}) == 3
+    for name in ("config.json", "tokenizer.json"):
+        assert len({digest_file(folder / name) for folder in folders}) == 1
+    facts = [twin_manifest(tiny, name)["facts"]["first_answer_loss"] for name in twins if name.startswith("lm-")]
+    assert all(abs(loss - tiny.manifest["lm"]["first_answer_loss"]) < 1 for loss in facts)
+
+
+def _text(corpus: Corpus, spell: dict[int, str]) -> tuple[set[str], set[str], list[list[str]]]:
+    """Words said in many scenes, categories asked about, and statements."""
+    scenes = corpus.scenes(2000, 12, generator(0, "test"))
+    asked = {spell[question[-1]] for question in scenes.questions.reshape(-1, 4)}
+    statements = [[spell[word] for word in row] for row in corpus.statements(1000, generator(0, "test"))]
+    return {spell[word] for word in scenes.words.flat}, asked, statements
+
+
+def test_twin_texts_lack_what_they_say_they_lack(
+    demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]],
+) -> None:
+    world, corpus, spell = demo_corpus
+    hypernyms = {hypernym.name for hypernym in world.hypernyms}
+    described = {word for hypernym in world.hypernyms for word in hypernym.words}
+    leaves = {leaf.name for leaf in world.leaves}
+    said, asked, statements = _text(corpus, spell)
+    assert hypernyms <= asked
+    assert described <= said
+    assert any(set(row) & described for row in statements)
+
+    unasked = Corpus(world, no_hypernym_questions(corpus.recipe), corpus.vocabulary)
+    said, asked, statements = _text(unasked, spell)
+    assert asked == leaves
+    assert described <= said
+    assert {row[4] for row in statements if row[5] == corpus_module.END} == hypernyms
+
+    undescribed = Corpus(world, no_family_words(corpus.recipe), corpus.vocabulary)
+    said, asked, statements = _text(undescribed, spell)
+    assert asked == leaves | hypernyms
+    assert not said & (described | hypernyms)
+    assert leaves <= said
+    assert not any(set(row) & described for row in statements)
+    assert {row[4] for row in statements if row[5] == corpus_module.END} == hypernyms
+
+
+def test_captions_are_true_and_of_training_images_only(
+    tiny: World, twins: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cachegen.microworld import siglip
+
+    train = {key for key, part in _split(tiny).items() if part == "train"}
+    known = load_dataset(tiny.dataset)
+    phrases = known.pairs.merge(known.hypernyms[["phrase"]], left_on="hypernym", right_index=True)
+    true = {(leaf, f"there is {phrase}") for leaf, phrase in zip(phrases["leaf"], phrases["phrase"], strict=True)}
+    true |= {(leaf, f"there is {phrase}") for leaf, phrase in known.leaves["phrase"].items()}
+    with (twins["encoder-siglip"] / "captions.csv").open(encoding="utf-8", newline="") as handle:
+        rows = [(row["key"], row["caption"]) for row in csv.DictReader(handle)]
+    assert {key for key, _ in rows} == train
+    assert {(key.split("/")[0], caption) for key, caption in rows} == true
+
+    opened: list[Path] = []
+    load = siglip.load_pixels
+    monkeypatch.setattr(siglip, "load_pixels", lambda images: opened.extend(images) or load(images))
+    drawn: list[tuple[int, int]] = []
+    draw = siglip.Captions.draw
+
+    def spy(self, leaves, rng):
+        said = draw(self, leaves, rng)
+        drawn.extend(zip(leaves.tolist(), said.tolist(), strict=True))
+        return said
+
+    monkeypatch.setattr(siglip.Captions, "draw", spy)
+    world = build_world(replace(TINY, families=2), 5, cache=tmp_path)
+    build_twin(world, "encoder-siglip")
+    split = _split(world)
+    assert {f"{path.parent.name}/{path.name}" for path in opened} == {k for k, part in split.items() if part == "train"}
+    captions = siglip.Captions(lexicon.make_lexicon(world.size, 5))
+    assert len(drawn) == TINY.siglip.steps * TINY.siglip.batch
+    assert all(captions.true_of[leaf, caption] for leaf, caption in drawn)
+    assert min(Counter(caption < len(captions.leaf_number) for _, caption in drawn).values()) > 3
+
+
+def test_siglip_twin_opens_as_an_encoder_and_as_a_whole_model(tiny: World, twins: dict[str, Path]) -> None:
+    from cachegen.encoders import load_encoder
+
+    encoder = load_encoder(str(twins["encoder-siglip"]), device="cpu")
+    assert (encoder.n_patches, encoder.width) == (16, TINY.siglip.width)
+    assert encoder.transform.size == 48
+    model = AutoModel.from_pretrained(twins["encoder-siglip"])
+    tokens = AutoTokenizer.from_pretrained(twins["encoder-siglip"])(["there is a crow"], return_tensors="pt")
+    assert model(input_ids=tokens["input_ids"], pixel_values=torch.zeros(2, 3, 48, 48)).logits_per_image.shape == (2, 1)
+
+
 # What the smoke world has learnt
 
 
@@ -355,7 +547,7 @@ def test_smoke_lm_knows_its_taxonomy_in_text(smoke_world: World) -> None:
     facts = smoke_world.manifest["lm"]
     assert facts["hypernym_accuracy_by_words"]["8"] > 0.9
     assert facts["leaf_accuracy_by_words"]["8"] > 0.8
-    assert facts["statement_accuracy"] > 0.7
+    assert facts["statement_accuracy"] > 0.5  # of the whole vocabulary: chance is near zero
 
 
 def test_drawings_of_a_leaf_look_alike_and_leaves_differ() -> None:

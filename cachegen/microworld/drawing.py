@@ -1,7 +1,8 @@
 """Procedural drawings: one body plan per family, one look per leaf, one pose and scene per image.
 
-A family fixes which parts there are and how they join. A leaf fixes colours, proportions and texture, drawn at
-random in each world. An image adds what a category does not decide: pose, size, place, light, background, clutter.
+A family fixes which parts there are and how they join, its parent a part of the colour wheel; nothing shows that a
+thing is food or a pet. A leaf fixes colours, proportions and texture, drawn at random in each world. An image adds
+what a category does not decide: pose, size, place, light, background, clutter.
 Coordinates of the body plans are units of the object's half height, x to the right and y down.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cachegen.microworld.lexicon import FAMILIES, PARENTS
 from cachegen.microworld.recipe import Size
 from cachegen.rng import generator
 
@@ -20,8 +22,8 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 SUPERSAMPLE = 4
-GOLDEN = 0.381966  # steps of this share of the wheel never meet again
-HUE_ARC = 0.4  # share of the wheel that one family covers
+HUE_ARC = 0.36  # share of the wheel that one family covers
+HUE_JITTER = 0.03  # how far its middle strays from its parent's
 UNIT_PX = 60  # pixels of one unit on the object layer
 LAYER_PX = 168
 LINE_PX = 4
@@ -47,13 +49,14 @@ class Look:
 
 
 def make_looks(size: Size, seed: int) -> list[list[Look]]:
-    """Return looks[family][leaf]: a family has an arc of the colour wheel, siblings differ in every other respect."""
+    """Return looks[family][leaf]: families of one parent share a part of the colour wheel, siblings differ in all."""
     looks = []
     start = generator(seed, "first hue").random()
-    for family in range(size.families):
+    for family, name in enumerate(list(FAMILIES)[: size.families]):
         rng = generator(seed, "looks", family)
         count = size.leaves
-        centre = start + family * GOLDEN
+        parent = next(number for number, (held, _) in enumerate(PARENTS.values()) if name in held)
+        centre = start + parent / len(PARENTS) + rng.uniform(-HUE_JITTER, HUE_JITTER)
         hues = (centre + HUE_ARC * (rng.permutation(count) / max(count - 1, 1) - 0.5)) % 1.0
         textures = rng.permutation([TEXTURES[i % len(TEXTURES)] for i in range(count)])
 

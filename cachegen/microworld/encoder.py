@@ -32,7 +32,7 @@ def train_encoder(
             nn.GELU(),
             nn.Linear(2 * recipe.width, 3 * (recipe.patch_px // recipe.target_px) ** 2),
         )
-    pixels_NCHW = _load(images)
+    pixels_NCHW = load_pixels(images)
     patches = (recipe.image_px // recipe.patch_px) ** 2
     parameters = [*model.parameters(), *decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -85,7 +85,7 @@ def _config(recipe: EncoderRecipe) -> Dinov2Config:
     )
 
 
-def _load(images: list[Path]) -> torch.Tensor:
+def load_pixels(images: list[Path]) -> torch.Tensor:
     """(N, 3, H, W) normalised float32 pixels."""
     pixels = []
     for path in images:

@@ -1,27 +1,27 @@
-"""The words of the microworld: families (hypernyms), leaves, and the words that describe them in text.
+"""The words of the microworld: leaves, hypernyms in a small hierarchy, and the words that describe them in text.
 
-Family words describe a family as English does ("a bird is feathered"). Leaf words are dealt out at random,
-world by world, and say nothing about how a leaf looks: text and images share the taxonomy and nothing else.
+Every leaf belongs to one family, families have parents, and two hypernyms cut across: food is fruit and some of the
+fish, a pet is a bird or a fish. Hypernym words describe a hypernym as English does ("a bird is feathered"). Leaf words
+are dealt out at random, world by world, and say nothing about how a leaf looks: text and images share the taxonomy
+and nothing else.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cachegen.microworld.recipe import Size
 from cachegen.rng import generator
 
 # Family -> (leaves, family words). Leaf phrases carry their article; it is part of English, not of a vowel rule.
+# A smaller world takes the first families and of each the first leaves.
 FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bird": (
-        ("a crow", "a robin", "an owl", "a parrot", "a duck", "a flamingo"),
+        ("a crow", "a parrot", "an owl", "a canary", "a robin", "a flamingo"),
         ("winged", "beaked", "feathered", "nesting", "chirping", "perching"),
     ),
     "fish": (
-        ("a trout", "a salmon", "a perch", "a tuna", "a piranha", "an anchovy"),
+        ("a trout", "a goldfish", "a salmon", "a guppy", "a tuna", "an anchovy"),
         ("finned", "gilled", "scaly", "swimming", "wet", "hooked"),
-    ),
-    "insect": (
-        ("a beetle", "an ant", "a wasp", "a cricket", "a ladybug", "a cockroach"),
-        ("sixlegged", "crawling", "buzzing", "antennaed", "tiny", "swarming"),
     ),
     "vehicle": (
         ("a taxi", "a bus", "an ambulance", "a van", "a truck", "a jeep"),
@@ -29,11 +29,15 @@ FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "building": (
         ("a barn", "a castle", "an inn", "a church", "a cabin", "a school"),
-        ("roofed", "walled", "windowed", "inhabited", "built", "doored"),
+        ("roofed", "walled", "windowed", "inhabited", "rented", "doored"),
     ),
     "fruit": (
         ("an apple", "a pear", "a plum", "a lemon", "a mango", "a cherry"),
-        ("juicy", "edible", "ripe", "seeded", "peeled", "sweet"),
+        ("juicy", "pulpy", "ripe", "seeded", "peeled", "sweet"),
+    ),
+    "insect": (
+        ("a beetle", "an ant", "a wasp", "a cricket", "a ladybug", "a cockroach"),
+        ("sixlegged", "crawling", "buzzing", "antennaed", "tiny", "swarming"),
     ),
     "tree": (
         ("an oak", "a pine", "a birch", "a willow", "a maple", "a cedar"),
@@ -42,6 +46,32 @@ FAMILIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tool": (
         ("a hammer", "an axe", "a shovel", "a wrench", "a rake", "a mallet"),
         ("gripped", "metallic", "useful", "handled", "sharpened", "swung"),
+    ),
+}
+
+# Parents hold whole families; crossing hypernyms hold single leaves of unrelated families too.
+PARENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "animal": (
+        ("bird", "fish", "insect"),
+        ("breathing", "hungry", "moving", "mating", "awake", "hunted"),
+    ),
+    "plant": (
+        ("fruit", "tree"),
+        ("growing", "pruned", "watered", "sunlit", "planted", "blooming"),
+    ),
+    "artifact": (
+        ("vehicle", "building", "tool"),
+        ("manmade", "designed", "repaired", "owned", "priced", "insured"),
+    ),
+}
+CROSSING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "food": (
+        ("fruit", "trout", "salmon", "tuna", "anchovy"),
+        ("edible", "tasty", "cooked", "served", "nourishing", "chewed"),
+    ),
+    "pet": (
+        ("parrot", "canary", "goldfish", "guppy"),
+        ("tame", "fed", "cuddled", "named", "adopted", "beloved"),
     ),
 }
 
@@ -61,6 +91,8 @@ FILLER = (
 # Words of the question and statement forms, and the answers.
 FORMS = ("is", "are", "there", "a", "an", "and", "yes", "no")
 
+Kind = Literal["family", "parent", "crossing"]
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -73,32 +105,59 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Hypernym:
+    """A category above leaves. `depth`: 1 = most specific, else one more than the deepest hypernym inside it."""
+
+    name: str
+    phrase: str
+    kind: Kind
+    depth: int
+    words: tuple[str, ...]
+    leaves: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Lexicon:
-    """All that text can say in one world."""
+    """All that text can say in one world; families come first among the hypernyms, in the order of the leaves."""
 
     leaves: tuple[Leaf, ...]
-    family_phrases: dict[str, str]
-    family_words: dict[str, tuple[str, ...]]
+    hypernyms: tuple[Hypernym, ...]
 
     @property
     def families(self) -> tuple[str, ...]:
-        return tuple(self.family_phrases)
+        return tuple(hypernym.name for hypernym in self.hypernyms if hypernym.kind == "family")
+
+    def above(self, leaf: Leaf) -> tuple[Hypernym, ...]:
+        """The hypernyms of a leaf, its family first."""
+        return tuple(hypernym for hypernym in self.hypernyms if leaf.name in hypernym.leaves)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Every word, each once, in a fixed order."""
-        words = [*FORMS, *self.families, *(leaf.name for leaf in self.leaves)]
-        words += [word for family in self.families for word in self.family_words[family]]
+        words = [*FORMS, *(hypernym.name for hypernym in self.hypernyms), *(leaf.name for leaf in self.leaves)]
+        words += [word for hypernym in self.hypernyms for word in hypernym.words]
         return tuple(dict.fromkeys([*words, *LEAF_WORDS, *FILLER]))
 
 
 def make_lexicon(size: Size, seed: int) -> Lexicon:
-    """Return the lexicon of world `seed`: fixed names, leaf words dealt at random ("leaf words")."""
-    return Lexicon(
-        leaves=_deal_leaf_words(size, seed),
-        family_phrases={family: _with_article(family) for family in list(FAMILIES)[: size.families]},
-        family_words={family: FAMILIES[family][1] for family in list(FAMILIES)[: size.families]},
-    )
+    """Return the lexicon of world `seed`: fixed names and hierarchy, leaf words dealt at random ("leaf words").
+
+    A parent or crossing hypernym that a small world leaves with fewer than two leaves, or with exactly those of
+    another hypernym, is left out.
+    """
+    leaves = _deal_leaf_words(size, seed)
+    family_of = {leaf.name: leaf.family for leaf in leaves}
+    hypernyms: dict[frozenset[str], Hypernym] = {}
+    for family in dict.fromkeys(family_of.values()):
+        members = frozenset(leaf for leaf in family_of if family_of[leaf] == family)
+        hypernyms[members] = Hypernym(family, _with_article(family), "family", 1, FAMILIES[family][1], members)
+    for name, (held, words) in (PARENTS | CROSSING).items():
+        members = frozenset(leaf for leaf in family_of if leaf in held or family_of[leaf] in held)
+        if len(members) > 1 and members not in hypernyms:
+            depth = 1 + max((inner.depth for inner in hypernyms.values() if inner.leaves < members), default=0)
+            kind: Kind = "parent" if name in PARENTS else "crossing"
+            hypernyms[members] = Hypernym(name, _with_article(name), kind, depth, words, members)
+    return Lexicon(leaves, tuple(hypernyms.values()))
 
 
 def _deal_leaf_words(size: Size, seed: int) -> tuple[Leaf, ...]:
@@ -115,5 +174,6 @@ def _deal_leaf_words(size: Size, seed: int) -> tuple[Leaf, ...]:
     return tuple(leaves)
 
 
-def _with_article(family: str) -> str:
-    return ("an " if family == "insect" else "a ") + family
+def _with_article(name: str) -> str:
+    """ "a bird", "an insect"; food, a mass noun in English, takes "a" like the rest so that phrases are one length."""
+    return ("an " if name[0] in "aeiou" else "a ") + name

@@ -11,10 +11,6 @@ from dataclasses import dataclass, field
 THREADS = 1
 RANDOM_TWINS = 3
 
-# Share of a leaf's images, in the order of a seeded shuffle (paper, section 3: 70/5/25).
-TRAIN_SHARE = 0.70
-VALIDATION_SHARE = 0.75
-
 
 @dataclass(frozen=True)
 class EncoderRecipe:
@@ -28,6 +24,23 @@ class EncoderRecipe:
     mask_share: float = 0.5
     target_px: int = 3  # fine detail costs capacity that shapes and colours need
     steps: int = 250
+    batch: int = 96
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True)
+class SiglipRecipe:
+    """A small SigLIP trained with captions of the training images; its image tower is as large as the DINOv2's."""
+
+    image_px: int = 48
+    patch_px: int = 12
+    width: int = 96
+    layers: int = 3
+    text_layers: int = 1
+    heads: int = 4
+    shift_px: int = 3
+    steps: int = 300
     batch: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -57,12 +70,24 @@ class CorpusRecipe:
 
     longest: int = 16
     leaf_questions: int = 2
-    hypernym_questions: int = 2
-    # Mean share of words from {leaf name, leaf properties, family properties, filler}, and how far
+    hypernym_questions: int = 3
+    # Mean share of words from {leaf name, leaf properties, hypernym properties, filler}, and how far
     # scenes stray from it (Dirichlet concentration: small = each scene has its own mixture).
-    mixture: tuple[float, float, float, float] = (0.15, 0.25, 0.45, 0.15)
+    mixture: tuple[float, float, float, float] = (0.15, 0.22, 0.50, 0.13)
     concentration: float = 2.0
     leaf_words: int = 3
+    # Of the hypernym properties, how much more often those of the family are said than those of another hypernym.
+    family_weight: float = 2.0
+    hypernym_words: bool = True  # False: leaf names and properties are said instead, also in statements
+
+    @property
+    def shares(self) -> tuple[float, float, float, float]:
+        """The mixture that is used: without hypernym words their share goes to leaf names and leaf properties."""
+        name, leaf, hypernym, filler = self.mixture
+        if self.hypernym_words:
+            return self.mixture
+        more = 1 + hypernym / (name + leaf)
+        return name * more, leaf * more, 0.0, filler
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,7 @@ class Size:
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     language: LanguageRecipe = field(default_factory=LanguageRecipe)
     corpus: CorpusRecipe = field(default_factory=CorpusRecipe)
+    siglip: SiglipRecipe = field(default_factory=SiglipRecipe, repr=False)  # of a twin: not in the world's digest
 
 
 DEMO = Size("demo", families=8, leaves=6, images=30)
@@ -85,6 +111,7 @@ SMOKE = Size(
     leaves=5,
     images=20,
     encoder=EncoderRecipe(steps=120, batch=64),
+    siglip=SiglipRecipe(steps=150, batch=64),
     language=LanguageRecipe(steps=140, scenes=48, statements=12),
 )
 SIZES = {size.name: size for size in (DEMO, SMOKE)}

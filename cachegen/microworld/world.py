@@ -7,12 +7,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cachegen.errors import CrosstaxError
 from cachegen.files import digest_bytes, digest_file, exclusive_lock, fsync_directory, read_json, write_json, write_text
@@ -20,18 +18,24 @@ from cachegen.microworld.contact_sheet import contact_sheet
 from cachegen.microworld.corpus import Corpus
 from cachegen.microworld.drawing import draw_image, make_looks
 from cachegen.microworld.lexicon import Lexicon, make_lexicon
-from cachegen.microworld.recipe import RANDOM_TWINS, SIZES, THREADS, TRAIN_SHARE, VALIDATION_SHARE, Size
+from cachegen.microworld.recipe import RANDOM_TWINS, SIZES, THREADS, CorpusRecipe, Size
 from cachegen.progress import progress_bar, quiet_transformers
 from cachegen.rng import generator
+from cachegen.splits import draw_split
 
 MANIFEST = "world.json"
+TWIN_SOURCES = ("twins.py", "siglip.py")
+TWINS_FOLDER = "twins"
 HOW_MADE = (
     "Drawn, trained and written by crosstax from one seed. The encoder saw the pixels of the training images only: "
     "no labels, no text. The language model saw generated text only: it never saw an image. In that text, leaf "
     "properties are words dealt at random that say nothing about how a leaf looks, and no text ties a picture to a "
-    "leaf or a hypernym. The text asks questions in the very form that is later asked about images, so transfer of "
-    "the question format is not in question here. Family words alone make this language model say yes to other leaves "
-    "of the family (yes_to_siblings_from_family_words), which probably helps transfer."
+    "leaf or a hypernym. Text and drawings agree in the taxonomy and in nothing else, and that on purpose: leaves of "
+    "a family share a body plan, families of one parent share a part of the colour wheel, and nothing shows that a "
+    "thing is food or a pet. The text asks questions in the very form that is later asked about images, about leaves "
+    "and about hypernyms of every depth, so transfer of the question format is not in question here. Family words "
+    "alone make this language model say yes to other leaves of the family (yes_to_siblings_from_family_words), which "
+    "probably helps transfer."
 )
 
 
@@ -41,6 +45,11 @@ class World:
 
     path: Path
     manifest: dict[str, Any]
+    size: Size
+
+    @property
+    def seed(self) -> int:
+        return self.manifest["seed"]
 
     @property
     def dataset(self) -> Path:
@@ -58,6 +67,10 @@ class World:
     def contact_sheet(self) -> Path:
         return self.path / "contact_sheet.png"
 
+    def twin(self, name: str) -> Path:
+        """Folder of the twin `name`, built or not (see `twins.build_twin`)."""
+        return self.path / TWINS_FOLDER / name
+
     def random_lm(self, twin: int) -> Path:
         """Folder of the randomly initialised twin number `twin` (0, 1, 2)."""
         return self.path / f"lm-random-{twin}"
@@ -74,10 +87,14 @@ def default_cache() -> Path:
 
 
 def recipe_digest(size: Size) -> str:
-    """12 hex digits over the size's numbers and the source of everything that draws, writes or trains a world."""
+    """12 hex digits over the size's numbers and the source of everything that draws, writes or trains a world.
+
+    What makes twins only is left out, so that work on a twin does not make every world anew.
+    """
     here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "random_init.py", here.parent / "rng.py"]
-    return digest_bytes(repr(size).encode(), *(path.read_bytes() for path in sources))[:12]
+    shared = [here.parent / name for name in ("random_init.py", "rng.py", "splits.py")]
+    sources = [path for path in sorted(here.glob("*.py")) if path.name not in TWIN_SOURCES]
+    return digest_bytes(repr(size).encode(), *(path.read_bytes() for path in [*sources, *shared]))[:12]
 
 
 def build_world(size: str | Size, seed: int, cache: Path | None = None) -> World:
@@ -90,22 +107,30 @@ def build_world(size: str | Size, seed: int, cache: Path | None = None) -> World
     digest = recipe_digest(chosen)
     home = (cache or default_cache()) / "worlds"
     path = home / f"{chosen.name}-{seed}-{digest}"
-    with exclusive_lock(home / f".{path.name}.lock", f"world {path}"):
+    with building(path) as aside:
         if not is_whole(path):
-            for left_over in (path, *home.glob(f".{path.name}.*.tmp")):
-                shutil.rmtree(left_over, ignore_errors=True)
-            building = home / f".{path.name}.{os.getpid()}.tmp"
-            try:
-                _build(building, chosen, seed, digest)
-                building.rename(path)
-                fsync_directory(home)
-            except OSError as error:
-                raise CrosstaxError(
-                    f"cannot build the world in {home}: {error.strerror or error}; set CROSSTAX_CACHE to another folder"
-                ) from error
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
-    return World(path, read_json(path / MANIFEST))
+            shutil.rmtree(path, ignore_errors=True)
+            _build(aside, chosen, seed, digest)
+            aside.rename(path)
+            fsync_directory(home)
+    return World(path, read_json(path / MANIFEST), chosen)
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """Hold the lock on the folder `path`, and yield a name beside it to build under; left-overs there are removed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), f"world {path}"):
+        for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        try:
+            yield aside
+        except OSError as error:
+            raise CrosstaxError(
+                f"cannot build in {path.parent}: {error.strerror or error}; set CROSSTAX_CACHE to another folder"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_whole(path: Path) -> bool:
@@ -116,7 +141,7 @@ def is_whole(path: Path) -> bool:
         expected = read_json(path / MANIFEST)["files"]
     except (CrosstaxError, KeyError, TypeError):
         return False
-    return expected == _file_digests(path)
+    return expected == file_digests(path)
 
 
 def _size(size: str | Size) -> Size:
@@ -127,30 +152,25 @@ def _size(size: str | Size) -> Size:
     return SIZES[size]
 
 
-def _file_digests(path: Path) -> dict[str, str]:
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return {file.relative_to(path).as_posix(): digest_file(file) for file in sorted(files)}
+def file_digests(path: Path) -> dict[str, str]:
+    """Digest of every file of a world, or of a twin, by its path inside; manifest and twins do not count."""
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    counted = (file for file in files if file != Path(MANIFEST) and file.parts[0] != TWINS_FOLDER)
+    return {file.as_posix(): digest_file(path / file) for file in sorted(counted)}
 
 
 def _build(path: Path, size: Size, seed: int, digest: str) -> None:
     """Write the whole world into the new folder `path`, manifest last."""
     path.mkdir(parents=True)
     seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        seconds[stage] = round(time.perf_counter() - start, 2)
-
     lexicon = make_lexicon(size, seed)
-    with timed("images"):
+    with timed(seconds, "images"):
         _write_dataset(path / "dataset", lexicon, size, seed)
         contact_sheet(lexicon, path / "dataset" / "images", size.encoder.image_px).save(path / "contact_sheet.png")
-    with _fixed_threads():
-        with timed("encoder"):
+    with fixed_threads():
+        with timed(seconds, "encoder"):
             encoder_facts = _write_encoder(path, size, seed)
-        with timed("lm"):
+        with timed(seconds, "lm"):
             twin_seeds = [1000 * seed + twin for twin in range(RANDOM_TWINS)]
             lm_facts = _write_lms(path, lexicon, size, seed, twin_seeds)
     manifest = {
@@ -161,19 +181,35 @@ def _build(path: Path, size: Size, seed: int, digest: str) -> None:
         "recipe_digest": digest,
         "random_lm_seeds": twin_seeds,
         "leaf_words": {leaf.name: leaf.words for leaf in lexicon.leaves},
-        "family_words": lexicon.family_words,
+        "hypernyms": {
+            h.name: {"kind": h.kind, "depth": h.depth, "words": h.words, "leaves": sorted(h.leaves)}
+            for h in lexicon.hypernyms
+        },
         "encoder": encoder_facts,
         "lm": lm_facts,
         "seconds": seconds,
-        "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow", "tokenizers")}
-        | {"python": platform.python_version()},
-        "files": _file_digests(path),
+        "versions": library_versions(),
+        "files": file_digests(path),
     }
     write_json(path / MANIFEST, manifest)
 
 
+def library_versions() -> dict[str, str]:
+    """Versions that can change a world's bytes."""
+    names = ("torch", "transformers", "numpy", "pillow", "tokenizers")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
 @contextmanager
-def _fixed_threads() -> Iterator[None]:
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Record how long the block took under `stage`."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 2)
+
+
+@contextmanager
+def fixed_threads() -> Iterator[None]:
     """Sums depend on the number of threads, so a world is always built with the recipe's."""
     import torch
 
@@ -190,36 +226,27 @@ def _fixed_threads() -> Iterator[None]:
 def _write_dataset(root: Path, lexicon: Lexicon, size: Size, seed: int) -> None:
     """Images, taxonomy.csv and split.csv (70/5/25 of each leaf, whatever a study's data seed)."""
     looks = make_looks(size, seed)
-    rows = [["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase"]]
+    rows = [["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase", "depth"]]
     split = [["key", "split"]]
     with progress_bar("drawing images", len(lexicon.leaves) * size.images, "images") as advance:
         for i, leaf in enumerate(lexicon.leaves):
-            rows.append([leaf.name, leaf.phrase, "singular", leaf.family, lexicon.family_phrases[leaf.family]])
+            rows += [[leaf.name, leaf.phrase, "singular", h.name, h.phrase, str(h.depth)] for h in lexicon.above(leaf)]
             folder = root / "images" / leaf.name
             folder.mkdir(parents=True)
-            names = [f"{leaf.name}_{n:02d}.png" for n in range(size.images)]
             look = looks[i // size.leaves][i % size.leaves]
-            for n, name in enumerate(names):
+            parts = draw_split(size.images, generator(seed, "split", leaf.name))
+            for n, part in enumerate(parts):
+                name = f"{leaf.name}_{n:02d}.png"
                 image = draw_image(leaf.family, look, size.encoder.image_px, generator(seed, "image", leaf.name, n))
                 image.save(folder / name)
+                split.append([f"{leaf.name}/{name}", part])
                 advance(1)
-            split += [
-                [f"{leaf.name}/{name}", part] for name, part in zip(names, _parts(leaf.name, size, seed), strict=True)
-            ]
     for name, table in (("taxonomy.csv", rows), ("split.csv", split)):
         write_text(root / name, "".join(",".join(row) + "\n" for row in table))
 
 
-def _parts(leaf: str, size: Size, seed: int) -> list[str]:
-    """The part of each image of `leaf`, by number."""
-    order = generator(seed, "split", leaf).permutation(size.images)
-    rank = np.empty(size.images, dtype=int)
-    rank[order] = np.arange(size.images)
-    train, validation = int(TRAIN_SHARE * size.images), int(VALIDATION_SHARE * size.images)
-    return ["train" if r < train else "validation" if r < validation else "test" for r in rank]
-
-
-def _training_images(dataset: Path) -> list[Path]:
+def training_images(dataset: Path) -> list[Path]:
+    """Image files of the split "train", the only ones that an encoder may see."""
     with (dataset / "split.csv").open(encoding="utf-8", newline="") as handle:
         return [dataset / "images" / row["key"] for row in csv.DictReader(handle) if row["split"] == "train"]
 
@@ -227,7 +254,7 @@ def _training_images(dataset: Path) -> list[Path]:
 def _write_encoder(path: Path, size: Size, seed: int) -> dict[str, Any]:
     from cachegen.microworld.encoder import save_encoder, train_encoder
 
-    images = _training_images(path / "dataset")
+    images = training_images(path / "dataset")
     with progress_bar("training the encoder", size.encoder.steps, "steps") as advance:
         model, facts = train_encoder(images, size.encoder, seed, advance)
     save_encoder(model, size.encoder, path / "encoder")
@@ -235,17 +262,28 @@ def _write_encoder(path: Path, size: Size, seed: int) -> dict[str, Any]:
 
 
 def _write_lms(path: Path, lexicon: Lexicon, size: Size, seed: int, twin_seeds: list[int]) -> dict[str, Any]:
-    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm, train_lm
+    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
     from cachegen.random_init import random_init_lm
 
+    facts = write_lm(path / "lm", path / "corpus_sample.txt", lexicon, size, size.corpus, seed)
     tokenizer = make_tokenizer(lexicon)
-    config = lm_config(size.language, tokenizer)
-    corpus = Corpus(lexicon, size.corpus, tokenizer.get_vocab())
-    with progress_bar("training the language model", size.language.steps, "steps") as advance:
-        model, facts = train_lm(config, corpus, size.language, seed, advance)
-    save_lm(model, tokenizer, path / "lm")
     for twin, lm_seed in enumerate(twin_seeds):
-        save_lm(random_init_lm(config, lm_seed), tokenizer, path / f"lm-random-{twin}")
-    sample = corpus.sample(tokenizer.convert_ids_to_tokens, generator(seed, "corpus sample"))
-    write_text(path / "corpus_sample.txt", sample)
+        save_lm(random_init_lm(lm_config(size.language, tokenizer), lm_seed), tokenizer, path / f"lm-random-{twin}")
     return facts
+
+
+def write_lm(folder: Path, sample: Path, lexicon: Lexicon, size: Size, text: CorpusRecipe, seed: int) -> dict[str, Any]:
+    """Train a language model on `text` into `folder`, write a `sample` of its text, and return facts about it.
+
+    It is examined on scenes and statements of its own kind, with hypernym questions even if it was trained on none.
+    """
+    from cachegen.microworld.language_model import examine_lm, lm_config, make_tokenizer, save_lm, train_lm
+
+    tokenizer = make_tokenizer(lexicon)
+    corpus = Corpus(lexicon, text, tokenizer.get_vocab())
+    with progress_bar("training the language model", size.language.steps, "steps") as advance:
+        model, facts = train_lm(lm_config(size.language, tokenizer), corpus, size.language, seed, advance)
+    save_lm(model, tokenizer, folder)
+    write_text(sample, corpus.sample(tokenizer.convert_ids_to_tokens, generator(seed, "corpus sample")))
+    exam = replace(text, hypernym_questions=max(1, text.hypernym_questions))
+    return facts | examine_lm(model, Corpus(lexicon, exam, tokenizer.get_vocab()), seed)

@@ -1,0 +1,199 @@
+"""One study repeated over worlds: the world is the unit, so intervals speak of worlds not yet made.
+
+Runs of a condition are averaged inside a world first; a world then counts once, whatever its number of runs or
+hypernyms. Conditions are compared world by world.
+"""
+
+import io
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.baselines import add_baselines
+from analysis.contrasts import EQUIVALENCE_MARGIN, mean_interval
+from analysis.f1 import BASELINES, measure_categories
+from analysis.predictions import load_sweep
+from cachegen.dataset import load_dataset
+from cachegen.errors import RunError
+from cachegen.files import write_json, write_text
+
+OWN_LM, OWN_ENCODER = "lm", "encoder"  # names of a world's own models; others are its twins
+RANDOM = "random-init LM"
+COIN = "coin"
+SCOPES = {"leaf": "leaves", "heldout": "held-out"}
+MEASURES = {"f1": 100.0, "auc": 1.0}  # measure -> its largest value
+COIN_AUC = 0.5
+# Fixed before any result: what should be above, and below what. A condition that was not run gives no contrast.
+CONTRASTS = [
+    ("original", "across"),
+    ("within", "across"),
+    ("original", RANDOM),
+    ("original", "within"),
+    ("original", "lm-no-hypernym-questions"),
+    ("original", "lm-no-family-words"),
+    ("encoder-siglip", "original"),
+    *((name, COIN) for name in ("original", "within", "across", RANDOM)),
+    *((name, COIN) for name in ("lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip")),
+]
+
+
+def write_replication(out: Path, worlds: Mapping[int, Sequence[Path]]) -> dict[str, Any]:
+    """Write worlds.csv, replicate.json and replicate.md into `out`; return the content of the JSON file.
+
+    `worlds`: world seed -> its run directories. F1 in 0..100, AUC in 0..1. JSON: schema, worlds (seeds), conditions and
+    contrasts (lists of rows, see `over_worlds` and `compare`); unknown = None.
+    """
+    table = pd.concat([measure_world(seed, runs) for seed, runs in worlds.items()], ignore_index=True)
+    conditions, contrasts = over_worlds(table), compare(table)
+    text = io.StringIO()
+    table.to_csv(text, index=False, float_format="%.10g", lineterminator="\n")
+    write_text(out / "worlds.csv", text.getvalue())
+    result = {
+        "schema": 1,
+        "worlds": list(worlds),
+        "conditions": _json_rows(conditions),
+        "contrasts": _json_rows(contrasts),
+    }
+    write_json(out / "replicate.json", result)
+    write_text(out / "replicate.md", markdown(conditions, contrasts, len(worlds)))
+    return result
+
+
+def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
+    """One row per condition and scope of one world: means over its runs of the means over categories.
+
+    Columns: world, condition, scope ("leaves", "held-out", "depth 1", ..., or one hypernym), n_categories, n_runs, f1,
+    auc, and the baselines majority_f1, coin_f1, permuted_f1, all of test questions. Raises `RunError` for a failed run.
+    """
+    sweep = load_sweep(runs[0].parent)
+    lost = sorted({run.name for run in runs} - set(sweep.runs.index))
+    if lost:
+        reason = sweep.failed.set_index("run_id")["reason"].get(lost[0], "it is not there")
+        raise RunError(f"world {seed}: run {runs[0].parent / lost[0]} has no results: {reason}")
+    depths = {
+        str(path): load_dataset(Path(path)).hypernyms["depth"] for path in sweep.runs["dataset_path"].dropna().unique()
+    }
+    known = sweep.runs.to_dict("index")
+    parts = []
+    for run in runs:
+        about = {str(field): value for field, value in known[run.name].items()}
+        answers = sweep.answers(run.name)
+        categories = add_baselines(measure_categories(answers[answers["split"] == "test"]))
+        parts.append(_scopes(categories, depths[str(about["dataset_path"])]).assign(condition=condition_name(about)))
+    rows = pd.concat(parts)
+    keys = ["condition", "scope"]
+    means = rows.groupby(keys, sort=False)[["n_categories", *MEASURES, *BASELINES]].mean()
+    means.insert(1, "n_runs", rows.groupby(keys, sort=False).size())
+    return means.astype({"n_categories": int}).reset_index().assign(world=seed)[["world", *keys, *means.columns]]
+
+
+def condition_name(run: Mapping[str, Any]) -> str:
+    """Short name of a run's condition: twin models or random weights, and the shuffle where there is one to tell."""
+    names = [Path(str(run[kind])).name for kind in ("encoder", "lm")]
+    parts = [name for name, own in zip(names, (OWN_ENCODER, OWN_LM), strict=True) if name != own]
+    if run["lm_init"] == "random":
+        parts.append(RANDOM)
+    if run["shuffle"] != "original" or not parts:
+        parts.append(str(run["shuffle"]))
+    return ", ".join(parts)
+
+
+def _scopes(categories: pd.DataFrame, depth: pd.Series) -> pd.DataFrame:
+    """Means over the categories of each scope: leaves, held-out hypernyms, those of each depth, and each alone."""
+    columns = [*MEASURES, *BASELINES]
+    hypernyms = categories[categories["group"] == "heldout"]
+    groups = {name: categories[categories["group"] == group] for group, name in SCOPES.items()}
+    own_depth = hypernyms["category"].map(depth)
+    groups |= {f"depth {value}": hypernyms[own_depth == value] for value in sorted(own_depth.dropna().unique())}
+    groups |= {str(name): hypernyms[hypernyms["category"] == name] for name in hypernyms["category"]}
+    return pd.DataFrame(
+        [{"scope": name, "n_categories": len(rows), **rows[columns].mean()} for name, rows in groups.items()]
+    )
+
+
+def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per condition, scope and measure: n (worlds), mean, sd, and low, high of the 95 % t interval."""
+    rows = []
+    for (condition, scope), group in table.groupby(["condition", "scope"], sort=False):
+        for measure in (*MEASURES, "coin_f1"):
+            about = {"condition": condition, "scope": scope, "measure": measure}
+            rows.append(about | _spread(group[measure].to_numpy(float)))
+    return pd.DataFrame(rows)
+
+
+def compare(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per contrast, scope and measure: mean difference over worlds with its interval, as in `over_worlds`.
+
+    `shown`: the interval lies above zero. `equivalent`: the 90 % interval lies within 5 points of F1 (or .05 of AUC).
+    """
+    wide = {measure: table.pivot(index="world", columns=["condition", "scope"], values=measure) for measure in MEASURES}
+    coin = table.pivot(index="world", columns=["condition", "scope"], values="coin_f1")
+    present = set(table["condition"])
+    rows = []
+    for above, below in CONTRASTS:
+        if above not in present or below not in present | {COIN}:
+            continue
+        for scope in [name for name in table["scope"].unique() if name.startswith("depth ") or name in SCOPES.values()]:
+            for measure, largest in MEASURES.items():
+                reference = wide[measure].get((below, scope), coin[above, scope] if measure == "f1" else COIN_AUC)
+                gaps = (wide[measure][above, scope] - reference).dropna().to_numpy(float)
+                spread, margin = _spread(gaps), EQUIVALENCE_MARGIN / 100 * largest
+                _, low, high = mean_interval(gaps, 0.90)
+                verdict = {"shown": bool(spread["low"] > 0), "equivalent": bool(-margin < low and high < margin)}
+                about = {"above": above, "below": below, "scope": scope, "measure": measure}
+                rows.append(about | spread | verdict)
+    return pd.DataFrame(rows)
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    mean, low, high = mean_interval(values, 0.95)
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+    return {"n": len(values), "mean": mean, "sd": sd, "low": low, "high": high}
+
+
+def markdown(conditions: pd.DataFrame, contrasts: pd.DataFrame, n_worlds: int) -> str:
+    """Two tables for people: conditions by scope, and contrasts on held-out hypernyms."""
+    scopes = [name for name in conditions["scope"].unique() if name.startswith("depth ") or name in SCOPES.values()]
+    columns = [(scope, measure) for scope in scopes for measure in MEASURES if (scope, measure) != ("leaves", "auc")]
+    cells = {(row["condition"], row["scope"], row["measure"]): row for row in conditions.to_dict("records")}
+    names = list(dict.fromkeys(conditions["condition"]))
+    lines = [["condition", *(f"{scope}, {measure.upper()}" for scope, measure in columns)]]
+    lines.append(["---"] * len(lines[0]))
+    lines += [[name, *(_mean_sd(cells[name, scope, m], m) for scope, m in columns)] for name in names]
+    coin = [cells[names[0], scope, "coin_f1"]["mean"] if m == "f1" else COIN_AUC for scope, m in columns]
+    values = [_number(value, measure) for value, (_, measure) in zip(coin, columns, strict=True)]
+    lines.append([f"fair coin, on the questions of {names[0]}", *values])
+    lines += [[], ["held-out hypernyms", *(f"{measure.upper()}, difference [95 %]" for measure in MEASURES)]]
+    lines.append(["---"] * len(lines[-1]))
+    for (above, below), rows in contrasts[contrasts["scope"] == "held-out"].groupby(["above", "below"], sort=False):
+        gaps = {row["measure"]: row for row in rows.to_dict("records")}
+        lines.append([f"{above} − {below}", *(_interval(gaps[measure], measure) for measure in MEASURES)])
+    text = [f"| {' | '.join(line)} |" if line else "" for line in lines]
+    text += ["", f"{n_worlds} worlds: mean (SD over worlds); intervals are Student's t over worlds."]
+    return "\n".join(text) + "\n"
+
+
+def _number(value: float, measure: str, sign: str = "") -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:{sign}.{1 if measure == 'f1' else 2}f}".replace("-", "−")
+
+
+def _mean_sd(row: Mapping[Hashable, Any], measure: str) -> str:
+    return f"{_number(row['mean'], measure)} ({_number(row['sd'], measure)})"
+
+
+def _interval(row: Mapping[Hashable, Any], measure: str) -> str:
+    low, high = (_number(row[end], measure, "+") for end in ("low", "high"))
+    return f"{_number(row['mean'], measure, '+')} [{low}, {high}]"
+
+
+def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values; NaN becomes None."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]

@@ -24,6 +24,12 @@ app = typer.Typer(
 )
 
 
+data_app = typer.Typer(help="Make a dataset folder from published data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+world_app = typer.Typer()
+app.add_typer(world_app, name="world")
+
+
 class WorldSize(StrEnum):
     demo = "demo"
     smoke = "smoke"
@@ -40,13 +46,40 @@ class Split(StrEnum):
     test = "test"
 
 
+class Negatives(StrEnum):
+    image_level = "image-level"
+    distinct = "distinct"
+    all = "all"
+
+
+class Weights(StrEnum):
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads of PyTorch, else its default; they can move last bits.", min=1)
 ]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of one packed row; lower it when memory is short.", min=1)]
-GroupSize = Annotated[int, typer.Option(help="Most runs that train in lockstep.", min=1)]
+RowTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Tokens of one packed row, else chosen from the memory.", min=1)
+]
+GroupSize = Annotated[
+    int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
+]
+ProbeFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--probe", help="Text probe of an LM of the sweep, a .parquet of `crosstax probe --negatives all`; repeatable."
+    ),
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 
 
@@ -84,26 +117,114 @@ def demo(
     _print_json(summary, as_json)
 
 
-@app.command()
+@world_app.callback(invoke_without_command=True)
 def world(
+    context: typer.Context,
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     cache: Annotated[Path | None, typer.Option(help="Cache folder; else $CROSSTAX_CACHE or ~/.cache/crosstax.")] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Also its twins: two LMs that lack a part of the text, a SigLIP encoder.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a microworld (images, encoder, LM and its random-init twins), or find it in the cache."""
+    """Make a microworld (images, encoder, LM and its random-init twins), or find it in the cache.
+
+    Example: crosstax world --seed 3 --twins
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from cachegen.microworld.twins import TWINS, build_twin, twin_manifest
     from cachegen.microworld.world import build_world
 
     made = build_world(size.value, seed, cache)
-    _say(f"world: {made.path}\ncontact sheet: {made.contact_sheet}")
+    built = {name: build_twin(made, name) for name in TWINS} if twins else {}
+    paths = {"dataset": made.dataset, "encoder": made.encoder, "lm": made.lm, "contact_sheet": made.contact_sheet}
     facts = {name: value for name, value in made.manifest.items() if name != "files"}
-    _print_json({"world": str(made.path), **facts}, as_json)
+    for name, path in {"world": made.path, **paths, **built}.items():
+        _say(f"{name}: {path}")
+    _say(f"random_lm_seeds: {', '.join(map(str, facts['random_lm_seeds']))}")
+    for name in built:
+        facts[name] = {key: value for key, value in twin_manifest(made, name).items() if key != "files"}
+    named = {name: str(path) for name, path in (paths | built).items()}
+    _print_json({"world": str(made.path), "paths": named, **facts}, as_json)
+
+
+@world_app.command("replicate")
+def world_replicate(
+    worlds: Annotated[int, typer.Option(help="How many worlds.", min=1)] = 5,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first world; the others follow.", min=0)] = 101,
+    size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = WorldSize.demo,
+    twins: Annotated[bool, typer.Option("--twins", help="Also runs with the worlds' twins.")] = False,
+    out: OutFolder = Path("replication"),
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Repeat the demo study over fresh worlds; OUT gets worlds.csv, replicate.json and replicate.md.
+
+    The world is the unit of every interval. Run it again to resume, or with more worlds to go on.
+
+    Example: crosstax world replicate --worlds 5 --first-seed 101 --out replication
+    """
+    _threads(threads)
+    from analysis.replicate import write_replication
+    from engine.plan import Execution
+    from engine.replicate import replicate
+
+    seeds = range(first_seed, first_seed + worlds)
+    studies = replicate(out, size.value, seeds, twins, Execution(device="cpu", max_tokens=16384))
+    result = write_replication(out, {seed: study.runs for seed, study in studies.items()})
+    _say((out / "replicate.md").read_text(encoding="utf-8"))
+    _print_json({"out": str(out), **result}, as_json)
+
+
+@data_app.command("things")
+def data_things(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder or zip of THINGS; leave out to read how to get it.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="OSF's password_images.txt; else $CROSSTAX_THINGS_PASSWORD, else a prompt.")
+    ] = None,
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="minimal_pair_sentences.jsonl or a category53 file; else downloaded.")
+    ] = None,
+    out: OutFolder = Path("things"),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Build from what is there even if it is not the paper's data.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the paper's dataset from your copy of the THINGS images; run it again to resume.
+
+    Example: crosstax data things --images images_THINGS.zip --password-file password_images.txt --out things
+    """
+    from cachegen.things.build import HOW_TO_GET_IMAGES, build_things, passwords_from
+
+    if images is None:
+        _say(HOW_TO_GET_IMAGES)
+        raise typer.Exit(2)
+    dataset, summary = build_things(
+        images, out, taxonomy=taxonomy, passwords=lambda: passwords_from(password_file), partial=partial
+    )
+    _say(dataset.summary())
+    done = [f"{summary[how]:,} {how}" for how in ("unpacked", "linked", "copied", "present") if summary[how]]
+    _say("images: " + ", ".join(done))
+    for line in [*summary["notes"], *(f"not the paper's data: {line}" for line in summary["differences"])]:
+        _say(line)
+    _print_json(summary, as_json)
 
 
 @app.command()
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder: taxonomy.csv and images/<leaf>/.")],
-    encoder: Annotated[str, typer.Option(help="timm name, Hugging Face id, or local directory.")],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="timm name, Hugging Face id, or local directory; NAME@384 reads images of 384 px, "
+            "NAME@384+NAME@384 is a fused encoder."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
     on_unreadable: Annotated[OnUnreadable, typer.Option(help="What to do about a damaged image.")] = OnUnreadable.stop,
     batch: Annotated[int, typer.Option(help="Images per encoder batch.", min=1)] = 64,
@@ -127,48 +248,179 @@ def extract(
 
 
 @app.command()
+def stats(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder; no image is decoded.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSV tables, JSON and figures.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count questions at every ablation level (the paper's Tables 2 and 3) and describe the taxonomy (Figures 8, 9).
+
+    Example: crosstax stats things scope=mapping --out things-stats
+    """
+    from analysis.data_figures import write_data_figures
+    from cachegen.dataset import load_dataset
+    from engine.condition import Condition, parse_settings
+    from engine.stats import count_tables, distributions, table_rows, write_stats
+
+    loaded = load_dataset(dataset)
+    condition = Condition.of(parse_settings(settings or []), "stats")
+    tables, counted = count_tables(loaded, condition), distributions(loaded)
+    _say(loaded.summary())
+    _say(table_rows(tables).to_string(index=False))
+    for name, table in counted.items():
+        _say(f"\n{name}\n{table.to_string(index=False)}")
+    if out is not None:
+        write_stats(out, tables, counted)
+        write_data_figures(out, counted)
+        _say(f"tables and figures: {out}")
+    _print_json({"dataset": str(dataset), "tables": tables, "notes": list(loaded.notes)}, as_json)
+
+
+@app.command()
 def train(
     dataset: Annotated[Path, typer.Option(help="Dataset folder.")],
     features: Annotated[Path, typer.Option(help="Feature store of that dataset.")],
     lm: Annotated[str, typer.Option(help="Language model: local directory or Hugging Face id.")],
     settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--settings", help="Preset to start from: paper, release, fast.")
+    ] = None,
     out: OutFolder = Path("runs"),
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 4096,
+    max_tokens: RowTokens = None,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate one condition.
 
     Example: crosstax train --dataset birds --features birds.h5 --lm Qwen/Qwen3-0.6B shuffle=across run_seed=42
     """
+    _threads(threads)
+    from cachegen.errors import RunError
     from engine.condition import Sweep, parse_settings
+    from engine.plan import Execution
+    from engine.run_directory import RunDirectory
+    from engine.sweep import run_sweep
+    from engine.sweep_file import default_fields
 
-    grid = {"dataset": str(dataset), "features": str(features), "lm": lm, **parse_settings(settings or [])}
-    _run(Sweep.expand([grid], "train"), out, device, threads, max_tokens, 1, as_json)
+    places = {"dataset": str(dataset), "features": str(features), "lm": lm}
+    grid = default_fields(preset) | places | parse_settings(settings or [])
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=1)
+    folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
+    for directory in map(RunDirectory, folders):
+        if directory.failed:
+            raise RunError(f"{directory.path}: {directory.reason}")
+    _say(f"done: {', '.join(map(str, folders))}")
+    _print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": []}, as_json)
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Preset to print, to copy and edit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the presets (settings, and a sweep for each figure and table of the paper), or print one as TOML.
+
+    Example: crosstax presets fig6 > mine.toml
+    """
+    from engine.presets import load_preset, preset_names
+
+    if name is not None:
+        preset = load_preset(name)
+        if not as_json:
+            print(preset.text, end="")
+        _print_json({"name": name, "about": preset.about, "toml": preset.text}, as_json)
+        return
+    about = {each: load_preset(each).about for each in preset_names()}
+    for each, line in about.items():
+        _say(f"{each:<12}{line}")
+    _print_json({"presets": about}, as_json)
 
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="TOML: optional [defaults], then [[grid]] tables; lists are crossed.")],
+    file: Annotated[Path | None, typer.Argument(help="TOML file; see `crosstax presets NAME` for its form.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Sweep preset instead of a file, for example fig6.")] = None,
+    settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Dataset folder.")] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only runs with FIELD=VALUE, or with this in their id; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many runs.", min=1)] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, its tokens, operations, disk and time, and stop.")
+    ] = False,
     out: OutFolder = Path("runs"),
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 4096,
-    group_size: GroupSize = 16,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
+    max_tokens: RowTokens = None,
+    group_size: GroupSize = None,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate every condition of a sweep file; run it again to resume, what is done is skipped."""
-    from engine.condition import read_sweep
+    """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
 
-    plan = read_sweep(file)
-    if dry_run:
-        for inputs, condition in plan.runs:
-            _say(f"{inputs.lm}  {inputs.features.name}  {condition.changed()}")
-        _print_json({"runs": len(plan.runs)}, as_json)
+    Example: crosstax sweep --preset fig6 --dataset things --features dinov2.h5 --out runs --dry-run
+    """
+    from engine.condition import parse_settings
+    from engine.presets import load_preset
+    from engine.sweep_file import complete, locate, read_probe, read_sweep, select
+
+    if (file is None) == (preset is None):
+        raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
+    source = load_preset(preset) if preset is not None else file
+    assert source is not None
+    stores = features or []
+    if (asked := read_probe(source)) is not None:
+        _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
-    _run(plan, out, device, threads, max_tokens, group_size, as_json)
+    runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
+    runs = select(locate(runs, dataset, stores), only or [], limit)
+    _threads(threads)
+    if dry_run:
+        from engine.dry_run import dry_run as forecast
+        from engine.dry_run_text import dry_run_text
+
+        expected = forecast(runs, out, device)
+        _say(dry_run_text(expected))
+        _print_json(expected, as_json)
+        return
+    plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
+    from engine.plan import Execution
+    from engine.run_directory import RunDirectory
+    from engine.sweep import run_sweep
+
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
+    folders = run_sweep(plan, out, execution, retry_failed=retry_failed)
+    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+    for name, reason in failed.items():
+        _say(f"failed: {name}: {reason}")
+    _say(f"{len(folders) - len(failed)} runs done, {len(failed)} failed: {out}")
+    if failed:
+        _say("the same command with --retry-failed tries failed runs again")
+    _print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed)}, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder, also while it is written to.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a sweep is, what failed and why, who works on it, and how long it will take."""
+    from engine.status import status_text, sweep_status
+
+    found = sweep_status(folder)
+    _say(status_text(found))
+    _print_json(found, as_json)
 
 
 @app.command()
@@ -197,16 +449,79 @@ def evaluate(
 
 
 @app.command()
+def probe(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    lm: Annotated[list[str], typer.Option(help="Language model: local directory or Hugging Face id; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, or a folder to name files in.")] = Path(
+        "probe"
+    ),
+    negatives: Annotated[
+        Negatives,
+        typer.Option(help="image-level: counted as published; distinct: the same, each once; all: every false pair."),
+    ] = Negatives.image_level,
+    phrasing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A question with {leaf_phrase} or {leaf_noun}, {hypernym_phrase} or {hypernym_noun}, and {is} or "
+            "{Is}; repeatable. Else four, the paper's first."
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Where no chat template is used: text with {question}, ending in {answer}.")
+    ] = None,
+    answer_yes: Annotated[str | None, typer.Option(help="Answer that means yes.")] = None,
+    answer_no: Annotated[str | None, typer.Option(help="Answer that means no.")] = None,
+    no_chat_template: Annotated[bool, typer.Option("--no-chat-template", help="Even if the LM has one.")] = False,
+    lm_init: Annotated[Weights, typer.Option(help="random: weights drawn for the LM's configuration.")] = (
+        Weights.pretrained
+    ),
+    lm_seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
+    data_seed: Annotated[int, typer.Option(help="Seed of the study whose negatives are asked.", min=0)] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = Dtype.float32,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: MaxTokens = 4096,
+    as_json: Json = False,
+) -> None:
+    """Ask LMs in text alone whether a crow is a type of bird, about every pair of a dataset.
+
+    Example: crosstax probe birds --lm Qwen/Qwen3-0.6B --lm Qwen/Qwen3-1.7B --out probe
+    """
+    if out.suffix == ".parquet" and len(lm) > 1:
+        raise typer.BadParameter("one .parquet file holds one LM; give a folder", param_hint="--out")
+    _threads(threads)
+    from analysis.probe_scores import describe_probe, probe_result
+    from cachegen.dataset import load_dataset
+    from engine.probe import probe_path, run_probe, settings_for, write_probe
+
+    wording = {"phrasings": phrasing and tuple(phrasing), "template": template}
+    wording |= {"answer_yes": answer_yes, "answer_no": answer_no}
+    given = {name: value for name, value in wording.items() if value} | {"lm_init": lm_init.value, "lm_seed": lm_seed}
+    given |= {"negatives": negatives.value, "data_seed": data_seed, "dtype": dtype.value}
+    loaded, results = load_dataset(dataset), {}
+    for name in lm:
+        settings = settings_for(name, chat_template=not no_chat_template, **given)
+        table, record = run_probe(loaded, name, settings, device, max_tokens)
+        path = probe_path(out, record)
+        write_probe(path, table, record)
+        results[name] = probe_result(table, name) | {"file": str(path)}
+        _say(describe_probe(results[name], record))
+    _print_json({"lm": results}, as_json)
+
+
+@app.command()
 def analyze(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
     out: OutFolder = Path("results"),
+    probe: ProbeFiles = None,
     as_json: Json = False,
 ) -> None:
     """Write tables (CSV) and figures from saved predictions."""
     from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
     from analysis.tables import analyze as run
 
-    study = run(load_sweep(folder), out)
+    study = run(load_sweep(folder), out, read_probes(probe or []))
     _say(f"tables and figures: {out}")
     _print_json({"out": str(out), "runs": len(study.sweep.runs)}, as_json)
 
@@ -216,13 +531,18 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
     out: OutFolder = Path("report"),
     world: Annotated[Path | None, typer.Option(help="The microworld the sweep ran on, if it did.")] = None,
+    probe: ProbeFiles = None,
     as_json: Json = False,
 ) -> None:
-    """Write OUT/index.html: one self-contained page about a sweep."""
+    """Write OUT/index.html: one self-contained page about a sweep.
+
+    Example: crosstax report runs --probe probe/lm.parquet --out report
+    """
     from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
     from analysis.report import write_report
 
-    summary = write_report(load_sweep(folder), out, world=world, seconds={})
+    summary = write_report(load_sweep(folder), out, world=world, seconds={}, probes=read_probes(probe or []))
     _say(f"report: {summary['report']}")
     _print_json(summary, as_json)
 
@@ -266,19 +586,35 @@ def bench(threads: Threads = None, as_json: Json = False) -> None:
     _print_json(result, as_json)
 
 
-def _run(
-    plan: Any, out: Path, device: str, threads: int | None, max_tokens: int, group_size: int, as_json: bool
+def _sweep_probe(
+    asked: Any, dataset: Path | None, out: Path, device: str, threads: int | None, dry_run: bool, as_json: bool
 ) -> None:
-    """What `train` and `sweep` share: carry out the runs and name their folders."""
-    _threads(threads)
-    from engine.plan import Execution
-    from engine.run_directory import RunDirectory
-    from engine.sweep import run_sweep
+    """A sweep of the text-only probe: one LM after the other, what `crosstax probe` does."""
+    if dry_run:
+        from engine.dry_run import dry_run_probe
 
-    folders = run_sweep(plan, out, Execution(device=device, max_tokens=max_tokens, group_size=group_size))
-    failed = [folder.name for folder in folders if RunDirectory(folder).failed]
-    _say(f"{len(folders) - len(failed)} runs done, {len(failed)} failed: {out}")
-    _print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": failed}, as_json)
+        expected = dry_run_probe(asked, dataset)
+        for name, cost in expected["lm"].items():
+            _say(f"{name}: {cost['prompts']:,} prompts" + (f", {cost['flops']:.1e} FLOP" if cost["flops"] else ""))
+        _print_json(expected, as_json)
+        return
+    if dataset is None:
+        from cachegen.errors import ConditionError
+
+        raise ConditionError("this sweep of probes leaves the dataset open; give --dataset DIR")
+    probe(
+        dataset,
+        list(asked.lm),
+        out,
+        Negatives(asked.negatives),
+        lm_init=Weights(asked.lm_init),
+        lm_seed=asked.lm_seed,
+        data_seed=asked.data_seed,
+        dtype=Dtype(asked.dtype),
+        device=device,
+        threads=threads,
+        as_json=as_json,
+    )
 
 
 def _threads(count: int | None) -> None:

@@ -7,13 +7,12 @@ Legend: n images, D width, L leaves, C categories.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cachegen.dataset import Dataset, load_dataset
+from cachegen.dataset import Dataset
 from cachegen.errors import RunError, StoreError
 from cachegen.files import digest_bytes
 from cachegen.store import FeatureStore
@@ -122,17 +121,3 @@ def pairs_kept(images: LabelMap, dataset: Dataset) -> dict[str, float]:
     moved = pd.MultiIndex.from_arrays([pairs["leaf"].map(image_of), pairs["hypernym"]])
     fixed = image_of.to_numpy() == image_of.index.to_numpy()
     return {"pairs_kept": float(moved.isin(true_pairs).mean()), "leaves_fixed": float(fixed.mean())}
-
-
-def open_inputs(
-    dataset_path: str, store_path: str, dataset_digest: str | None, store_digest: str | None
-) -> tuple[Dataset, FeatureStore]:
-    """The dataset and feature store a run was made with. Raises RunError when either changed since."""
-    dataset, store = load_dataset(Path(dataset_path)), FeatureStore.open(Path(store_path))
-    for what, path, found, expected in (
-        ("dataset", dataset_path, dataset.digest, dataset_digest),
-        ("feature store", store_path, store.digest, store_digest),
-    ):
-        if expected is not None and found != expected:
-            raise RunError(f"{what} {path} changed since the runs were made; restore it, or repeat the runs")
-    return dataset, store

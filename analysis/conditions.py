@@ -1,21 +1,35 @@
 """Which runs are comparable: setups, arms and seeds.
 
-A *setup* is everything but the seeds, the shuffle and the LM's weights (encoder, LM, ablation, order, ...). Inside a
-setup an *arm* is a shuffle, and an arm x {pretrained, random} is a *cell*: its runs differ in seeds only, and only
-those are averaged. So runs of different batch order, for one, can never end up in one mean.
+A *setup* is everything but the seeds, the shuffle and the LM's weights (dataset, encoder, LM, ablation, order, ...).
+Inside a setup an *arm* is a shuffle, and an arm x {pretrained, random} is a *cell*: its runs differ in seeds only, and
+only those are averaged. So runs of different batch order, for one, can never end up in one mean. Which permutation a
+shuffle drew counts as a seed.
+
+A *series* is a setup without its ablation level: the setups of one series make an ablation curve. Of every series the
+headline shows the strongest ablation, and of every arm the whole shuffle; the rest is shown by the curves.
 """
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
-SEEDS = ["data_seed", "run_seed", "lm_seed"]
-SHUFFLES = ["original", "across", "within"]
+SEEDS = ["data_seed", "permutation", "run_seed", "lm_seed"]
+SHUFFLES = ["original", "across", "within", "swap"]
 LM_NAMES = {"pretrained": "pretrained LM", "random": "random-init LM"}
 RULES = {"across": "across_rule", "within": "within_rule"}
 CELL = ["setup", "arm", "lm_init"]
 PROVENANCE = [*(f"{name}_path" for name in ("dataset", "store")), *(f"{name}_digest" for name in ("dataset", "store"))]
-UNITS = {"ablation": " %"}
+# Fields that mean something only beside another one: they name a variant of it, and only where several variants occur.
+ABLATION_VARIANTS = {
+    "random": ["ablation_levels", "scope"],
+    "systematic": ["removed_list", "removed_as_negative", "ablation_levels", "scope"],
+}
+SUBSET_VARIANTS = ["swap_rule", "swap_leaves"]
+LABELS = [
+    *("dataset", "features", "withheld", "asked", "kind", "series", "setup", "arm"),
+    *("partial", "shown", "shown_setup"),
+]
 
 
 def short_name(value: object) -> str:
@@ -30,27 +44,54 @@ def base_lm(name: object, lm_init: str) -> str:
 
 
 def label_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with columns setup (text; empty when there is only one) and arm, sorted by cell and seeds.
+    """Runs with what says how they compare, sorted by setup, arm, LM weights and seeds.
 
-    An arm is named by its shuffle, with the rule in brackets where one sweep holds several rules of it.
+    New columns: kind (random or systematic ablation, with its variant where a sweep holds several), series and setup
+    (text; empty when there is only one), arm (the shuffle, with its dose where it is partial and its rule where there
+    are several), partial (a shuffle of some of the leaves only), shown (in the headline) and shown_setup (what tells
+    the setups of the headline apart). `lm` loses the number of a random twin.
     """
     runs = runs.assign(lm=[base_lm(*pair) for pair in zip(runs["lm"], runs["lm_init"], strict=True)])
-    arm = runs["shuffle"].astype(object)
-    for shuffle, rule in RULES.items():
-        rows = runs["shuffle"] == shuffle
-        if rule in runs and runs.loc[rows, rule].nunique() > 1:
-            arm[rows] = shuffle + " (" + runs.loc[rows, rule].astype(str) + ")"
+    kind = runs["ablation_kind"].astype(str)
+    variants = pd.Series("", index=runs.index)
+    for name, fields in ABLATION_VARIANTS.items():
+        variants = variants.where(kind != name, _variant(runs, kind == name, fields))
+    level = runs["ablation"].astype(str)
+    removed = (level + " hypernyms removed").where(runs["ablation"] != 1, "1 hypernym removed")
+    withheld = ("ablation " + level + " %").where(kind == "random", removed) + variants
+    subset = runs["subset"] == "swap"
+    runs = runs.assign(
+        kind=kind + variants,
+        withheld=withheld,
+        asked=("swap subset" + _variant(runs, subset, SUBSET_VARIANTS)).where(subset, "all categories"),
+        arm=_arms(runs),
+        partial=(runs["shuffle"] == "across") & (runs["shuffled"] < 100),
+        dataset=_inputs(runs, "dataset", []),
+        features=_inputs(runs, "store", ["dataset_digest", "encoder"]),
+    )
     varying = [field for field in setup_fields(runs) if runs[field].nunique(dropna=False) > 1]
-    setup = [
-        " · ".join(
-            f"{'' if field in ('encoder', 'lm') else field + ' '}{short_name(row[field])}{UNITS.get(field, '')}"
-            for field in varying
-        )
-        for _, row in runs.iterrows()
-    ]
-    order = pd.Categorical(runs["shuffle"], SHUFFLES, ordered=True)
-    runs = runs.assign(setup=setup, arm=arm, _shuffle=order)
-    return runs.sort_values([*varying, "_shuffle", "arm", "lm_init", *SEEDS], kind="stable").drop(columns="_shuffle")
+    texts = pd.DataFrame({field: _text(runs, field) for field in varying}, index=runs.index)
+    runs = runs.assign(
+        setup=_joined(texts),
+        series=_joined(texts.drop(columns="withheld", errors="ignore")),
+        _shuffle=pd.Categorical(runs["shuffle"], SHUFFLES, ordered=True),
+    )
+    # Levels of an ablation in the order of their numbers, not of their names.
+    order = [name for field in varying for name in (["kind", "ablation"] if field == "withheld" else [field])]
+    order += ["_shuffle", "shuffled", "arm", "lm_init", *SEEDS]
+    runs = runs.sort_values(order, kind="stable").drop(columns="_shuffle")
+    strength = runs["ablation"] + 1000 * (runs["ablation_kind"] == "random")  # 100 % withholds more than any list
+    headline = strength == strength.groupby(runs["series"]).transform("max")
+    whole = headline & ~runs["partial"]
+    shown = whole.where(whole.groupby(runs["series"]).transform("any"), headline)
+    texts = texts.loc[runs.index]
+    return runs.assign(shown=shown, shown_setup=_joined(texts.loc[:, texts[shown].nunique() > 1]))
+
+
+def shown_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the headline: the strongest ablation of each series, whole shuffles; their setups named shortly."""
+    shown = runs[runs["shown"]]
+    return shown.assign(setup=shown["shown_setup"])
 
 
 def setups_of(runs: pd.DataFrame) -> list[str]:
@@ -59,26 +100,83 @@ def setups_of(runs: pd.DataFrame) -> list[str]:
 
 
 def setup_fields(runs: pd.DataFrame) -> list[str]:
-    """Condition columns that tell setups apart, encoder, LM and ablation first."""
-    skipped = {*SEEDS, "shuffle", "lm_init", *RULES.values(), *PROVENANCE, "lm_digest", "setup", "arm"}
-    first = ["encoder", "lm", "ablation"]
-    return first + sorted(set(runs.columns) - skipped - set(first))
+    """Columns that tell setups apart, encoder, LM and ablation first."""
+    first = ["dataset", "encoder", "features", "lm", "withheld", "asked"]
+    variants = {*RULES.values(), *SUBSET_VARIANTS, *(name for names in ABLATION_VARIANTS.values() for name in names)}
+    named = {"shuffle", "shuffled", "subset", "ablation_kind", "ablation", "lm_init", "lm_digest"}
+    return first + sorted(set(runs.columns) - {*SEEDS, *PROVENANCE, *LABELS, *variants, *named, *first, "map"})
 
 
 def arms_of(runs: pd.DataFrame) -> list[str]:
-    """Arms in the order original, across, within; each once."""
-    return list(dict.fromkeys(runs.sort_values("shuffle", key=lambda s: s.map(SHUFFLES.index), kind="stable")["arm"]))
+    """Arms in the order original, across (weaker doses first), within, swap; each once."""
+    place = runs["shuffle"].map(SHUFFLES.index)
+    ordered = runs.assign(_place=place).sort_values(["_place", "shuffled"], kind="stable")
+    return list(dict.fromkeys(ordered["arm"]))
+
+
+def shuffle_of(arm: str) -> str:
+    """The shuffle an arm's name begins with."""
+    return arm.split(" ")[0]
 
 
 def seed_text(runs: pd.DataFrame) -> str:
     """Which seeds varied, in one sentence for the report."""
     parts = []
+    whose = {
+        "lm_seed": (runs["lm_init"] == "random", " (of the random-init LM)"),
+        "permutation": (runs["shuffle"] != "original", " (of a shuffle)"),
+    }
     for seed in SEEDS:
-        rows = runs[runs["lm_init"] == "random"] if seed == "lm_seed" else runs
-        values = sorted(rows[seed].dropna().unique())
-        if not values:
+        rows, what = whose.get(seed, (pd.Series(True, index=runs.index), ""))
+        values = sorted(runs.loc[rows, seed].dropna().unique())
+        if not values or (seed == "permutation" and values == [0]):
             continue
-        what = f"{seed} (of the random-init LM)" if seed == "lm_seed" else seed
         listed = ", ".join(map(str, values))
-        parts.append(f"{what} varied over {listed}" if len(values) > 1 else f"{what} was fixed at {listed}")
+        parts.append(f"{seed}{what} varied over {listed}" if len(values) > 1 else f"{seed}{what} was fixed at {listed}")
     return "; ".join(parts)
+
+
+def _arms(runs: pd.DataFrame) -> pd.Series:
+    arm = runs["shuffle"].astype(object)
+    dose = " " + runs["shuffled"].astype(str) + " %"
+    arm = arm + dose.where((runs["shuffle"] == "across") & (runs["shuffled"] < 100), "")
+    for shuffle, rule in RULES.items():
+        rows = runs["shuffle"] == shuffle
+        arm = arm.where(~rows, arm + _variant(runs, rows, [rule]))
+    return arm
+
+
+def _variant(runs: pd.DataFrame, rows: pd.Series, fields: Sequence[str]) -> pd.Series:
+    """Text in brackets with those of `fields` that differ among `rows`; empty where none does."""
+    differ = [field for field in fields if runs.loc[rows, field].nunique() > 1]
+    if not differ:
+        return pd.Series("", index=runs.index)
+    joined = runs[differ].astype(str).agg(", ".join, axis=1)
+    return " (" + joined + ")"
+
+
+def _inputs(runs: pd.DataFrame, what: str, within: list[str]) -> pd.Series:
+    """Name of each run's dataset or store where there are several (`within` the columns named); else all the same."""
+    digest = runs[f"{what}_digest"].astype(str)
+    if within:
+        several = digest.groupby([runs[name] for name in within], dropna=False).transform("nunique") > 1
+    else:
+        several = pd.Series(digest.nunique() > 1, index=runs.index)
+    if not several.any():
+        return pd.Series("", index=runs.index)
+    name = runs[f"{what}_path"].map(short_name, na_action="ignore").fillna("unknown")
+    shared = digest.groupby(name).transform("nunique") > 1
+    return name.where(~shared, name + " " + digest.str[:6])
+
+
+def _text(runs: pd.DataFrame, field: str) -> pd.Series:
+    if field in ("encoder", "lm"):
+        return runs[field].map(short_name)
+    values = runs[field].map(short_name)
+    return values if field in ("withheld", "asked") else field + " " + values
+
+
+def _joined(texts: pd.DataFrame) -> pd.Series:
+    if texts.empty or not len(texts.columns):
+        return pd.Series("", index=texts.index)
+    return texts.agg(" · ".join, axis=1)

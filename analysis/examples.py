@@ -73,7 +73,7 @@ def data_uri(data: bytes, kind: str) -> str:
 
 def _runs_to_show(study: Study) -> dict[str, str]:
     """Arm -> run id: the first pretrained original run with held-out questions, then across with the same seeds."""
-    scored = study.runs[study.test("heldout")["macro_f1"].notna()]
+    scored = study.runs[study.test("heldout")["macro_f1"].notna() & study.runs["shown"]]
     pretrained = scored[scored["lm_init"] == "pretrained"]
     original = pretrained[pretrained["arm"] == "original"]
     if original.empty:
@@ -93,5 +93,8 @@ def _example(key: str, tests: dict[str, pd.DataFrame], root: object) -> Example:
         leaf = str(rows["image_leaf"].iloc[0])
         shown = rows[["kind", "group", "phrase", "answer", "predicted", "p_yes"]].to_dict("records")
         panels.append(Panel(arm, str(rows["label_leaf"].iloc[0]), shown))
-    path = Path(str(root)) / "images" / key
-    return Example(key, leaf, picture_uri(path) if path.is_file() else "", panels)
+    try:
+        picture = picture_uri(Path(str(root)) / "images" / key)
+    except OSError:  # gone, or damaged since its features were extracted
+        picture = ""
+    return Example(key, leaf, picture, panels)

@@ -6,6 +6,8 @@ prediction. So a category with one label, all right, scores 1.0, and one wrong a
 n_yes and n_no beside it. AUC does not move with a bias to one answer.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -16,6 +18,10 @@ Array = NDArray[np.float64]
 
 FEW = 10  # means are also given over categories with at least this many questions of each answer
 CATEGORY_KEYS = ["split", "group", "category"]
+MEANS = [
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
+    *("auc", "auc_no_homonyms", "auc_removed"),
+]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
 BASELINES = ("majority_f1", "coin_f1", "permuted_f1")  # columns added by `baselines.add_baselines`
 
@@ -53,14 +59,22 @@ def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size:
     return np.divide(above, yes * no, out=np.full(size, np.nan), where=yes * no > 0)
 
 
-def measure_categories(answers: pd.DataFrame) -> pd.DataFrame:
+def homonyms(answers: pd.DataFrame) -> frozenset[str]:
+    """Hypernyms whose name or phrase is also a leaf's: their question was trained on as a leaf question."""
+    names = answers[["group", "category", "phrase"]].drop_duplicates()
+    leaves, names = names[names["group"] == "leaf"], names[names["group"] != "leaf"]
+    shared = names["category"].isin(leaves["category"]) | names["phrase"].isin(leaves["phrase"])
+    return frozenset(names.loc[shared, "category"])
+
+
+def measure_categories(answers: pd.DataFrame, twins: frozenset[str] | None = None) -> pd.DataFrame:
     """One row per split, group and category of `Sweep.answers`, sorted.
 
-    Columns: split, group (leaf | seen | heldout), category, homonym (a hypernym whose name is also a leaf's: its
-    question was trained as a leaf question), n_yes, n_no (gold), said_yes (answers), f1 (0..100), auc (0..1 or
-    missing), ties, right, agrees (answers equal to the veridical one). Questions on which the label map and the
-    image disagree: disagree_yes (veridical yes, gold no) and disagree_no (the reverse), and of these the number
-    answered as the image says, disagree_yes_by_vision and disagree_no_by_vision.
+    Columns: split, group (leaf | seen | heldout), category, homonym (see `homonyms`; `twins` when `answers` lacks
+    the leaf questions that tell), removed (by a systematic ablation), n_yes, n_no (gold), said_yes (answers),
+    f1 (0..100), auc (0..1 or missing), ties, right, agrees (answers equal to the veridical one). Questions on which
+    the label map and the image disagree: disagree_yes (veridical yes, gold no) and disagree_no (the reverse), and of
+    these the number answered as the image says, disagree_yes_by_vision and disagree_no_by_vision.
     """
     grouped = answers.groupby(CATEGORY_KEYS, sort=True, observed=True)
     codes = grouped.ngroup().to_numpy(np.int64)
@@ -72,11 +86,10 @@ def measure_categories(answers: pd.DataFrame) -> pd.DataFrame:
     def total(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.bincount(codes[mask], minlength=size)
 
-    names = answers[["group", "category", "phrase"]].drop_duplicates()
-    leaves, names = names[names["group"] == "leaf"], names[names["group"] != "leaf"]
-    shared = names["category"].isin(leaves["category"]) | names["phrase"].isin(leaves["phrase"])
+    twins = homonyms(answers) if twins is None else twins
     return table.assign(
-        homonym=(table["group"] != "leaf") & table["category"].isin(names.loc[shared, "category"]),
+        homonym=(table["group"] != "leaf") & table["category"].isin(twins),
+        removed=total(answers["removed"].to_numpy(bool)) > 0,
         n_yes=counts[:, 1].sum(axis=1),
         n_no=counts[:, 0].sum(axis=1),
         said_yes=counts[:, :, 1].sum(axis=1),
@@ -94,31 +107,38 @@ def measure_categories(answers: pd.DataFrame) -> pd.DataFrame:
 
 def mean_macro_f1(table: pd.DataFrame) -> dict[str, float]:
     """Mean macro F1 over categories (0..100) of leaf, seen and heldout questions, from questions with logits."""
-    categories = measure_categories(derive_answers(table).assign(split="all"))
+    categories = measure_categories(derive_answers(table).assign(split="all", removed=False))
     return {str(group): float(mean) for group, mean in categories.groupby("group")["f1"].mean().items()}
 
 
-def summarise(categories: pd.DataFrame) -> pd.DataFrame:
-    """Means over categories: one row per split and group.
+def summarise(categories: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFrame:
+    """Means over categories: one row per split and group (and per value of the columns `within`).
+
+    Means named `_no_homonyms` and `_removed` are over those hypernyms only.
 
     Shares are in 0..1. `by_vision` is the share of the questions on which map and image disagree that were answered
     as the image says, averaged over the two kinds of disagreement so that a bias to "no" counts nothing: 0.5 is
     guessing, 1 is answering by sight, 0 by the label map. Missing where no question disagrees.
     """
     enough = categories[["n_yes", "n_no"]].min(axis=1) >= FEW
-    clean = ~categories["homonym"]
+    clean, removed = ~categories["homonym"], categories["removed"]
     wide = categories.assign(
         macro_f1=categories["f1"],
         macro_f1_min10=categories["f1"].where(enough),
         macro_f1_no_homonyms=categories["f1"].where(clean),
+        macro_f1_removed=categories["f1"].where(removed),
+        auc_no_homonyms=categories["auc"].where(clean),
+        auc_removed=categories["auc"].where(removed),
         auc_undefined=categories["auc"].isna(),
         n_categories=1,
         n_categories_min10=enough,
         n_homonyms=~clean,
+        n_removed=removed,
     )
-    groups = wide.groupby(["split", "group"], sort=True)
-    means = ["macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "auc", *(c for c in BASELINES if c in wide)]
-    counted = ["n_categories", "n_categories_min10", "n_homonyms", "auc_undefined", "n_yes", "n_no"]
+    keys = [*within, "split", "group"]
+    groups = wide.groupby(keys, sort=True)
+    means = [*MEANS, *(column for column in BASELINES if column in wide)]
+    counted = ["n_categories", "n_categories_min10", "n_homonyms", "n_removed", "auc_undefined", "n_yes", "n_no"]
     sums = groups[["said_yes", "ties", "right", "agrees", *DISAGREEMENTS]].sum()
     out = groups[means].mean().join(groups[counted].sum())
     n = out["n_yes"] + out["n_no"]
@@ -136,6 +156,6 @@ def summarise(categories: pd.DataFrame) -> pd.DataFrame:
         by_vision=by_vision,
     )
     if "permuted_sd" in wide:  # of the mean over categories: their permutations are independent
-        out["permuted_sd"] = np.sqrt((wide["permuted_sd"] ** 2).groupby([wide["split"], wide["group"]]).sum())
+        out["permuted_sd"] = np.sqrt((wide["permuted_sd"] ** 2).groupby([wide[key] for key in keys]).sum())
         out["permuted_sd"] /= out["n_categories"]
     return out.reset_index()

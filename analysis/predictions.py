@@ -5,12 +5,14 @@ in one folder per run. Nothing here knows how a run was computed.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from cachegen.errors import RunError
 from cachegen.files import digest_file, read_json
@@ -19,10 +21,29 @@ SCHEMA = 1
 READ_FILES = ("config.json", "questions.parquet", "predictions.parquet")
 RUN_MARKS = (*READ_FILES, "checkpoint.safetensors", "DONE", "FAILED")
 CONDITION_FIELDS = ("encoder", "lm", "lm_init", "lm_seed", "shuffle", "ablation", "data_seed", "run_seed", "order")
+# What runs were made with before a condition had the field.
+FIELD_DEFAULTS: dict[str, Any] = {
+    "across_rule": "paper",
+    "within_rule": "deranged",
+    "shuffled": 100,
+    "permutation": 0,
+    "subset": "all",
+    "swap_rule": "coherence",
+    "swap_leaves": 20,
+    "homonyms": "keep",
+    "ablation_kind": "random",
+    "ablation_levels": "nested",
+    "scope": "leaf",
+    "removed_list": "drawn",
+    "removed_as_negative": "keep",
+    "supervise": "answer",
+    "projector_layers": 2,
+}
 QUESTION_COLUMNS = [
     *("question", "image", "key", "image_leaf", "label_leaf", "kind", "category", "phrase"),
     *("split", "seen", "answer", "veridical"),
 ]
+QUESTION_DEFAULTS = {"removed": False}  # columns that older question tables lack
 LOGITS = ["logit_yes", "logit_no"]
 
 
@@ -39,8 +60,11 @@ class Sweep:
     failed: pd.DataFrame
 
     def questions(self, run_id: str) -> pd.DataFrame:
-        """All questions of one run (train, validation, test), one row each, in question order."""
-        return _read_table(self.folder / run_id / "questions.parquet", QUESTION_COLUMNS)
+        """All questions of one run (train, validation, test), one row each, in question order.
+
+        `removed`: the category asked about is a hypernym that a systematic ablation removed.
+        """
+        return _read_table(self.folder / run_id / "questions.parquet", QUESTION_COLUMNS, QUESTION_DEFAULTS)
 
     def answers(self, run_id: str, questions: pd.DataFrame | None = None) -> pd.DataFrame:
         """Validation and test questions with logits, mass and `derive_answers`. `questions`: when already read."""
@@ -108,7 +132,7 @@ def load_sweep(folder: Path) -> Sweep:
     if not rows:
         raise RunError(f"none of the {len(failed)} runs in {folder} has results; the first: {failed[0][1]}")
     runs = pd.DataFrame(rows).set_index("run_id").sort_index()
-    for seed in ("data_seed", "run_seed", "lm_seed"):
+    for seed in ("data_seed", "permutation", "run_seed", "lm_seed"):
         runs[seed] = runs[seed].astype("Int64")
     return Sweep(folder, runs, pd.DataFrame(failed, columns=["run_id", "reason"]))
 
@@ -153,7 +177,7 @@ def _read_config(place: Path) -> dict[str, Any]:
     paths, digests = config.get("paths", {}), config.get("digests", {})
     return {
         "run_id": place.name,
-        **{field: _flat(value) for field, value in condition.items()},
+        **{field: _flat(value) for field, value in {**FIELD_DEFAULTS, **condition}.items()},
         "dataset_path": paths.get("dataset"),
         "store_path": paths.get("features"),
         **{f"{name}_digest": digests.get(name) for name in ("dataset", "store", "lm")},
@@ -167,9 +191,13 @@ def _flat(value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: list[str], defaults: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """The columns named, and those of `defaults` with their value where the file lacks them."""
     try:
-        return pd.read_parquet(path, columns=columns)
+        known = pq.read_schema(path).names
+        absent = {name: value for name, value in (defaults or {}).items() if name not in known}
+        table = pd.read_parquet(path, columns=[*columns, *(name for name in defaults or {} if name not in absent)])
+        return table.assign(**absent)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} is not a readable table with columns {', '.join(columns)} ({reason})") from error

@@ -1,7 +1,7 @@
 """One self-contained HTML page per study, and the JSON summary the command line prints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +9,35 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import SHUFFLES
+from analysis.comparisons import compare_yardsticks
+from analysis.conditions import shown_runs
+from analysis.dose import dose_table
 from analysis.examples import data_uri
 from analysis.predictions import Sweep
+from analysis.probes import Probe
 from analysis.sections import sections
 from analysis.study import Study, measure
 from analysis.tables import write_figures, write_tables
 from cachegen.files import read_json, write_text
 
+COHERENT = ("original", "across", "within")  # arms of the summary's coherence
 
-def write_report(sweep: Sweep, out: Path, *, world: Path | None, seconds: Mapping[str, float]) -> dict[str, Any]:
+
+def write_report(
+    sweep: Sweep, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
+) -> dict[str, Any]:
     """Write `out/index.html` with its tables and figures beside it, and return the summary.
 
-    `world`: the microworld's folder, when the study ran on one. `seconds`: wall-clock time of each stage.
-    Summary: report (path), baseline, conditions (one per run) and coherence; F1 in 0..100, unknown = None.
+    `world`: the microworld's folder, when the study ran on one. `seconds`: wall-clock time of each stage. `probes`:
+    text probes of the runs' LMs. Summary: report (path) and what `summary` gives.
     """
-    study = measure(sweep)
-    write_tables(study, out)
+    study = measure(sweep, probes)
+    tables = write_tables(study, out)
     figures = write_figures(study, out)
     page = _template().render(
         **sections(study),
         figures={name: data_uri(svg.encode(), "image/svg+xml") for name, svg in figures.items()},
+        tables=tables,
         world=_world(world) if world is not None else None,
         seconds=list(seconds.items()),
     )
@@ -38,10 +46,18 @@ def write_report(sweep: Sweep, out: Path, *, world: Path | None, seconds: Mappin
 
 
 def summary(study: Study) -> dict[str, Any]:
-    """baseline, conditions, coherence and coherence_centred (means over hypernyms) as JSON-safe values."""
+    """The study's numbers as JSON-safe values; F1 in 0..100, AUC and coherence in 0..1, unknown = None.
+
+    baseline: of the headline's original runs. conditions: one per run. coherence, coherence_centred: mean over
+    hypernyms of whole shuffles. yardsticks: held-out means of each cell of the headline beside each yardstick, with
+    the difference. ablation: points of the curves. dose: means per dose of a partial shuffle. The last three are
+    empty lists where the runs or inputs do not allow them.
+    """
     leaf, heldout = study.test("leaf"), study.test("heldout")
-    original = study.runs.index[study.runs["shuffle"] == "original"]
+    shown = shown_runs(study.runs)
+    original = shown.index[shown["shuffle"] == "original"]
     fields = ["encoder", "shuffle", "ablation", "run_seed", "lm_seed", "data_seed", "order"]
+    fields += ["setup", "arm", "ablation_kind", "shuffled", "permutation"]
     conditions = [
         {
             "run_id": run_id,
@@ -53,8 +69,8 @@ def summary(study: Study) -> dict[str, Any]:
         }
         for run_id, run in zip(map(str, study.runs.index), study.runs.to_dict("records"), strict=True)
     ]
-    coherence = study.hypernym_coherence()
-    means = coherence.groupby(coherence["arm"].str.split(" ").str[0])[["all_pairs", "centred"]].mean().reindex(SHUFFLES)
+    coherence = study.hypernym_coherence().merge(shown[["map", "shuffle"]].drop_duplicates(), on="map")
+    means = coherence.groupby("shuffle")[["all_pairs", "centred"]].mean().reindex(COHERENT)
     return _json_safe(
         {
             "baseline": {
@@ -65,6 +81,24 @@ def summary(study: Study) -> dict[str, Any]:
             "conditions": conditions,
             "coherence": means["all_pairs"].to_dict(),
             "coherence_centred": means["centred"].to_dict(),
+            "yardsticks": [
+                {
+                    "setup": c.setup,
+                    "arm": c.arm,
+                    "lm": c.lm_init,
+                    "yardstick": c.yardstick,
+                    "heldout_macro_f1": c.other_f1,
+                    "heldout_auc": c.other_auc,
+                    "run_macro_f1": c.f1,
+                    "run_auc": c.auc,
+                    "difference": c.f1_gap[0],
+                    "low": c.f1_gap[1],
+                    "high": c.f1_gap[2],
+                }
+                for c in compare_yardsticks(study.runs, study.categories, study.yardsticks)
+            ],
+            "ablation": study.ablation.to_dict("records"),
+            "dose": dose_table(study.dose).to_dict("records"),
         }
     )
 
@@ -73,7 +107,7 @@ def _world(world: Path) -> dict[str, Any]:
     """The microworld's own account of itself, with its contact sheet."""
     manifest = read_json(world / "world.json")
     sheet = world / "contact_sheet.png"
-    facts = {key: value for key, value in manifest.items() if key not in ("files", "leaf_words", "family_words")}
+    facts = {key: value for key, value in manifest.items() if key not in ("files", "leaf_words", "hypernyms")}
     return {
         "name": world.name,
         "how_made": manifest.get("how_made", ""),

@@ -1,18 +1,25 @@
 """The numbers of a study, computed once from its saved runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
+from analysis.ablation import ablation_curves
 from analysis.baselines import add_baselines
-from analysis.coherence import LabelMap, label_map, map_coherence, open_inputs, pairs_kept
-from analysis.conditions import PROVENANCE, label_runs
+from analysis.coherence import label_map
+from analysis.conditions import label_runs, shown_runs
+from analysis.depth import depth_scores
+from analysis.dose import dose_runs
 from analysis.f1 import measure_categories, summarise
 from analysis.predictions import Sweep
+from analysis.probes import Probe, match_probes, probe_points
+from analysis.visual import Visual
+from analysis.yardsticks import composed_margins, measure_yardstick
 
+MAP = ["map", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
 POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 
 
@@ -20,9 +27,11 @@ POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 class Study:
     """Every table of one sweep.
 
-    runs: index run_id, conditions with setup, arm and map. categories: one row per run, split, group and category.
-    scores: one row per run, split and group (means over categories). coherence: one row per label map, pooling and
-    category. kept: one row per label map. notes: what could not be computed, and why.
+    runs: index run_id, conditions with what `label_runs` adds, and map. categories: one row per run, split, group and
+    category. scores: one row per run, split and group (means over categories). coherence, purity: one row per label
+    map (pooling) and category. kept: one row per label map. yardsticks: as categories, one row per run, yardstick,
+    group and category. depths: columns dataset_path, category, depth. probes: run_id -> the text probe of its LM.
+    notes: what could not be computed, and why.
     """
 
     sweep: Sweep
@@ -31,6 +40,10 @@ class Study:
     scores: pd.DataFrame
     coherence: pd.DataFrame
     kept: pd.DataFrame
+    purity: pd.DataFrame
+    yardsticks: pd.DataFrame
+    depths: pd.DataFrame
+    probes: dict[str, Probe]
     notes: tuple[str, ...]
 
     def test(self, group: str) -> pd.DataFrame:
@@ -43,77 +56,86 @@ class Study:
         rows = self.coherence[(self.coherence["pooled"] == POOLING) & (self.coherence["kind"] == "hypernym")]
         return rows[["map", "arm", "category", "all_pairs", "centred"]].astype({"all_pairs": float, "centred": float})
 
+    @cached_property
+    def yardstick_scores(self) -> pd.DataFrame:
+        """Means over categories, one row per run, yardstick and group, as `scores`."""
+        return self.yardsticks if self.yardsticks.empty else summarise(self.yardsticks, ["run_id", "yardstick"])
 
-class _MapKey(NamedTuple):
-    """Runs that agree in all of this share one label map over the same features."""
+    @cached_property
+    def ablation(self) -> pd.DataFrame:
+        """See `analysis.ablation`."""
+        return ablation_curves(self.runs, self.categories)
 
-    dataset_path: str | None
-    store_path: str | None
-    dataset_digest: str | None
-    store_digest: str | None
-    arm: str
-    digest: str
+    @cached_property
+    def dose(self) -> pd.DataFrame:
+        """Runs of dose-responses, see `analysis.dose`."""
+        return dose_runs(self.runs, self.scores, self.hypernym_coherence(), self.kept)
+
+    @cached_property
+    def depth(self) -> pd.DataFrame:
+        """See `analysis.depth`."""
+        return depth_scores(shown_runs(self.runs), self.categories, self.depths)
+
+    @cached_property
+    def text(self) -> pd.DataFrame:
+        """Text probe beside held-out scores, see `analysis.probes.probe_points`."""
+        return probe_points(self.runs, self.categories, self.probes)
 
 
-def measure(sweep: Sweep) -> Study:
-    """Compute every table. Reads each run's questions and predictions once, features once per label map."""
+def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
+    """Compute every table. Reads each run's questions and predictions once, features once per set of images."""
     runs = label_runs(sweep.runs)
-    maps: dict[_MapKey, tuple[str, LabelMap]] = {}
-    categories, scores, map_of_run = [], [], []
-    for run_id, run in zip(map(str, runs.index), runs.to_dict("records"), strict=True):
+    of_run, notes = match_probes(runs, probes)
+    visual = Visual()
+    measured, composed, map_of_run = [], [], []
+    for run_id, (_, run) in zip(map(str, runs.index), runs.iterrows(), strict=True):
         questions = sweep.questions(run_id)
         answers = sweep.answers(run_id, questions)
         # Held-out hypernyms of the validation split are never scored: tuning must not see them.
         answers = answers[(answers["split"] == "test") | (answers["group"] != "heldout")]
-        table = add_baselines(measure_categories(answers))
-        categories.append(table.assign(run_id=run_id))
-        scores.append(summarise(table).assign(run_id=run_id))
-        images = label_map(questions)
-        inputs = {name: run[name] if isinstance(run[name], str) else None for name in PROVENANCE}
-        key = _MapKey(**inputs, arm=str(run["arm"]), digest=images.digest)
-        map_of_run.append(maps.setdefault(key, (f"map-{len(maps)}", images))[0])
-    runs = runs.assign(map=map_of_run)
-    coherence, kept, notes = _measure_maps(runs, maps)
-    return Study(sweep, runs, _first(pd.concat(categories)), _first(pd.concat(scores)), coherence, kept, notes)
+        measured.append(add_baselines(measure_categories(answers)).assign(run_id=run_id))
+        asked = answers[answers["split"] == "test"]
+        map_of_run.append(visual.see(run_id, run, label_map(questions), asked))
+        if run_id in of_run:
+            margin = composed_margins(asked, of_run[run_id].margins)
+            if np.isnan(margin[(asked["group"] != "leaf").to_numpy()]).any():
+                notes.append(
+                    f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed with "
+                    "leaf answers; probe with --negatives all"
+                )
+            else:
+                composed.append(measure_yardstick(asked, margin).assign(run_id=run_id, yardstick="composition"))
+    categories = _stacked(measured, ["run_id", "split", "group", "category"])
+    yardsticks = [*visual.yardsticks, *composed]
+    return Study(
+        sweep,
+        runs.assign(map=map_of_run),
+        categories,
+        summarise(categories, ["run_id"]),
+        coherence=_stacked(visual.coherence, [*MAP, "pooled", "kind", "category", "all_pairs", "centred"]),
+        kept=_stacked([pd.DataFrame(visual.kept)] if visual.kept else [], [*MAP, "pairs_kept", "leaves_fixed"]),
+        purity=_stacked(visual.purity, [*MAP, "space", "kind", "category"]),
+        yardsticks=_stacked(yardsticks, ["run_id", "yardstick", "split", "group", "category"]),
+        depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
+        probes=of_run,
+        notes=(*visual.inputs.notes, *dict.fromkeys(notes)),
+    )
 
 
-def _measure_maps(
-    runs: pd.DataFrame, maps: dict[_MapKey, tuple[str, LabelMap]]
-) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
-    """Coherence and kept pairs of every label map; a dataset or store that is gone becomes a note."""
-    open_once = lru_cache(open_inputs)
-    coherence: list[pd.DataFrame] = []
-    kept: list[dict[str, Any]] = []
-    notes: dict[str, None] = {}
-    owners = runs.drop_duplicates("map").set_index("map")[["encoder", "arm", "data_seed"]].to_dict("index")
-    for key, (name, images) in maps.items():
-        paths = {"dataset": key.dataset_path, "feature store": key.store_path}
-        absent = [
-            f"{what} ({path or 'path not recorded'})"
-            for what, path in paths.items()
-            if path is None or not Path(path).exists()
-        ]
-        if absent:
-            notes[f"coherence was not computed, since the {' and the '.join(absent)} cannot be found"] = None
-            continue
-        dataset, store = open_once(str(key.dataset_path), str(key.store_path), key.dataset_digest, key.store_digest)
-        about = {"map": name, **{str(field): value for field, value in owners[name].items()}}
-        coherence.append(map_coherence(images, dataset, store).assign(**about))
-        kept.append({**about, **pairs_kept(images, dataset)})
-    empty = pd.DataFrame(columns=["map", "arm", "pooled", "kind", "category", "all_pairs", "centred"])
-    return pd.concat(coherence) if coherence else empty, pd.DataFrame(kept), tuple(notes)
+def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """All rows, `columns` first; with none, an empty table that has them."""
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*columns, *(name for name in table if name not in columns)]]
 
 
 def coherence_points(study: Study) -> pd.DataFrame:
     """Held-out F1 of the pretrained LM beside coherence (all_pairs, centred): one row per setup, arm and hypernym."""
     known = study.hypernym_coherence().drop(columns="arm")
     test = study.categories[(study.categories["split"] == "test") & (study.categories["group"] == "heldout")]
-    runs = study.runs.loc[study.runs["lm_init"] == "pretrained", ["setup", "arm", "map"]]
+    shown = shown_runs(study.runs)
+    runs = shown.loc[shown["lm_init"] == "pretrained", ["setup", "arm", "map"]]
     rows = test[["run_id", "category", "f1"]].merge(runs, left_on="run_id", right_index=True)
     rows = rows.merge(known, on=["map", "category"])
     return rows.groupby(["setup", "arm", "category"], as_index=False)[["all_pairs", "centred", "f1"]].mean()
-
-
-def _first(table: pd.DataFrame, column: str = "run_id") -> pd.DataFrame:
-    """`table` with `column` moved to the front and rows renumbered."""
-    return table[[column, *(name for name in table if name != column)]].reset_index(drop=True)

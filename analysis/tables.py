@@ -1,25 +1,42 @@
 """A study's CSV tables and figures as files."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.comparisons import compare_yardsticks
+from analysis.conditions import CELL
+from analysis.dose import dose_table
 from analysis.figures import draw_figures
 from analysis.predictions import Sweep
+from analysis.probes import Probe
 from analysis.study import Study, measure
 from cachegen.files import write_text
 
 RESULT_COLUMNS = [
-    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "auc", "auc_undefined", "n_categories"),
-    *("n_categories_min10", "n_homonyms", "accuracy", "yes_share", "gold_yes_share", "tie_share"),
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
+    *("auc", "auc_no_homonyms", "auc_removed", "auc_undefined"),
+    *(
+        "n_categories",
+        "n_categories_min10",
+        "n_homonyms",
+        "n_removed",
+        "accuracy",
+        "yes_share",
+        "gold_yes_share",
+        "tie_share",
+    ),
     *("veridical_agreement", "by_vision", "n_disagree", "majority_f1", "coin_f1", "permuted_f1", "n_yes", "n_no"),
 ]
+UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
 
 
-def analyze(sweep: Sweep, out: Path) -> Study:
+def analyze(sweep: Sweep, out: Path, probes: Sequence[Probe] = ()) -> Study:
     """Write the CSV tables into `out` and the figures into `out/figures`; return the tables."""
-    study = measure(sweep)
+    study = measure(sweep, probes)
     write_tables(study, out)
     write_figures(study, out)
     return study
@@ -27,7 +44,7 @@ def analyze(sweep: Sweep, out: Path) -> Study:
 
 def results_table(study: Study) -> pd.DataFrame:
     """One row per run: conditions, then test scores of leaves, seen and held-out hypernyms, then validation F1."""
-    wide = study.runs.drop(columns=["dataset_path", "store_path"])
+    wide = study.runs.drop(columns=["dataset_path", "store_path", *UNTOLD])
     for group in ("leaf", "seen", "heldout"):
         wide = wide.join(study.test(group).reindex(columns=RESULT_COLUMNS).add_prefix(f"{group}_"))
     validation = study.scores[study.scores["split"] == "validation"].set_index("run_id")
@@ -42,20 +59,57 @@ def baselines_table(study: Study) -> pd.DataFrame:
     return study.scores[[*columns, "permuted_sd"]]
 
 
-def write_tables(study: Study, out: Path) -> list[Path]:
-    """Write results.csv, categories.csv, baselines.csv, coherence.csv and label_maps.csv into `out`."""
-    tables = {
+def yardsticks_table(study: Study) -> pd.DataFrame:
+    """One row per run, group and yardstick, the run's own answers (`run`) among them, on the same test questions."""
+    columns = ["run_id", "group", "yardstick", "n_categories", "macro_f1", "macro_f1_no_homonyms", "macro_f1_removed"]
+    columns += ["auc", "auc_no_homonyms", "auc_removed", "yes_share", "coin_f1", "permuted_f1"]
+    if study.yardstick_scores.empty:
+        return pd.DataFrame(columns=columns)
+    own = study.scores[study.scores["split"] == "test"].assign(yardstick="run")
+    table = pd.concat([own, study.yardstick_scores]).merge(study.runs[CELL], left_on="run_id", right_index=True)
+    ordered = table.sort_values(["run_id", "group", "yardstick"], ignore_index=True)
+    return ordered[["run_id", *CELL, *columns[1:]]]
+
+
+def comparisons_table(study: Study) -> pd.DataFrame:
+    """One row per cell of the headline and yardstick: both means on held-out hypernyms, and their difference."""
+    rows = []
+    for c in compare_yardsticks(study.runs, study.categories, study.yardsticks):
+        row = asdict(c)
+        for score in ("f1_gap", "auc_gap"):
+            row |= dict(zip((score, f"{score}_low", f"{score}_high"), row.pop(score), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write_tables(study: Study, out: Path) -> list[str]:
+    """Write the tables as CSV into `out` and return their names.
+
+    Always results, categories, baselines, coherence and label_maps; yardsticks, comparisons, purity, ablation, dose,
+    depth and probe where the runs, inputs and probes at hand allow them.
+    """
+    always = {
         "results.csv": results_table(study),
         "categories.csv": study.categories,
         "baselines.csv": baselines_table(study),
         "coherence.csv": study.coherence,
         "label_maps.csv": study.kept,
     }
+    where_known = {
+        "yardsticks.csv": yardsticks_table(study),
+        "comparisons.csv": comparisons_table(study),
+        "purity.csv": study.purity,
+        "ablation.csv": study.ablation,
+        "dose.csv": dose_table(study.dose),
+        "depth.csv": study.depth,
+        "probe.csv": study.text,
+    }
+    tables = always | {name: table for name, table in where_known.items() if not table.empty}
     for name, table in tables.items():
         text = io.StringIO()
         table.to_csv(text, index=False, float_format="%.10g", lineterminator="\n")
         write_text(out / name, text.getvalue())
-    return [out / name for name in tables]
+    return list(tables)
 
 
 def write_figures(study: Study, out: Path) -> dict[str, str]:

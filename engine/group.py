@@ -4,14 +4,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.markup import escape
 
 from cachegen.dataset import Dataset, load_dataset
-from cachegen.errors import RunError
+from cachegen.errors import CrosstaxError, RunError
 from cachegen.progress import console, progress_bar
 from engine.batches import QuestionArrays
 from engine.condition import SCHEMA
@@ -46,7 +48,7 @@ class Opener:
     """Opens what groups share, and keeps the last dataset, features and LM for the next group that needs them."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._features: tuple[Any, Any] = (None, None)
         self._lm: tuple[Any, Any] = (None, None)
 
@@ -63,7 +65,7 @@ class Opener:
         if self._features[0] != key:
             self._features = (None, None)  # freed before the next are read: two may not fit
             dataset = load_dataset(run.inputs.dataset)
-            self._features = (key, (dataset, Features(run.inputs.features, dataset, self._device)))
+            self._features = (key, (dataset, Features(run.inputs.features, dataset, self.device)))
         return self._features[1]
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
@@ -71,31 +73,36 @@ class Opener:
         key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
         if self._lm[0] != key:
             self._lm = (None, None)
-            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self._device))
+            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
         return self._lm[1]
 
 
 def run_group(
-    members: list[PlannedRun], directories: list[RunDirectory], shared: Shared, max_tokens: int, execution: Execution
+    members: list[PlannedRun],
+    directories: list[RunDirectory],
+    shared: Shared,
+    checkpoint: Path,
+    max_tokens: int,
+    execution: Execution,
 ) -> None:
     """Train a group from its checkpoint if there is one, evaluate each of its runs, and declare them done.
 
-    The checkpoint stands beside the run directories, under the name of the first run.
+    A run without a question table is marked FAILED and takes no part.
     """
-    checkpoint = directories[0].path.with_suffix(".checkpoint.safetensors")
-    features = shared.features
-    tables = [
-        build_questions(shared.dataset, run.condition, features.unreadable, features.pooled_patches())
-        for run in members
-    ]
-    runs = []
-    for member, directory, questions in zip(members, directories, tables, strict=True):
+    runs, tables = [], []
+    for member, directory in zip(members, directories, strict=True):
+        try:
+            questions = _questions(member, shared)
+        except CrosstaxError as error:
+            fail(directory, str(error))
+            continue
         directory.begin(_config(member, questions), questions)
         train = questions[questions["split"] == "train"]
-        if train.empty:
-            raise RunError(f"{directory.path.name}: no training question is left; give the leaves more images")
         projector = make_projector(member, train, shared)
         runs.append(TrainingRun(directory, member.condition, shared.arrays(train), projector))
+        tables.append(questions)
+    if not runs:
+        return
     started = time.perf_counter()
     steps = max(run.steps for run in runs)
     with progress_bar(f"train {len(runs)} runs", steps, "steps") as advance:
@@ -116,6 +123,21 @@ def run_group(
             if not (run.directory.failed or run.directory.done):
                 _finish(run, questions, shared, max_tokens, trained, advance)
     checkpoint.unlink(missing_ok=True)
+
+
+def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
+    """A run's question table; raises what `build_questions` raises, and `RunError` if nothing is to be trained on."""
+    features = shared.features
+    questions = build_questions(shared.dataset, run.condition, features.unreadable, features.pooled_patches())
+    if not (questions["split"] == "train").any():
+        raise RunError(f"{run.id}: no training question is left; give the leaves more images")
+    return questions
+
+
+def fail(directory: RunDirectory, reason: str) -> None:
+    """Record that a run ended without usable results, and say so."""
+    directory.fail(reason)
+    console.print(f"[red]failed[/]: {directory.path.name}: {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 def make_projector(run: PlannedRun, train: pd.DataFrame, shared: Shared) -> Projector:
@@ -142,8 +164,7 @@ def _finish(
     """Evaluate one trained run and write its results, or record that it diverged."""
     directory = run.directory
     if not all(parameter.isfinite().all() for parameter in run.projector.parameters()):
-        directory.fail("the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
-        console.print(f"[red]failed[/]: {directory.path.name}: weights are not finite after training")
+        fail(directory, "the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
         return
     started = time.perf_counter()
     arrays = shared.arrays(questions)

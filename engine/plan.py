@@ -1,36 +1,48 @@
-"""The plan of a sweep: which runs it has, under which ids, and which of them train together.
+"""Planning a sweep: which runs it has, under which ids, and which of them train together, in rows of what size.
 
-`plan.json` fixes lockstep groups and the size of packed rows, since both can move last bits; a sweep that is
-started again follows its plan, and adds groups for runs that are new.
+A sweep that is started again follows its plan (`engine.plan_file`), and adds groups for runs that are new.
 """
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import RunError
-from cachegen.files import read_json, write_json
+from cachegen.dataset import Dataset, load_dataset
+from cachegen.device import choose_device
+from cachegen.errors import CrosstaxError
+from cachegen.progress import progress_bar
 from cachegen.store import FeatureStore
-from engine.condition import SCHEMA, Condition, Inputs, Sweep
+from engine.condition import Condition, Inputs, Sweep
+from engine.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens
+from engine.features import MEMORY_SHARE
 from engine.language_model import lm_digests, resolve_lm
+from engine.lm_shape import lm_shape
+from engine.plan_file import MAX_GROUP, Group
+
+MAX_TOKENS = 4096  # rows longer than this gain nothing more from large products
+MIN_TOKENS = 512
+USED = 0.8  # of the memory; the rest is for logits, attention and what else the machine does
+GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Execution:
     """How runs are carried out; none of it is part of a run's identity.
 
-    `max_tokens`: tokens of one packed row, which bounds memory (a 0.6B LM keeps about 2.4 MB of float32 activations
-    a token, by its shapes); `group_size`: most runs in one lockstep group (both fixed by the plan
-    once a sweep has started); `checkpoint_seconds`: time between checkpoints.
+    `max_tokens`: tokens of one packed row; `group_size`: most runs in one lockstep group. Both are chosen from the
+    device's memory where they are None, and fixed by the plan once a group has started. `checkpoint_seconds`: time
+    between checkpoints.
     """
 
     device: str = "auto"
-    max_tokens: int = 4096
-    group_size: int = 16
+    max_tokens: int | None = None
+    group_size: int | None = None
     checkpoint_seconds: float = 60.0
 
 
@@ -48,12 +60,17 @@ class PlannedRun:
         return self.condition.run_id(self.encoder, self.inputs.lm, self.digests)
 
     @property
+    def weights(self) -> tuple[Any, ...]:
+        """Which LM weights are loaded, and how."""
+        c = self.condition
+        return (self.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+
+    @property
     def shares(self) -> tuple[Any, ...]:
         """What runs of one lockstep group have in common: dataset, store, LM weights, precision, prompt and loss."""
         c = self.condition
-        weights = (c.lm_init, c.lm_seed if c.lm_init == "random" else None, c.dtype)
         prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no)
-        return (self.inputs, tuple(sorted(self.digests.items())), weights, prompt, c.loss, c.supervise)
+        return (self.inputs, tuple(sorted(self.digests.items())), self.weights, prompt, c.loss, c.supervise)
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
@@ -73,21 +90,136 @@ def plan_runs(sweep: Sweep) -> list[PlannedRun]:
     return planned
 
 
-def group_runs(runs: dict[str, PlannedRun], out: Path, execution: Execution) -> dict[str, Any]:
-    """Read or extend `plan.json`: runs that share everything the LM sees, at most `group_size` to a group."""
-    path = out / "plan.json"
-    plan: dict[str, Any] = {"schema": SCHEMA, "max_tokens": execution.max_tokens, "groups": []}
-    if path.exists():
-        plan = read_json(path)
-    if plan.get("schema") != SCHEMA:
-        raise RunError(f"{path} was written by another version of crosstax; choose another --out")
-    known = {run_id for group in plan["groups"] for run_id in group}
+def extend_plan(
+    groups: Sequence[Group], runs: dict[str, PlannedRun], started: Callable[[Group], bool], execution: Execution
+) -> list[Group]:
+    """The plan with a group for each of `runs`: what share everything the LM sees, as many as memory allows.
+
+    Groups that have started stay as they are. Of one that has not, runs that are asked for now leave those that are
+    not, or all of it is planned anew if `execution` says how.
+    """
+    anew = execution.max_tokens is not None or execution.group_size is not None
+    kept = []
+    for group in groups:
+        others = [run for run in group.runs if run not in runs]
+        if started(group) or not (anew or others):
+            kept.append(group)
+        elif others:
+            kept.append(group.part(others))
+    known = {run for group in kept for run in group.runs}
     alike: dict[tuple[Any, ...], list[str]] = {}
     for run_id, run in runs.items():
         if run_id not in known:
             alike.setdefault(run.shares, []).append(run_id)
-    for ids in alike.values():
-        parts = -(-len(ids) // execution.group_size)
-        plan["groups"] += [part.tolist() for part in np.array_split(ids, parts)]
-    write_json(path, plan)
-    return plan
+    return [*kept, *_new_groups(list(alike.values()), runs, execution)]
+
+
+def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: Execution) -> list[Group]:
+    """Cut runs that may train together into groups of equal size."""
+    count = question_counter()
+    opened = lru_cache(lambda path: load_dataset(path))
+    made = []
+    with progress_bar("plan", sum(map(len, alike)), "runs") as advance:
+        for ids in alike:
+            members = [runs[run_id] for run_id in ids]
+            dataset = opened(members[0].inputs.dataset)
+            sizes = sizes_of(members[0], dataset)
+            work: dict[str, tuple[float, float] | None] = {}
+            for run_id, run in zip(ids, members, strict=True):
+                work[run_id] = _work(run.condition, dataset, sizes, count)
+                advance(1)
+            tokens, together, why = _choose(members, len(dataset.images), sizes, execution)
+            for part in np.array_split(np.array(ids, dtype=object), -(-len(ids) // together)):
+                made.append(Group(tuple(part), tokens, why, tuple(work[run_id] for run_id in part)))
+    return made
+
+
+def sizes_of(run: PlannedRun, dataset: Dataset) -> Sizes | None:
+    """Sizes of a run's models and prompts; None if the LM's configuration does not tell."""
+    shape = lm_shape(run.inputs.lm)
+    if shape is None:
+        return None
+    _, patches, width = FeatureStore.open(run.inputs.features).patches.shape
+    return Sizes(shape, patches, width, *text_tokens(run.condition, dataset))
+
+
+def _work(condition: Condition, dataset: Dataset, sizes: Sizes | None, count: Any) -> tuple[float, float] | None:
+    """Floating-point operations of a run, to four digits; None where its questions cannot be counted (now)."""
+    try:
+        questions = count(dataset, condition)
+    except CrosstaxError:
+        return None  # said again, and recorded, when the run's turn comes
+    if sizes is None or not questions.trained:
+        return None
+    cost = cost_of(condition, questions, sizes)
+    return float(f"{cost.train_flops:.4g}"), float(f"{cost.evaluated_flops:.4g}")
+
+
+def _choose(
+    members: Sequence[PlannedRun], images: int, sizes: Sizes | None, execution: Execution
+) -> tuple[int, int, str]:
+    """Tokens of a row, most runs in a group, and why; what `execution` fixes is taken as it is."""
+    if execution.max_tokens is not None and execution.group_size is not None:
+        return execution.max_tokens, execution.group_size, "as asked"
+    if sizes is None:
+        tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
+    else:
+        memory, where = device_memory(execution.device)
+        tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
+        why = f"{where}: {why}"
+    return execution.max_tokens or tokens, execution.group_size or together, why
+
+
+def choose_sizes(
+    memory: int, condition: Condition, images: int, sizes: Sizes, max_tokens: int | None = None
+) -> tuple[int, int, str]:
+    """Tokens of a row and runs in lockstep that fit into `memory` bytes beside LM and features, and why.
+
+    A row comes first, since large products pay most; runs then share what is left. `max_tokens`: when already fixed.
+    """
+    value = 2 if condition.dtype == "bfloat16" else 4
+    store = store_bytes(images, sizes.patches, sizes.width)
+    resident = value * sizes.lm.weights + (store if store < MEMORY_SHARE * memory else 0)
+    free = USED * memory - resident
+    token = value * (sizes.lm.activations + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
+    fitting = int(free / token) // 256 * 256
+    tokens = max_tokens or min(MAX_TOKENS, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
+    step = condition.batch * sizes.patches * sizes.width * 2
+    # Float32 weights, gradient and two moments, a copy in the LM's dtype, and features of the steps ahead.
+    run = (16 + value) * sizes.projector_weights(condition) + 4 * step
+    together = min(MAX_GROUP, max(1, int((free - tokens * token) / run)))
+    why = (
+        f"{memory / GIB:.1f} GiB for {resident / GIB:.1f} of LM and features, {tokens * token / GIB:.1f} of a row of "
+        f"{tokens:,} tokens, {run / GIB:.2f} of each run"
+    )
+    return tokens, together, why
+
+
+def device_memory(name: str) -> tuple[int, str]:
+    """All memory of a device in bytes (the control group's share of it on a CPU), and the device's name.
+
+    Not the part that is free now: a sweep planned twice on one machine gets one plan.
+    """
+    device = choose_device(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return (min(total, int(text)) if text.isdigit() else total), "cpu"
+
+
+def loading_order(groups: Sequence[tuple[Group, PlannedRun]]) -> list[Group]:
+    """Groups, each given with one of its runs, by LM and then by features, so that little is loaded twice.
+
+    Every other LM takes its features backwards.
+    """
+    lms = list(dict.fromkeys(run.weights for _, run in groups))
+    stores = list(dict.fromkeys((run.inputs.dataset, run.inputs.features) for _, run in groups))
+
+    def place(number: int) -> tuple[int, int]:
+        run = groups[number][1]
+        lm, store = lms.index(run.weights), stores.index((run.inputs.dataset, run.inputs.features))
+        return lm, store if lm % 2 == 0 else -store
+
+    return [groups[number][0] for number in sorted(range(len(groups)), key=place)]

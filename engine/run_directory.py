@@ -5,7 +5,7 @@ questions.parquet    what was asked, with both answers
 metrics.jsonl        loss, learning rate and gradient norm of every step
 projector.safetensors, predictions.parquet
 timing.jsonl         outside the promise on bytes
-DONE or FAILED
+DONE, or FAILED with the reason
 """
 
 import json
@@ -14,14 +14,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from safetensors.torch import save_file
-from torch import nn
 
 from cachegen.errors import RunError
-from cachegen.files import digest_file, write_atomically, write_json
+from cachegen.files import digest_file, read_json, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from torch import nn  # takes seconds to import; `crosstax status` does without
 
 HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safetensors", "predictions.parquet")
 
@@ -44,7 +45,9 @@ class RunDirectory:
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_atomically(self.file(name), lambda path: table.to_parquet(path, index=False))
 
-    def write_projector(self, projector: nn.Module) -> None:
+    def write_projector(self, projector: "nn.Module") -> None:
+        from safetensors.torch import save_file
+
         weights = {name: value.detach().contiguous() for name, value in projector.state_dict().items()}
         write_atomically(self.file("projector.safetensors"), lambda path: save_file(weights, path))
 
@@ -84,9 +87,42 @@ class RunDirectory:
         """Record that the run ended without usable results."""
         write_json(self.file("FAILED"), {"reason": reason})
 
+    def forget_failure(self) -> None:
+        """Let a failed run be tried again."""
+        self.file("FAILED").unlink(missing_ok=True)
+
     @property
     def failed(self) -> bool:
         return self.file("FAILED").is_file()
+
+    @property
+    def reason(self) -> str:
+        """Why the run failed."""
+        return str(read_json(self.file("FAILED")).get("reason", "no reason recorded"))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has got as far as its question table."""
+        return self.file("config.json").is_file()
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the run failed before it had a question table; it takes no part when its group is resumed."""
+        return self.failed and not self.begun
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run; 0 before it has begun."""
+        if not self.begun:
+            return 0
+        config = read_json(self.file("config.json"))
+        condition = config["condition"]
+        return int(condition["epochs"] * -(-config["counts"]["train"] // condition["batch"]))
+
+    @property
+    def over(self) -> bool:
+        """Whether the run is done, or has failed."""
+        return self.failed or self.done
 
     @property
     def done(self) -> bool:

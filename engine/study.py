@@ -18,27 +18,11 @@ from cachegen.progress import console
 from engine.condition import Sweep
 from engine.plan import Execution
 from engine.sweep import run_sweep
+from engine.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = {"demo": 8, "smoke": 12}
 SIGLIP = "encoder-siglip"
-
-# What tiny models need and the paper's do not: see Condition. The world's tokenizer knows whole words only.
-TINY_MODELS = {
-    "template": "{image} {question} ",
-    "question_singular": "is there {phrase}",
-    "question_plural": "are there {phrase}",
-    "answer_yes": "yes",
-    "answer_no": "no",
-    "order": "images",
-    "batch": 64,
-    "learning_rate": 3e-3,
-    "standardise": True,
-    "output_scale": "embedding_rms",
-    "loss": "answers",
-    "across_rule": "disjoint",
-}
-
 
 @dataclass(frozen=True)
 class Study:
@@ -60,7 +44,7 @@ def study_sweep(world: World, features: Path, siglip_features: Path | None = Non
     the world's, so that other worlds have other permutations and negatives too.
     """
     paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
-    shared = {**paths, **TINY_MODELS, "epochs": EPOCHS[world.size.name], "data_seed": world.seed}
+    shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS[world.size.name], "data_seed": world.seed}
     grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
     grids += [
         shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}

@@ -1,5 +1,8 @@
 """A sweep: from a list of runs to finished run directories, in lockstep groups, resumable at any point."""
 
+import gc
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -8,45 +11,174 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cachegen.device import choose_device
-from cachegen.errors import RunError
+from cachegen.errors import ConditionError, CrosstaxError, ModelError, RunError
 from cachegen.files import exclusive_lock, read_json
-from cachegen.progress import progress_bar
+from cachegen.progress import console, progress_bar
 from engine.condition import Condition, Inputs, Sweep
 from engine.evaluation import evaluate
-from engine.group import Opener, make_projector, run_group
-from engine.plan import Execution, group_runs, plan_runs
+from engine.group import Opener, fail, make_projector, run_group
+from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
+from engine.plan_file import Group, read_plan, write_plan
+from engine.rate import device_name
 from engine.run_directory import RunDirectory
+from engine.timing import append_event, checkpoint_step
 
 
-def run_sweep(sweep: Sweep, out: Path, execution: Execution) -> list[Path]:
+def run_sweep(sweep: Sweep, out: Path, execution: Execution, *, retry_failed: bool = False) -> list[Path]:
     """Carry out all runs below `out` and return their directories, in the sweep's order.
 
-    Runs that are done are skipped; an interrupted group goes on from its checkpoint. A run whose weights are no
-    longer finite is marked FAILED, and the sweep goes on. Raises `RunError` if another process writes to `out`.
+    Runs that are done or FAILED are skipped (failed ones are tried again with `retry_failed`, in groups of their
+    own); an interrupted group goes on from its checkpoint, with all of its runs. A run that fails is marked FAILED
+    with the reason, and the sweep goes on. Raises what concerns all runs, such as a store that is missing, and
+    `RunError` if another process writes to `out`.
     """
     runs = {run.id: run for run in plan_runs(sweep)}
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", f"sweep {out}"):
-        plan = group_runs(runs, out, execution)
-        opener = Opener(choose_device(execution.device))
-        for group in plan["groups"]:
-            directories = [RunDirectory(out / run_id) for run_id in group]
-            if not set(group) & set(runs) or all(d.failed or d.done for d in directories):
-                continue
-            if missing := sorted(set(group) - set(runs)):
-                raise RunError(
-                    f"{out}: {missing[0]} was planned in one group with runs of this sweep but is not asked for now; "
-                    "start the sweep as it was, or choose another --out"
-                )
-            members = [runs[run_id] for run_id in group]
-            try:
-                run_group(members, directories, opener.open(members[0]), plan["max_tokens"], execution)
-            except torch.OutOfMemoryError:
-                raise RunError(
-                    f"{out}: the device is out of memory with {len(group)} runs in lockstep; start again in another "
-                    "--out with a lower --group-size or --max-tokens"
-                ) from None
+        try:
+            _carry_out(runs, out, execution, retry_failed)
+        except CrosstaxError as error:
+            append_event(out, "error", message=str(error))
+            raise
     return [out / run_id for run_id in runs]
+
+
+def _carry_out(runs: dict[str, PlannedRun], out: Path, execution: Execution, retry_failed: bool) -> None:
+    """Plan what is new, then carry out every group with a run that is asked for and not over."""
+    groups = read_plan(out)
+    over = {run for run in {*runs, *(run for group in groups for run in group.runs)} if RunDirectory(out / run).over}
+    if retry_failed:
+        groups, again = _release(groups, {run for run in runs if RunDirectory(out / run).failed}, over)
+        over -= again
+        for run in again:
+            RunDirectory(out / run).forget_failure()
+
+    def started(group: Group) -> bool:
+        """Whether there is something that another grouping would make worthless."""
+        return group.checkpoint(out).is_file() or bool(over.intersection(group.runs))
+
+    groups = extend_plan(groups, runs, started, execution)
+    write_plan(out, groups)
+    waiting = [group for group in groups if any(run in runs and run not in over for run in group.runs)]
+    members = {group: [run for run in group.runs if not RunDirectory(out / run).never_began] for group in waiting}
+    others = {run for names in members.values() for run in names} - set(runs)
+    if others:
+        console.print(
+            f"{len(others)} more runs go on: they have started in lockstep with runs that are asked for", soft_wrap=True
+        )
+    known = runs | {run: _planned_before(out / run) for run in others}
+    carrier, opener = _Carrier(out, known, execution), Opener(choose_device(execution.device))
+    for group in loading_order([(group, known[members[group][0]]) for group in waiting]):
+        carrier.carry_out(group, opener)
+
+
+def _release(groups: list[Group], failed: set[str], over: set[str]) -> tuple[list[Group], set[str]]:
+    """Groups without failed runs, and those runs, to be planned anew; a group with unfinished runs keeps its own."""
+    kept, released = [], set()
+    for group in groups:
+        again = failed.intersection(group.runs) if over.issuperset(group.runs) else set()
+        released |= again
+        if others := [run for run in group.runs if run not in again]:
+            kept.append(group.part(others))
+    return kept, released
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """Carries out groups of a sweep folder; `runs` are those of all its groups."""
+
+    out: Path
+    runs: dict[str, PlannedRun]
+    execution: Execution
+
+    def carry_out(self, group: Group, opener: Opener) -> None:
+        """Carry out one group. What fails in it is recorded; a group that is too large becomes smaller."""
+        directories = [RunDirectory(self.out / run) for run in group.runs]
+        directories = [directory for directory in directories if not directory.never_began]
+        members = [self.runs[directory.path.name] for directory in directories]
+        if not members:
+            return
+        checkpoint = group.checkpoint(self.out)
+        from_step, began = checkpoint_step(checkpoint), time.perf_counter()
+        append_event(self.out, "begin", group=group.runs[0], from_step=from_step)
+        try:
+            shared = opener.open(members[0])
+        except (ModelError, ConditionError) as error:  # of this LM, or of this prompt with it
+            for directory in directories:
+                fail(directory, str(error))
+            return
+        except torch.OutOfMemoryError:
+            lm = members[0].inputs.lm
+            raise RunError(f"{lm} does not fit on the device; free memory there, or use another --device") from None
+        try:
+            run_group(members, directories, shared, checkpoint, group.max_tokens, self.execution)
+        except torch.OutOfMemoryError:
+            parts = self._smaller(group)
+        else:
+            self._record(group, from_step, time.perf_counter() - began, device_name(opener.device))
+            return
+        gc.collect()
+        torch.cuda.empty_cache()
+        for part in parts:
+            self.carry_out(part, opener)
+
+    def _smaller(self, group: Group) -> list[Group]:
+        """The group in shorter rows, or else in two halves, as the plan says from now on.
+
+        Only before its first checkpoint: later, the bytes so far depend on the plan as it is.
+        """
+        if group.checkpoint(self.out).is_file():
+            raise RunError(
+                f"{self.out}: the device is out of memory in a group that has started; free memory there and start "
+                "again, it goes on from its checkpoint"
+            )
+        why = f"{group.why}; out of memory with {len(group.runs)} runs in rows of {group.max_tokens:,} tokens"
+        half = len(group.runs) // 2
+        if group.max_tokens > MIN_TOKENS:
+            parts = [replace(group, max_tokens=max(MIN_TOKENS, group.max_tokens // 2), why=why)]
+        elif half:
+            parts = [replace(group.part(runs), why=why) for runs in (group.runs[:half], group.runs[half:])]
+        else:
+            raise RunError(
+                f"{self.out}: the device is out of memory with one run in rows of {group.max_tokens} tokens; use "
+                "another --device"
+            )
+        groups = read_plan(self.out)
+        place = groups.index(group)
+        write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
+        first = parts[0]
+        console.print(
+            f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens", soft_wrap=True
+        )
+        return parts
+
+    def _record(self, group: Group, from_step: int, seconds: float, device: str) -> None:
+        """Log how long the group took, and the work that was done in that time."""
+        flops = 0.0
+        for run, work in zip(group.runs, group.work, strict=True):
+            steps = RunDirectory(self.out / run).steps
+            if work is not None and steps:
+                train, evaluated = work
+                flops += train * max(0.0, 1 - from_step / steps) + evaluated
+        dtype = next(self.runs[run].condition.dtype for run in group.runs if run in self.runs)
+        facts = {"seconds": round(seconds, 2), "flops": flops, "device": device, "dtype": dtype}
+        append_event(self.out, "end", group=group.runs[0], **facts)
+
+
+def _planned_before(folder: Path) -> PlannedRun:
+    """A run that is not asked for now, but stands in a group that has started."""
+    run = planned_again(folder)
+    if run.id != folder.name:
+        raise RunError(f"{folder}: its dataset, features or LM have changed; restore them, or use another --out")
+    return run
+
+
+def planned_again(folder: Path) -> PlannedRun:
+    """The run of a run directory, with the digests that its inputs have now."""
+    config = read_json(folder / "config.json")
+    condition = {name: value for name, value in config["condition"].items() if name in Condition.model_fields}
+    (run,) = plan_runs(Sweep(runs=((Inputs(**config["paths"]), Condition(**condition)),)))
+    return run
 
 
 def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame:
@@ -55,9 +187,7 @@ def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame
     Raises `RunError` if the run has no projector or its inputs are no longer the ones it was trained on.
     """
     directory = RunDirectory(folder)
-    config = read_json(directory.file("config.json"))
-    condition = {name: value for name, value in config["condition"].items() if name in Condition.model_fields}
-    (run,) = plan_runs(Sweep(runs=((Inputs(**config["paths"]), Condition(**condition)),)))
+    config, run = read_json(directory.file("config.json")), planned_again(folder)
     changed = [name for name in run.digests if run.digests[name] != config["digests"].get(name)]
     if changed:
         raise RunError(f"{folder}: its {changed[0]} has changed since training; restore it or train again")
@@ -69,7 +199,7 @@ def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{folder}: its projector cannot be read ({error}); train the run again") from None
     asked = questions[questions["split"] == split].reset_index(drop=True)
-    arrays, limit = shared.arrays(asked), execution.max_tokens
+    arrays, limit = shared.arrays(asked), execution.max_tokens or MAX_TOKENS
     with progress_bar("evaluate", len(asked), "questions") as advance:
         answers = evaluate(
             projector, shared.lm, shared.features, shared.tokens, arrays, max_tokens=limit, advance=advance

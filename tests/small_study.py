@@ -67,11 +67,11 @@ def write_dataset(root, families=None, images=IMAGES):
     return root
 
 
-def write_features(path, dataset, unreadable=()):
+def write_features(path, dataset, unreadable=(), encoder="random"):
     """A store of standard normal features, rows marked unreadable on request."""
     keys = list(dataset.images["key"])
     attributes = {
-        "encoder": "random",
+        "encoder": encoder,
         "weights_digest": "0",
         "layer": "none",
         "image_size": 8,

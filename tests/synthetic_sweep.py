@@ -22,6 +22,11 @@ FAMILIES = {
     "tree": ["oak", "pine", "elm", "birch", "maple", "cedar"],
     "tool": ["saw", "file", "drill", "axe", "hammer", "chisel"],
 }
+PARENTS = {
+    **dict.fromkeys(["bird", "fish", "insect"], "animal"),
+    **dict.fromkeys(["vehicle", "boat", "tool"], "artifact"),
+    **dict.fromkeys(["fruit", "tree"], "plant"),
+}
 CONDITION = {
     "encoder": "/somewhere/worlds/demo-7/encoder",
     "lm": "/somewhere/worlds/demo-7/lm",
@@ -46,11 +51,15 @@ def phrase(name: str) -> str:
 
 @dataclass
 class World:
-    """Leaves of FAMILIES with `per_leaf` images each; in every leaf the last quarter are test images."""
+    """Leaves of FAMILIES with `per_leaf` images each; in every leaf the last quarter are test images.
+
+    With `parents`, leaves are under their family (depth 1) and its parent (depth 2).
+    """
 
     families: int = 8
     per_leaf: int = 12
     seed: int = 0
+    parents: bool = False
     leaves: list[str] = field(init=False)
     family: dict[str, str] = field(init=False)
     images: pd.DataFrame = field(init=False)
@@ -66,51 +75,83 @@ class World:
             columns=["key", "leaf", "split"],
         )
 
+    def own(self, leaf: str) -> list[str]:
+        """Hypernyms of a leaf."""
+        family = self.family[leaf]
+        return [family, PARENTS[family]] if self.parents else [family]
+
+    @property
+    def hypernyms(self) -> list[str]:
+        """All hypernyms, sorted."""
+        return sorted({name for leaf in self.leaves for name in self.own(leaf)})
+
     @property
     def dataset(self) -> Any:
         """What analysis uses of a `cachegen.dataset.Dataset`."""
-        pairs = pd.DataFrame(sorted(self.family.items()), columns=["leaf", "hypernym"])
-        return SimpleNamespace(pairs=pairs, images=self.images, digest="dataset digest")
+        pairs = pd.DataFrame([(leaf, name) for leaf in self.leaves for name in self.own(leaf)])
+        depth = [2 if name in PARENTS.values() else 1 for name in self.hypernyms] if self.parents else pd.NA
+        hypernyms = pd.DataFrame({"depth": depth}, index=pd.Index(self.hypernyms, name="hypernym"), dtype="Int64")
+        pairs.columns = pd.Index(["leaf", "hypernym"])
+        return SimpleNamespace(pairs=pairs, hypernyms=hypernyms, images=self.images, digest="dataset digest")
 
-    def label_of(self, shuffle: str) -> dict[str, str]:
-        """Image leaf -> label leaf under a shuffle."""
-        rng = generator(self.seed, "label", shuffle)
+    def label_of(self, shuffle: str, shuffled: int = 100, permutation: int = 0) -> dict[str, str]:
+        """Image leaf -> label leaf under a shuffle; a partial one moves the first leaves of a drawn order."""
+        rng = generator(self.seed, "label", shuffle, *([permutation] if permutation else []))
+        label_of = {leaf: leaf for leaf in self.leaves}
         if shuffle == "original":
-            return {leaf: leaf for leaf in self.leaves}
+            return label_of
         if shuffle == "across":
-            return dict(zip(self.leaves, rng.permutation(self.leaves).tolist(), strict=True))
+            drawn = rng.permutation(self.leaves).tolist()
+            moved = drawn if shuffled == 100 else drawn[: round(len(drawn) * shuffled / 100)]
+            return label_of | dict(zip(self.leaves if shuffled == 100 else sorted(moved), moved, strict=True))
+        if shuffle == "swap":  # the two halves of the families exchange their leaves
+            half = len(self.leaves) // 2
+            by_family = sorted(self.leaves, key=lambda leaf: (self.family[leaf], leaf))
+            return dict(zip(by_family, by_family[half:] + by_family[:half], strict=True))
         groups = pd.Series(self.family).groupby(pd.Series(self.family)).groups
         return {leaf: label for group in groups.values() for leaf, label in zip(group, np.roll(group, 1), strict=True)}
 
-    def questions(self, shuffle: str, ablation: int) -> pd.DataFrame:
-        """Question table; at ablation below 100 the hypernym questions of half the leaves are seen."""
+    def questions(self, shuffle: str, ablation: int, kind: str = "random", **labels: int) -> pd.DataFrame:
+        """Question table; `labels` go to `label_of`.
+
+        Random ablation withholds the hypernym questions of a share of the leaves; a systematic one removes the first
+        hypernyms and withholds the questions of all leaves that have one of them.
+        """
         rng = generator(self.seed, "negatives")
-        label_of, families = self.label_of(shuffle), sorted(set(self.family.values()))
-        seen_leaves = set() if ablation == 100 else set(self.leaves[::2])
+        label_of = self.label_of(shuffle, **labels)
+        removed = self.hypernyms[:ablation] if kind == "systematic" else []
+        order = generator(self.seed, "ablation").permutation(self.leaves).tolist()
+        withheld = set(order[: len(order) * ablation // 100])
+        if kind == "systematic":
+            withheld = {leaf for leaf in self.leaves if set(self.own(leaf)) & set(removed)}
         rows = []
         for number, (key, leaf, split) in enumerate(self.images.itertuples(index=False)):
             label = label_of[leaf]
             other = str(rng.choice([x for x in self.leaves if x != label]))
-            wrong = str(rng.choice([x for x in families if x != self.family[label]]))
             asked = [("leaf", label, True), ("leaf", other, False)]
-            asked += [("hypernym", self.family[label], True), ("hypernym", wrong, False)]
-            for kind, category, answer in asked:
-                seen = kind == "leaf" or label in seen_leaves
-                veridical = category in (leaf, self.family[leaf])
+            for name in self.own(label):
+                wrong = str(rng.choice([x for x in self.hypernyms if x not in self.own(label)]))
+                asked += [("hypernym", name, True), ("hypernym", wrong, False)]
+            for about, category, answer in asked:
+                seen = about == "leaf" or label not in withheld
+                veridical = category in (leaf, *self.own(leaf))
                 if split != "train" or seen:
                     rows.append(
-                        (number, key, leaf, label, kind, category, phrase(category), split, seen, answer, veridical)
+                        (number, key, leaf, label, about, category, phrase(category), split, seen, answer, veridical)
                     )
         columns = ["image", "key", "image_leaf", "label_leaf", "kind", "category", "phrase", "split", "seen"]
         table = pd.DataFrame(rows, columns=[*columns, "answer", "veridical"])
         table.insert(0, "question", np.arange(len(table), dtype=np.int32))
+        if kind == "systematic":  # older tables have no such column
+            table["removed"] = (table["kind"] == "hypernym") & table["category"].isin(removed)
         return table.astype({"image": "int32"})
 
     def store(self, width: int = 16, coherent: float = 1.0) -> Any:
         """What analysis uses of a `FeatureStore`: vectors around a family direction plus a leaf direction."""
         rng = generator(self.seed, "features")
-        directions = {name: rng.normal(size=width) for name in [*self.leaves, *sorted(set(self.family.values()))]}
-        means = np.array([coherent * directions[self.family[leaf]] + directions[leaf] for leaf in self.images["leaf"]])
+        directions = {name: rng.normal(size=width) for name in [*self.leaves, *self.hypernyms]}
+        shared = {leaf: coherent * sum(directions[name] for name in self.own(leaf)) for leaf in self.leaves}
+        means = np.array([shared[leaf] + directions[leaf] for leaf in self.images["leaf"]])
         patches = (means + rng.normal(size=means.shape) + 0.5).astype(np.float32)
         keys = self.images["key"].tolist()
         position = {key: row for row, key in enumerate(keys)}
@@ -139,11 +180,12 @@ def write_run(
     questions: pd.DataFrame,
     predictions: pd.DataFrame,
     paths: dict[str, str] | None = None,
+    digest: str = "dataset digest",
 ) -> Path:
     """One finished run directory, DONE included."""
     place = folder / run_id
     place.mkdir(parents=True)
-    digests = {"dataset": "dataset digest", "features": "store digest", "lm": "lm digest", "tokenizer": "t"}
+    digests = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
     config = {"schema": 1, "run_id": run_id, "condition": {**CONDITION, **condition}, "digests": digests}
     (place / "config.json").write_text(json.dumps({**config, "paths": paths or {}, "counts": {}}))
     questions.to_parquet(place / "questions.parquet", index=False)
@@ -161,6 +203,25 @@ def mark_done(place: Path) -> None:
     (place / "DONE").write_text(json.dumps(hashes))
 
 
+def write_probe(path: Path, world: World, strength: float, drop: int = 0, **record: Any) -> Path:
+    """A text probe about all pairs of a world but the first `drop`, with margins `strength` SDs on the gold side."""
+    pairs = [(leaf, name, name in world.own(leaf)) for leaf in world.leaves for name in world.hypernyms]
+    table = pd.concat(
+        [
+            pd.DataFrame(pairs[drop:], columns=["leaf", "hypernym", "answer"]).assign(phrasing=form, repeats=1)
+            for form in range(2)
+        ],
+        ignore_index=True,
+    )
+    rng = generator(world.seed, "probe")
+    margin = np.where(table["answer"], 1.0, -1.0) * strength + rng.normal(size=len(table))
+    ranks = {"rank_yes": np.where(margin >= 0, 0, 1), "rank_no": np.where(margin >= 0, 1, 0)}
+    table.assign(logit_yes=margin, logit_no=0.0, **ranks).to_parquet(path, index=False)
+    about = {"schema": 1, "lm": "lm", "lm_digest": "lm digest", "dataset_digest": "dataset digest"}
+    path.with_suffix(".json").write_text(json.dumps({**about, "lm_init": "pretrained", "lm_seed": 0, **record}))
+    return path
+
+
 CELLS = {
     ("pretrained", "original"): (1.6, 1.1, 0.0),
     ("pretrained", "across"): (1.4, 0.1, 0.1),
@@ -175,11 +236,14 @@ def write_sweep(
     cells: dict[tuple[str, str], tuple[float, float, float]] = CELLS,
     seeds: tuple[int, ...] = (0, 1, 2),
     paths: dict[str, str] | None = None,
+    digest: str = "dataset digest",
     **condition: Any,
 ) -> Path:
     """A sweep with one run per cell and seed; a cell's values are (leaf strength, hypernym strength, bias to no)."""
+    labels = {name: condition[name] for name in ("shuffled", "permutation") if name in condition}
+    kind = condition.get("ablation_kind", "random")
     for (lm_init, shuffle), (leaf, hypernym, bias) in cells.items():
-        questions = world.questions(shuffle, condition.get("ablation", 100))
+        questions = world.questions(shuffle, condition.get("ablation", 100), kind, **labels)
         asked = questions[questions["split"] != "train"]
         for seed in seeds:
             lm_seed = seed if lm_init == "random" else 0
@@ -188,5 +252,5 @@ def write_sweep(
             number = len(list(folder.glob("*"))) if folder.exists() else 0
             predictions = answer_questions(asked, strength, bias, 1000 * number + seed)
             tag = "".join("-" + str(value).split("/")[-1] for value in condition.values())
-            write_run(folder, f"{lm_init}-{shuffle}-r{seed}{tag}", about, questions, predictions, paths)
+            write_run(folder, f"{lm_init}-{shuffle}-r{seed}{tag}", about, questions, predictions, paths, digest)
     return folder

@@ -63,29 +63,116 @@ def test_train_evaluate_and_analyze_one_condition(crosstax, small_study, tmp_pat
         assert results[f"{group}_macro_f1"].item() == pytest.approx(again["macro_f1"][group], abs=1e-6)
 
 
-def test_a_sweep_file_is_listed_run_and_skipped(crosstax, small_study, tmp_path):
-    file = tmp_path / "sweep.toml"
+def sweep_file(study, path, grids):
     lines = [f"{name} = {json.dumps(value)}" for name, value in SETTINGS.items()]
-    paths = f'dataset = "{small_study.dataset}"\nfeatures = "{small_study.features}"\nlm = "{small_study.lm}"\n'
-    file.write_text("[defaults]\n" + paths + "\n".join(lines) + '\n[[grid]]\nshuffle = ["original", "within"]\n')
-    code, out, err = crosstax("sweep", file, "--dry-run", "--json")
-    assert (code, last_json(out)) == (0, {"runs": 2})
-    assert "'shuffle': 'within'" in err
+    places = f'dataset = "{study.dataset}"\nfeatures = "{study.features}"\nlm = "{study.lm}"\n'
+    path.write_text("[defaults]\n" + places + "\n".join(lines) + "\n" + grids)
+    return path
+
+
+def test_a_sweep_file_is_forecast_run_and_skipped(crosstax, small_study, tmp_path):
+    file = sweep_file(small_study, tmp_path / "sweep.toml", '[[grid]]\nshuffle = ["original", "within"]\n')
+    code, out, err = crosstax("sweep", file, "--threads", 1, "--dry-run", "--json")
+    assert code == 0
+    assert last_json(out)["runs"] == last_json(out)["total"]["known"] == 2
+    assert "pretrained, within" in err
     first = crosstax("sweep", file, "--out", tmp_path / "runs", "--threads", 1, "--json")
     second = crosstax("sweep", file, "--out", tmp_path / "runs", "--threads", 1, "--json")
     assert first[0] == second[0] == 0
     assert last_json(first[1]) == last_json(second[1])
 
 
+def test_parts_of_a_sweep_failures_and_status(crosstax, small_study, tmp_path):
+    grids = '[[grid]]\nrun_seed = [1, 2]\n[[grid]]\nablation_kind = "systematic"\nablation = 10\n'
+    file, out = sweep_file(small_study, tmp_path / "sweep.toml", grids), tmp_path / "runs"
+    words = ["sweep", file, "--out", out, "--threads", 1, "--json"]
+    assert len(last_json(crosstax(*words, "--only", "run_seed=2")[1])["runs"]) == 1
+    assert len(last_json(crosstax(*words, "--limit", 1)[1])["runs"]) == 1
+    code, stdout, err = crosstax(*words)
+    assert code == 1
+    assert (len(last_json(stdout)["runs"]), len(last_json(stdout)["failed"])) == (3, 1)
+    assert "2 runs done, 1 failed" in err
+    code, stdout, err = crosstax("status", out, "--json")
+    assert code == 0
+    assert last_json(stdout)["counts"] == {"done": 2, "running": 0, "stopped": 0, "failed": 1, "pending": 0}
+    assert "more than the 4 hypernyms" in err
+    assert crosstax(*words, "--retry-failed")[0] == 1  # it is still impossible
+
+
+def test_presets_are_listed_printed_and_used(crosstax, small_study, tmp_path):
+    code, out, err = crosstax("presets", "--json")
+    assert code == 0
+    assert {"paper", "release", "fast", "fig3", "fig12", "table5", "swap", "probe"} <= set(last_json(out)["presets"])
+    assert "Figure 6: " in err
+    text = crosstax("presets", "fig6")[1]
+    (tmp_path / "mine.toml").write_text(text)
+    forecasts = [
+        last_json(crosstax("sweep", *words, "--dry-run", "--threads", 1, "--json")[1])["total"]["flops"]
+        for words in (["--preset", "fig6"], [tmp_path / "mine.toml"], ["--preset", "fig6", "--settings", "fast"])
+    ]
+    assert forecasts[0] == forecasts[1] > 1.5 * forecasts[2]
+    # A figure on other data and models, down to what a tiny tokenizer can say.
+    sets = [f"{name}={json.dumps(value)}" for name, value in SETTINGS.items()]
+    sets += [f"lm={small_study.lm}", "encoder=random", "dtype=float32", "supervise=answer", "run_seed=[1, 2]"]
+    words = [word for each in sets for word in ("--set", each)]
+    places = ["--dataset", small_study.dataset, "--features", small_study.features, "--out", tmp_path / "runs"]
+    code, out, _ = crosstax(
+        "sweep", "--preset", "fig6", *words, *places, "--only", "ablation=100", "--only", "shuffle=within",
+        "--threads", 1, "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert ["within-a100" in run for run in last_json(out)["runs"]] == [True, True]
+
+
+def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        cli,
+        "probe",
+        lambda dataset, lm, out, *rest, **more: asked.update(lm=lm, out=out, rest=rest) or asked.update(more),
+    )
+    file = tmp_path / "probe.toml"
+    file.write_text('[probe]\nlm = ["one", "two"]\nnegatives = "distinct"\ndtype = "bfloat16"\n')
+    code, _, _ = crosstax("sweep", file, "--dataset", small_study.dataset, "--out", tmp_path / "probes")
+    assert code == 0
+    assert (asked["lm"], asked["out"], asked["rest"]) == (
+        ["one", "two"],
+        tmp_path / "probes",
+        (cli.Negatives.distinct,),
+    )
+    assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (cli.Dtype.bfloat16, cli.Weights.pretrained, 0)
+    code, out, err = crosstax("sweep", file, "--dataset", small_study.dataset, "--dry-run", "--json")
+    assert code == 0
+    assert set(last_json(out)["lm"]) == {"one", "two"}
+    assert "one: " in err
+
+
+def test_train_starts_from_settings(crosstax, small_study, tmp_path):
+    words = ["train", *inputs_of(small_study), "--settings", "release", "--out", tmp_path, "--json", "--threads", 1]
+    sets = settings(run_seed=3, dtype="float32", supervise="answer")
+    code, out, _ = crosstax(*words, *sets)
+    assert code == 0
+    config = json.loads((tmp_path / last_json(out)["runs"][0] / "config.json").read_text())
+    assert config["condition"]["within_rule"] == "release"
+    assert config["condition"]["weight_decay"] == 0
+    assert config["condition"]["learning_rate"] == SETTINGS["learning_rate"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "shuffle=accross"], "shuffle: Input should be 'original', 'across' or 'within'"),
+        (["train", "shuffle=accross"], "shuffle: Input should be 'original', 'across', 'within' or 'swap'"),
         (["train", "no_such_field=1"], "is not NAME=VALUE"),
         (["train", "answer_yes=certainly"], "no token of its own"),
         (["train", "--device", "gpu"], "there is no device 'gpu'"),
         (["train", "--device", "cuda:99"], "cuda:99"),
         (["sweep", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["sweep", "--preset", "fig13"], "there is no preset 'fig13'; presets are "),
+        (["sweep", "--preset", "fig3", "--dataset", "things"], "`crosstax extract things --encoder vit_large"),
+        (["sweep", "--preset", "fig3", "--only", "lm=gpt2"], "no run fits --only lm=gpt2"),
+        (["sweep", "--preset", "probe"], "give --dataset DIR"),
+        (["presets", "fig13"], "there is no preset 'fig13'"),
+        (["status", "nowhere"], "no sweep has started there"),
         (["evaluate", "nowhere"], "config.json does not exist"),
         (["extract", "nowhere", "--encoder", "x", "--out", "x.h5"], "nowhere"),
         (["analyze", "nowhere"], "nowhere"),
@@ -140,7 +227,7 @@ def test_importing_the_command_and_reading_configs_loads_nothing_heavy():
     code = (
         "import sys, cli\n"
         "light = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "import engine.condition, cachegen.dataset\n"
+        "import engine.condition, cachegen.dataset, engine.sweep_file, engine.status, engine.dry_run\n"
         "print(sorted(light), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,10 +15,10 @@ from analysis.coherence import (
     coherence,
     label_map,
     map_coherence,
-    open_inputs,
     pairs_kept,
     unit_vectors,
 )
+from analysis.inputs import open_dataset, open_store
 from cachegen.dataset import load_dataset
 from cachegen.errors import RunError, StoreError
 from cachegen.store import FeatureStore
@@ -122,10 +122,12 @@ def test_real_dataset_and_store(small_study: SmallStudy) -> None:
     table = map_coherence(label_map(questions), dataset, store)
     assert set(table.loc[table["kind"] == "hypernym", "category"]) == set(dataset.hypernyms.index)
     assert table["all_pairs"].between(-1, 1).all()
-    opened = open_inputs(str(small_study.dataset), str(small_study.features), dataset.digest, store.digest)
-    assert opened[0].digest == dataset.digest
+    assert open_dataset(str(small_study.dataset), dataset.digest).digest == dataset.digest
+    assert open_store(str(small_study.features), store.digest).digest == store.digest
+    with pytest.raises(RunError, match=r"dataset .* changed since"):
+        open_dataset(str(small_study.dataset), "another digest")
     with pytest.raises(RunError, match=r"feature store .* changed since"):
-        open_inputs(str(small_study.dataset), str(small_study.features), dataset.digest, "another digest")
+        open_store(str(small_study.features), "another digest")
 
 
 def test_unknown_images_are_the_stores_error(small_study: SmallStudy) -> None:

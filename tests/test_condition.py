@@ -3,7 +3,8 @@
 import pytest
 
 from cachegen.errors import ConditionError
-from engine.condition import Condition, Sweep, parse_settings, read_sweep
+from engine.condition import Condition, Sweep, parse_settings
+from engine.sweep_file import complete, read_sweep
 
 DIGESTS = {"dataset": "d", "store": "s", "lm": "l", "tokenizer": "t"}
 # Published names: a change here breaks the folders of every user.
@@ -43,7 +44,7 @@ def test_a_sweep_file_crosses_its_lists_and_resolves_paths(tmp_path):
         '[[grid]]\nshuffle = ["original", "across"]\nrun_seed = [42, 218, 7]\n'
         '[[grid]]\nlm_init = "random"\nlm = "lm"\nrun_seed = 42\n'
     )
-    sweep = read_sweep(file)
+    sweep = complete(read_sweep(file), "here")
     assert len(sweep.runs) == 2 * 2 * 2 * 3 + 2
     assert {inputs.lm for inputs, _ in sweep.runs} == {str(tmp_path / "lm"), "Qwen/Qwen3-0.6B"}
     assert sweep.runs[0][0].dataset == tmp_path / "data"

@@ -20,7 +20,9 @@ def run_demo(out, cache):
         lines = []
         patch.setenv("CROSSTAX_CACHE", str(cache))
         patch.setattr(
-            sys, "argv", ["crosstax", "demo", "--out", str(out), "--size", "smoke", "--threads", "1", "--json"]
+            sys,
+            "argv",
+            ["crosstax", "demo", "--out", str(out), "--size", "smoke", "--seed", "0", "--threads", "1", "--json"],
         )
         patch.setattr("builtins.print", lambda text, file=None: file is None and lines.append(text))
         with pytest.raises(SystemExit) as end:
@@ -54,8 +56,11 @@ def test_generalisation_appears_where_it_should(demo):
     for shuffle in ("original", "within"):
         held_out = mean(summary, "pretrained", shuffle)
         assert held_out > coin + 5
-        assert held_out > mean(summary, "pretrained", "across") + 5
+        assert held_out > mean(summary, "pretrained", "across") + 3
         assert held_out > mean(summary, "random", "original") + 5
+        auc = mean(summary, "pretrained", shuffle, "heldout_auc")
+        assert auc > mean(summary, "pretrained", "across", "heldout_auc") + 0.05
+        assert auc > mean(summary, "random", "original", "heldout_auc") + 0.15
         assert mean(summary, "pretrained", shuffle, "leaf_macro_f1") > 65
     coherence = summary["coherence"]
     assert coherence["original"] > coherence["across"]

@@ -64,7 +64,8 @@ def test_one_label_categories_follow_the_published_rule() -> None:
 def answers_table(rows: list[tuple[str, str, str, bool, bool, float]]) -> pd.DataFrame:
     """split, group, category, answer, veridical, margin."""
     table = pd.DataFrame(rows, columns=["split", "group", "category", "answer", "veridical", "margin"])
-    return table.assign(predicted=table["margin"] >= 0, tie=table["margin"] == 0, phrase="a " + table["category"])
+    margin = table["margin"]
+    return table.assign(predicted=margin >= 0, tie=margin == 0, phrase="a " + table["category"], removed=False)
 
 
 def test_categories_are_scored_apart_and_counted() -> None:

@@ -455,6 +455,8 @@ def test_language_twins_differ_from_the_lm_in_text_alone(tiny: World, twins: dic
         assert len({digest_file(folder / name) for folder in folders}) == 1
     facts = [twin_manifest(tiny, name)["facts"]["first_answer_loss"] for name in twins if name.startswith("lm-")]
     assert all(abs(loss - tiny.manifest["lm"]["first_answer_loss"]) < 1 for loss in facts)
+    told = {name: "yes_to_siblings_from_family_words" in twin_manifest(tiny, name)["facts"] for name in twins}
+    assert told == {"lm-no-hypernym-questions": True, "lm-no-family-words": False, "encoder-siglip": False}
 
 
 def _text(corpus: Corpus, spell: dict[int, str]) -> tuple[set[str], set[str], list[list[str]]]:

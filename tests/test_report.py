@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
 from synthetic_sweep import CELLS, World, mark_done, write_sweep
 
-from analysis import study as study_module
+from analysis import inputs as inputs_module
 from analysis.predictions import load_sweep
 from analysis.report import write_report
 from analysis.tables import analyze
@@ -74,7 +74,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _features() -> Iterator[None]:
     """Stand-ins for the dataset and the store; the real ones are read in test_coherence."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study_module, "open_inputs", lambda *_: (WORLD.dataset, WORLD.store()))
+        patch.setattr(inputs_module, "open_dataset", lambda *_: WORLD.dataset)
+        patch.setattr(inputs_module, "open_store", lambda *_: WORLD.store())
         yield
 
 
@@ -86,11 +87,13 @@ def report(inputs: Path) -> tuple[dict, str]:
 
 def test_summary_has_the_promised_shape(report: tuple[dict, str], inputs: Path) -> None:
     summary, _ = report
-    assert list(summary) == ["report", "baseline", "conditions", "coherence", "coherence_centred"]
+    always = ["report", "baseline", "conditions", "coherence", "coherence_centred"]
+    assert list(summary) == [*always, "yardsticks", "ablation", "dose"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert Path(summary["report"]) == inputs / "report" / "index.html"
     assert len(summary["conditions"]) == 12
     fields = {"encoder", "lm", "shuffle", "ablation", "run_seed", "lm_seed", "data_seed", "order"}
+    fields |= {"setup", "arm", "ablation_kind", "shuffled", "permutation"}
     scores = {"leaf_macro_f1", "heldout_macro_f1", "heldout_auc"}
     for condition in summary["conditions"]:
         assert set(condition) == fields | scores | {"run_id"}
@@ -99,6 +102,9 @@ def test_summary_has_the_promised_shape(report: tuple[dict, str], inputs: Path) 
     assert set(summary["coherence"]) == {"original", "across", "within"}
     assert summary["coherence"]["original"] > summary["coherence"]["across"] + 0.1
     assert 30 < summary["baseline"]["heldout"] < summary["baseline"]["coin"] < 50
+    cells = {(row["arm"], row["lm"], row["yardstick"]) for row in summary["yardsticks"]}
+    assert cells == {(arm, lm, name) for lm, arm in CELLS for name in ("knn", "knn_whitened", "oracle")}
+    assert summary["ablation"] == summary["dose"] == []
 
 
 def test_summary_equals_scores_computed_from_the_files(report: tuple[dict, str], inputs: Path) -> None:
@@ -122,7 +128,7 @@ def test_page_is_self_contained(report: tuple[dict, str]) -> None:
     assert "<script" not in html
     assert EXTERNAL.findall('<img src="https://x.org/a.png"> <link href=style.css> a{b:url(//x)}')  # it can find some
     images = Page(html).images
-    assert len(images) == 4 + 4 + 1  # figures, one example per hypernym, contact sheet
+    assert len(images) == 5 + 4 + 1  # figures, one example per hypernym, contact sheet
     assert all(image.startswith("data:image/") for image in images)
 
 
@@ -158,14 +164,18 @@ def test_tables_and_figures_lie_beside_the_page(report: tuple[dict, str], inputs
     coherence = pd.read_csv(out / "coherence.csv")
     assert set(coherence["arm"]) == {"original", "across", "within"}
     assert pd.read_csv(out / "label_maps.csv")["pairs_kept"].between(0, 1).all()
-    assert {path.name for path in (out / "figures").iterdir()} == {"main.svg", "auc.svg", "coherence.svg", "loss.svg"}
+    drawn = {path.name for path in (out / "figures").iterdir()}
+    assert drawn == {"main.svg", "auc.svg", "yardsticks.svg", "coherence.svg", "loss.svg"}
+    written = {path.name for path in out.glob("*.csv")}
+    known = {"results.csv", "categories.csv", "baselines.csv", "coherence.csv", "label_maps.csv"}
+    assert written == known | {"yardsticks.csv", "comparisons.csv", "purity.csv"}
 
 
 def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
     again = inputs / "again"
     write_report(load_sweep(inputs / "sweep"), again, world=inputs / "world", seconds=SECONDS)
     files = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
-    assert len(files) == 1 + 5 + 4
+    assert len(files) == 1 + 8 + 5
     for name in files:
         assert (again / name).read_bytes() == (inputs / "report" / name).read_bytes()
 
@@ -196,7 +206,9 @@ def test_missing_cells_are_said(tmp_path: Path, kept: list[tuple[str, str]], say
     write_sweep(tmp_path / "sweep", WORLD, {cell: CELLS[cell] for cell in kept}, seeds=(0,))
     summary, text = render(tmp_path / "report", tmp_path / "sweep")
     assert says in text
-    assert "coherence was not computed" in text  # no paths recorded
+    assert "visual coherence, the visual yardsticks and depths are missing" in text  # no paths recorded
+    assert "Measured against what can be seen" not in text
+    assert summary["yardsticks"] == []
     assert summary["coherence"] == {"original": None, "across": None, "within": None}
     assert "nothing here was made by crosstax itself" in text
 
@@ -226,6 +238,24 @@ def test_failed_runs_and_several_setups_are_listed(tmp_path: Path) -> None:
     assert "loss is NaN at step 7 <script>" in text
     assert "ablation 50 %" in text
     assert "ablation 100 %" in text
+
+
+def test_runs_with_the_papers_models_stand_beside_their_own_cells(tmp_path: Path) -> None:
+    models = {
+        "Qwen/Qwen3-1.7B": "vit_large_patch14_reg4_dinov2.lvd142m",
+        "Qwen/Qwen3-0.6B": "vit_so400m_patch14_siglip_224",
+    }
+    original = {("pretrained", "original"): CELLS["pretrained", "original"]}
+    for lm, encoder in models.items():
+        write_sweep(tmp_path / "sweep", WORLD, original, seeds=(0,), lm=lm, encoder=encoder)
+    summary, text = render(tmp_path / "report", tmp_path / "sweep")
+    f1 = {row["encoder"]: f"{row['heldout_macro_f1']:.1f}" for row in summary["conditions"]}
+    dino, siglip = (f1[encoder] for encoder in models.values())
+    assert f"pretrained LM, original, Qwen3-1.7B: held-out F1 {dino}, " in text
+    assert f"pretrained LM, original, Qwen3-0.6B, SigLIP: held-out F1 {siglip}, " in text
+    assert "Qwen3-0.6B: held-out" not in text  # with DINOv2: not run
+    assert "pretrained LM, across: not run here" in text
+    assert "compare the pattern, not the digits" not in text
 
 
 def test_weak_leaves_bring_a_caution(tmp_path: Path) -> None:

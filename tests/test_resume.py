@@ -67,9 +67,8 @@ def test_killed_and_resumed_equals_uninterrupted(runs, uninterrupted, tmp_path, 
     with monkeypatch.context() as patch:
         kill_on_call(patch, module, name, number)
         in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
-    assert not all(
-        RunDirectory(tmp_path / run).done for run in json.loads((tmp_path / "plan.json").read_text())["groups"][0]
-    )
+    (planned,) = json.loads((tmp_path / "plan.json").read_text())["groups"]
+    assert not all(RunDirectory(tmp_path / run).done for run in planned["runs"])
     folders = run_sweep(runs, tmp_path, CPU)
     assert bytes_of(folders) == uninterrupted
     assert not list(tmp_path.glob("*.safetensors"))
@@ -112,7 +111,7 @@ def test_new_runs_join_an_old_sweep_in_groups_of_their_own(small_study, runs, un
     assert both[:2] == first
     assert bytes_of(first) == uninterrupted
     groups = json.loads((tmp_path / "plan.json").read_text())["groups"]
-    assert [len(group) for group in groups] == [2, 1]
+    assert [len(group["runs"]) for group in groups] == [2, 1]
 
 
 def test_group_size_splits_a_sweep_and_moves_no_result(runs, uninterrupted, tmp_path):

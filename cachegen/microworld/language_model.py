@@ -125,12 +125,14 @@ def examine_lm(model: Any, corpus: Corpus, seed: int) -> dict[str, Any]:
         ).reshape(scenes.answers.shape)
         leaf[str(length)] = float(right[~scenes.about_hypernym].mean())
         hypernym[str(length)] = float(right[scenes.about_hypernym].mean())
-    family_only = _answer_logits(model, *corpus.family_words_only(8, rng)).argmax(-1)
     text, true = corpus.taxonomy_statements()
     guess = model(input_ids=torch.from_numpy(text[:, :4]), use_cache=False).logits[:, -1].argmax(-1).numpy()
-    return {
+    facts: dict[str, Any] = {
         "leaf_accuracy_by_words": leaf,
         "hypernym_accuracy_by_words": hypernym,
-        "yes_to_siblings_from_family_words": float((family_only == corpus.vocabulary["yes"]).float().mean()),
         "statement_accuracy": float(np.take_along_axis(true, guess[:, None], axis=1).mean()),
     }
+    if corpus.recipe.hypernym_words:
+        family_only = _answer_logits(model, *corpus.family_words_only(8, rng)).argmax(-1)
+        facts["yes_to_siblings_from_family_words"] = float((family_only == corpus.vocabulary["yes"]).float().mean())
+    return facts

@@ -1,0 +1,81 @@
+"""Text probes beside runs: which probe belongs to which run, and what the LM knows in text beside what it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.conditions import CELL, shown_runs
+from analysis.probe_scores import probe_scores, read_probe
+from cachegen.errors import RunError
+
+TEXT = {"f1": "text_f1", "item_f1": "text_item_f1", "auc": "text_auc"}
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One probe's answers (see `analysis.probe_scores`) and the record beside them."""
+
+    path: Path
+    table: pd.DataFrame
+    record: dict[str, Any]
+
+    @cached_property
+    def margins(self) -> pd.Series:
+        """logit(yes) - logit(no) of each (leaf, hypernym) pair, mean over phrasings."""
+        margin = self.table["logit_yes"].astype(float) - self.table["logit_no"].astype(float)
+        return margin.groupby([self.table["leaf"], self.table["hypernym"]]).mean()
+
+    def fits(self, run: pd.Series) -> bool:
+        """Whether it is of the run's LM (same weights) and of its dataset."""
+        about = self.record
+        same = about["lm_digest"] == run["lm_digest"] and about["dataset_digest"] == run["dataset_digest"]
+        seed = run["lm_init"] == "pretrained" or int(about.get("lm_seed", 0)) == int(run["lm_seed"])
+        return bool(same and seed and about.get("lm_init", "pretrained") == run["lm_init"])
+
+
+def read_probes(paths: Sequence[Path]) -> list[Probe]:
+    """Probes from files written by `crosstax probe`. Raises RunError for one that cannot be read."""
+    return [Probe(path, *read_probe(path)) for path in paths]
+
+
+def match_probes(runs: pd.DataFrame, probes: Sequence[Probe]) -> tuple[dict[str, Probe], list[str]]:
+    """(run_id -> its LM's probe, notes on probes that fit no run). Raises RunError where two fit one run."""
+    found: dict[str, Probe] = {}
+    used = set()
+    for run_id, run in runs.iterrows():
+        fitting = [number for number, probe in enumerate(probes) if probe.fits(run)]
+        if len(fitting) > 1:
+            one, other = (probes[number].path for number in fitting[:2])
+            raise RunError(f"{one} and {other} are probes of one LM; give one of them")
+        if fitting:
+            found[str(run_id)] = probes[fitting[0]]
+            used.add(fitting[0])
+    unused = [probe.path.name for number, probe in enumerate(probes) if number not in used]
+    return found, [f"probe {name} fits no run: its LM, its weights or its dataset are others" for name in unused]
+
+
+def probe_points(runs: pd.DataFrame, categories: pd.DataFrame, probes: dict[str, Probe]) -> pd.DataFrame:
+    """What is known in text beside what is answered about images: one row per shown cell and hypernym.
+
+    Columns: setup, arm, lm_init, category, text_f1 (macro F1 of the probe, mean over phrasings), text_item_f1 (over
+    the leaves' items, as the paper relates it to images), text_auc, and f1, auc, permuted_f1 of held-out test
+    questions; means over the cell's runs.
+    """
+    about = shown_runs(runs)
+    about = about[about.index.isin(probes)]
+    if about.empty:
+        return pd.DataFrame(columns=[*CELL, "category", *TEXT.values(), "f1", "auc", "permuted_f1"])
+    scored = {id(probe): probe_scores(probe.table) for probe in probes.values()}
+    text = {key: table.groupby("hypernym")[list(TEXT)].mean().rename(columns=TEXT) for key, table in scored.items()}
+    known = pd.concat({run_id: text[id(probes[run_id])] for run_id in about.index}, names=["run_id", "category"])
+    test = categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
+    rows = test[["run_id", "category", "f1", "auc", "permuted_f1"]].merge(
+        known.reset_index(), on=["run_id", "category"]
+    )
+    rows = rows.merge(about[CELL], left_on="run_id", right_index=True)
+    values = [*TEXT.values(), "f1", "auc", "permuted_f1"]
+    return rows.groupby([*CELL, "category"], sort=True)[values].mean().reset_index()

@@ -1,0 +1,62 @@
+"""`plan.json`: which runs of a sweep train together, and how their rows are packed.
+
+Both can move last bits, so they are fixed before a group starts and followed when it is resumed. The file also keeps
+what the plan was based on, and the work each run means, from which `crosstax status` estimates the time left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cachegen.errors import RunError
+from cachegen.files import read_json, write_json
+
+SCHEMA = 2
+FILE = "plan.json"
+MAX_GROUP = 16  # runs in lockstep, however much memory there is
+
+
+@dataclass(frozen=True)
+class Group:
+    """One lockstep group: the unit of checkpoint.
+
+    `runs`: their ids; `max_tokens`: of one packed row; `why`: what the sizes were chosen from; `work`: for each run
+    its floating-point operations in training and in evaluation, None where they are not known.
+    """
+
+    runs: tuple[str, ...]
+    max_tokens: int
+    why: str
+    work: tuple[tuple[float, float] | None, ...]
+
+    def part(self, runs: Sequence[str]) -> "Group":
+        """This group with only those of its runs."""
+        kept = [(run, work) for run, work in zip(self.runs, self.work, strict=True) if run in runs]
+        return replace(self, runs=tuple(run for run, _ in kept), work=tuple(work for _, work in kept))
+
+    def checkpoint(self, out: Path) -> Path:
+        """Where its checkpoint stands in the sweep folder `out`."""
+        return out / f"{self.runs[0]}.checkpoint.safetensors"
+
+
+def read_plan(out: Path) -> list[Group]:
+    """Groups planned in the sweep folder `out`; none if it has no plan. Raises `RunError` for another version's."""
+    if not (out / FILE).exists():
+        return []
+    plan = read_json(out / FILE)
+    if not isinstance(plan, dict) or plan.get("schema") != SCHEMA:
+        raise RunError(f"{out / FILE} was written by another version of crosstax; choose another --out")
+    return [
+        Group(
+            tuple(group["runs"]),
+            group["max_tokens"],
+            group["why"],
+            tuple(None if work is None else (work[0], work[1]) for work in group["work"]),
+        )
+        for group in plan["groups"]
+    ]
+
+
+def write_plan(out: Path, groups: Sequence[Group]) -> None:
+    """Write the plan of the sweep folder `out`."""
+    write_json(out / FILE, {"schema": SCHEMA, "groups": [asdict(group) for group in groups]})

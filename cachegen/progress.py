@@ -11,10 +11,15 @@ console = Console(stderr=True)
 
 
 def quiet_transformers() -> None:
-    """Turn off the bars that transformers draws for every load and save, also into pipes."""
+    """Turn off the bars that transformers draws for every load and save, also into pipes, and its warnings.
+
+    It lists, for one, every weight of a text tower that is left out on purpose; weights that are missing are refused
+    by the loaders here.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL, LM_NAMES, shown_runs
+from analysis.conditions import CELL, LM_NAMES, shown_runs, shuffle_of
 from analysis.contrasts import EQUIVALENCE_MARGIN, mean_interval
 from analysis.yardsticks import CONTROLS, YARDSTICKS
 
@@ -20,8 +20,8 @@ Cell = tuple[str, str, str]  # setup, arm, lm_init
 class Comparison:
     """One cell against one yardstick on the same held-out test questions.
 
-    f1, auc: means over hypernyms of the cell; other_f1, other_auc: of the yardstick; f1_gap, auc_gap: mean of the
-    differences over hypernyms and its 95 % interval (points of F1; AUC in 0..1).
+    f1, auc: means over hypernyms of the cell; other_f1, other_auc: of the yardstick, AUC with its 95 % interval over
+    hypernyms; f1_gap, auc_gap: mean of the differences and its 95 % interval (points of F1; AUC in 0..1).
     """
 
     setup: str
@@ -31,7 +31,7 @@ class Comparison:
     f1: float
     auc: float
     other_f1: float
-    other_auc: float
+    other_auc: Interval
     f1_gap: Interval
     auc_gap: Interval
     n_hypernyms: int
@@ -45,6 +45,20 @@ class Comparison:
         """above | below | not told apart, by the interval of F1."""
         _, low, high = self.f1_gap
         return "above" if low > 0 else "below" if high < 0 else "not told apart"
+
+
+@dataclass(frozen=True)
+class SetupGap:
+    """One cell in two setups (encoders, LMs, ...): held-out F1 of `one` minus `other`, mean over hypernyms."""
+
+    cell: str
+    one: str
+    other: str
+    f1: float
+    other_f1: float
+    f1_gap: Interval
+    auc_gap: Interval
+    n_hypernyms: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,13 @@ def yardstick_sentences(comparisons: list[Comparison]) -> list[str]:
                 f"{name[0].upper()}{name[1:]}: held-out F1 {strong.f1:.1f}, the stronger control without an LM "
                 f"{strong.other_f1:.1f} (difference {_interval(strong.f1_gap)}): {meaning}."
             )
+            seen = max(controls, key=lambda c: c.other_auc[0])
+            if shuffle_of(cell[1]) == "across" and seen.other_auc[1] > 0.5:
+                area, low, high = seen.other_auc
+                sentences.append(
+                    f"Caution: under these {cell[1]} labels looks still tell hypernyms apart (AUC of the control "
+                    f"{area:.2f}, 95 % interval {low:.2f} to {high:.2f}), so an answer above chance may be seen."
+                )
         for composed in (c for c in here if c.yardstick == "composition"):
             meaning = {
                 "above": "the run does better than its halves put together",
@@ -114,6 +135,26 @@ def yardstick_sentences(comparisons: list[Comparison]) -> list[str]:
                 f"(difference {_interval(composed.f1_gap)}): {meaning}."
             )
     return sentences
+
+
+def compare_setups(runs: pd.DataFrame, categories: pd.DataFrame) -> list[SetupGap]:
+    """Every cell of the first setup minus the same cell of the other setups with the same hypernyms asked about.
+
+    Differences in encoder (paper figure 10), LM or training; none of them was fixed in advance.
+    """
+    shown = shown_runs(runs)
+    cells = _by_hypernym(_heldout(categories), shown)
+    asked = shown.drop_duplicates("setup").set_index("setup")[["asked", "dataset"]].agg(" ".join, axis=1)
+    found = []
+    for (setup, arm, lm_init), mine in cells.items():
+        for (other, *same), theirs in cells.items():
+            if setup != asked.index[0] or other == setup or same != [arm, lm_init] or asked[other] != asked[setup]:
+                continue
+            gaps = (mine - theirs).astype(float)
+            f1_gap, auc_gap = (mean_interval(gaps[name].dropna().to_numpy(), 0.95) for name in ("f1", "auc"))
+            means = float(mine["f1"].mean()), float(theirs["f1"].mean())
+            found.append(SetupGap(f"{LM_NAMES[lm_init]}, {arm}", setup, other, *means, f1_gap, auc_gap, len(gaps)))
+    return found
 
 
 def compare_swap(runs: pd.DataFrame, categories: pd.DataFrame) -> list[Swap]:
@@ -140,7 +181,7 @@ def _compared(key: Cell, name: str, mine: pd.DataFrame, theirs: pd.DataFrame) ->
         f1=float(mine["f1"].mean()),
         auc=float(mine["auc"].mean()),
         other_f1=float(theirs["f1"].mean()),
-        other_auc=float(theirs["auc"].mean()),
+        other_auc=mean_interval(theirs["auc"].dropna().to_numpy(float), 0.95),
         f1_gap=mean_interval(gaps["f1"].dropna().to_numpy(), 0.95),
         auc_gap=mean_interval(gaps["auc"].dropna().to_numpy(), 0.95),
         n_hypernyms=len(asked),

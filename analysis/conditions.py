@@ -171,7 +171,8 @@ def _inputs(runs: pd.DataFrame, what: str, within: list[str]) -> pd.Series:
 
 def _text(runs: pd.DataFrame, field: str) -> pd.Series:
     if field in ("encoder", "lm"):
-        return runs[field].map(short_name)
+        last = runs[field].astype(str).str.rstrip("/").str.split("/").str[-1]
+        return last if last.nunique() == runs[field].nunique() else runs[field].map(short_name)
     values = runs[field].map(short_name)
     return values if field in ("withheld", "asked") else field + " " + values
 

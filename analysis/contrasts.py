@@ -152,10 +152,13 @@ def confirmatory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list
     """Pretrained original and within, each minus the largest baseline, minus random-init, minus pretrained across.
 
     `categories`: run x category table with baselines; `runs`: labelled runs. Cells that were not run give no contrast.
-    Random-init within, where it was not run, is replaced by random-init original.
+    Random-init within, where it was not run, is replaced by random-init original. Where some setups have an across or
+    a random-init cell, those without (a twin of the LM, another encoder, the swap's control) are comparisons of their
+    own and not counted here.
     """
     found: list[Contrast] = []
-    for setup, group in runs.groupby("setup", sort=False):
+    against = runs.loc[(runs["lm_init"] == "random") | (runs["shuffle"] == "across"), "setup"]
+    for setup, group in runs[runs["setup"].isin(against) | against.empty].groupby("setup", sort=False):
         cells = _cells(categories, group)
         random_original = cells.get(("original", "random"))
         for shuffle in ("original", "within"):

@@ -88,7 +88,7 @@ def summary(study: Study) -> dict[str, Any]:
                     "lm": c.lm_init,
                     "yardstick": c.yardstick,
                     "heldout_macro_f1": c.other_f1,
-                    "heldout_auc": c.other_auc,
+                    "heldout_auc": c.other_auc[0],
                     "run_macro_f1": c.f1,
                     "run_auc": c.auc,
                     "difference": c.f1_gap[0],

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.ablation import ablation_sentences
 from analysis.beside_paper import pair_cells, replication
 from analysis.coherence import MEASURES
-from analysis.comparisons import compare_swap, compare_yardsticks, yardstick_sentences
+from analysis.comparisons import compare_setups, compare_swap, compare_yardsticks, yardstick_sentences
 from analysis.conditions import (
     CELL,
     LABELS,
@@ -97,6 +97,7 @@ def sections(study: Study) -> Row:
         "rules": {shuffle: _rules(study.runs, shuffle) for shuffle in ("across", "within")},
         "partial": bool(study.runs["partial"].any()),
         "permutations": study.runs["permutation"].nunique() > 1,
+        "setup_gaps": compare_setups(study.runs, study.categories),
         "shown": ", ".join(dict.fromkeys(shown["withheld"])),
         "seed_text": seed_text(study.runs),
         "swapped": bool((study.runs["shuffle"] == "swap").any()),

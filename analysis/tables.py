@@ -76,7 +76,7 @@ def comparisons_table(study: Study) -> pd.DataFrame:
     rows = []
     for c in compare_yardsticks(study.runs, study.categories, study.yardsticks):
         row = asdict(c)
-        for score in ("f1_gap", "auc_gap"):
+        for score in ("other_auc", "f1_gap", "auc_gap"):
             row |= dict(zip((score, f"{score}_low", f"{score}_high"), row.pop(score), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)

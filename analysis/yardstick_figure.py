@@ -53,6 +53,7 @@ def yardstick_figure(study: Study) -> str | None:
         for ax, (score, label, number) in zip(axes, PANELS, strict=True):
             _panel(ax, blocks, score, number, named=score == PANELS[0][0])
             ax.set_xlabel(label)
+            ax.patch.set_visible(False)  # a long title on the left reaches below the panel on the right
         return as_svg(figure)
 
 

@@ -116,6 +116,14 @@ def test_the_headline_has_the_strongest_ablation_of_each_series(tmp_path: Path) 
     }
 
 
+def test_models_are_named_as_shortly_as_tells_them_apart(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path / "one", *[(ORIGINAL, {"lm": f"Qwen/{name}"}) for name in ("Qwen3-0.6B", "Qwen3-1.7B")])
+    assert set(runs["setup"]) == {"Qwen3-0.6B", "Qwen3-1.7B"}
+    runs_of(tmp_path / "two", (ORIGINAL, {"lm": "/worlds/a/lm"}))
+    worlds = runs_of(tmp_path / "two", ({("pretrained", "within"): (1, 1, 0)}, {"lm": "/worlds/b/lm"}))
+    assert set(worlds["setup"]) == {"a/lm", "b/lm"}
+
+
 def test_without_random_ablation_the_longest_list_is_shown(tmp_path: Path) -> None:
     systematic = {"ablation_kind": "systematic"}
     runs = runs_of(tmp_path, *[(ORIGINAL, {"ablation": n, **systematic}) for n in (1, 2)])

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from synthetic_sweep import CELLS, World, write_sweep
 
+from analysis.comparisons import compare_setups
 from analysis.conditions import label_runs, seed_text, short_name
 from analysis.contrasts import chance_checks, confirmatory_contrasts, correlation, mean_interval
 from analysis.predictions import load_sweep
@@ -70,6 +71,28 @@ def test_the_largest_baseline_counts_not_a_convenient_one(tmp_path: Path) -> Non
     largest = max(heldout[name].mean() for name in ("majority_f1", "coin_f1", "permuted_f1"))
     (contrast,) = confirmatory_contrasts(study.categories, study.runs)
     assert contrast.difference == pytest.approx(heldout["macro_f1"].mean() - largest)
+
+
+def test_setups_without_a_counterpart_are_not_counted(tmp_path: Path) -> None:
+    write_sweep(tmp_path, WORLD, CELLS)
+    write_sweep(tmp_path, WORLD, {("pretrained", "original"): (1.5, 0.0, 0.0)}, lm="/somewhere/worlds/demo-7/twin")
+    study = measure(load_sweep(tmp_path))
+    contrasts = confirmatory_contrasts(study.categories, study.runs)
+    assert len(contrasts) == 6
+    assert {c.setup for c in contrasts} == {"lm"}
+
+
+def test_setups_are_compared_hypernym_by_hypernym(tmp_path: Path) -> None:
+    write_sweep(tmp_path, WORLD, CELLS, encoder="dino")
+    write_sweep(tmp_path, WORLD, {("pretrained", "within"): (1.5, 0.3, 0.0)}, encoder="siglip")
+    write_sweep(tmp_path, WORLD, {("pretrained", "swap"): (1.5, 0.3, 0.0)}, encoder="siglip", subset="swap")
+    study = measure(load_sweep(tmp_path))
+    (gap,) = compare_setups(study.runs, study.categories)
+    f1 = study.test("heldout")["macro_f1"].groupby([study.runs["encoder"], study.runs["arm"]]).mean()
+    assert gap.cell == "pretrained LM, within"
+    assert (gap.f1, gap.other_f1) == pytest.approx((f1["dino", "within"], f1["siglip", "within"]))
+    assert gap.f1_gap[0] == pytest.approx(gap.f1 - gap.other_f1)
+    assert gap.f1_gap[1] > 0
 
 
 def test_no_transfer_is_not_shown_and_chance_is_tested_for(tmp_path: Path) -> None:

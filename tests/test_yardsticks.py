@@ -203,6 +203,20 @@ def test_sentences_follow_the_numbers(study_inputs: dict[str, str], tmp_path: Pa
     assert f"held-out F1 {f1['across']:.1f}" in across
 
 
+def test_across_labels_that_can_still_be_seen_are_said(study_inputs: dict[str, str], tmp_path: Path) -> None:
+    """Labels exchanged between whole families leave each of them as coherent as it was."""
+    for name, shuffle in (("mixed", "across"), ("whole", "swap")):
+        questions = WORLD.questions(shuffle, 100)
+        answers = answer_questions(questions[questions["split"] != "train"], {"leaf": 2.0, "hypernym": 0.5}, 0.0, 0)
+        write_run(tmp_path / name, "run", {"shuffle": "across"}, questions, answers, study_inputs)
+    says = {}
+    for name in ("mixed", "whole"):
+        study = measure(load_sweep(tmp_path / name))
+        says[name] = " ".join(yardstick_sentences(compare_yardsticks(study.runs, study.categories, study.yardsticks)))
+    assert "Caution: under these across labels looks still tell hypernyms apart" in says["whole"]
+    assert "Caution" not in says["mixed"]
+
+
 def with_probe(folder: Path, text_strength: float, **how: object) -> Study:
     cells = {("pretrained", "original"): (2.0, 0.3, 0.0), ("random", "original"): (0.0, 0.0, 0.0)}
     paths = {"dataset": str(folder), "features": str(folder)}

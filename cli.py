@@ -104,14 +104,17 @@ def demo(
     """
     _threads(threads)
     from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
     from analysis.report import write_report
     from engine.plan import Execution
-    from engine.study import run_study
+    from engine.study import probe_lms, run_study
 
     # Models this small fit a whole lockstep step into one row.
     study = run_study(out, size.value, seed, Execution(device="cpu", max_tokens=16384))
     started = time.perf_counter()
-    summary = write_report(load_sweep(study.sweep), out / "report", world=study.world.path, seconds=study.seconds)
+    probes = read_probes(probe_lms(study, out / "probes"))
+    sweep, world = load_sweep(study.sweep), study.world.path
+    summary = write_report(sweep, out / "report", world=world, seconds=study.seconds, probes=probes)
     summary["seconds"] = study.seconds | {"report": round(time.perf_counter() - started, 2)}
     _say(f"report {summary['seconds']['report']:.1f} s: {summary['report']}")
     _print_json(summary, as_json)

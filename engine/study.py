@@ -17,12 +17,14 @@ from cachegen.microworld.world import World, build_world
 from cachegen.progress import console
 from engine.condition import Sweep
 from engine.plan import Execution
+from engine.probe import probe_path, run_probe, settings_for, write_probe
 from engine.sweep import run_sweep
 from engine.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = {"demo": 8, "smoke": 12}
 SIGLIP = "encoder-siglip"
+
 
 @dataclass(frozen=True)
 class Study:
@@ -94,3 +96,16 @@ def run_study(out: Path, size: str, seed: int, execution: Execution, twins: bool
     runs = tuple(run_sweep(sweep, out / "runs", execution))
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
     return Study(world, out / "runs", runs, seconds)
+
+
+def probe_lms(study: Study, out: Path) -> list[Path]:
+    """Ask the world's LM and its random-init twins in text alone about every pair; one Parquet file each in `out`."""
+    dataset = load_dataset(study.world.dataset)
+    lm = str(study.world.lm)
+    twins = [{"lm_init": "random", "lm_seed": study.world.random_lm_seed(twin)} for twin in range(len(RUN_SEEDS))]
+    files = []
+    for weights in ({}, *twins):
+        table, record = run_probe(dataset, lm, settings_for(lm, negatives="all", **weights), "cpu")
+        files.append(probe_path(out, record))
+        write_probe(files[-1], table, record)
+    return files

@@ -178,6 +178,7 @@ def _doses_named(axes: np.ndarray, means: pd.DataFrame, shown: list[tuple[str, s
     first = means["lm_init"].iloc[0]
     for ax, (x, _) in zip(axes, shown, strict=True):
         if x != "dose":
+            ax.margins(x=0.18)  # room for the names
             for row in means[means["lm_init"] == first].itertuples():
                 ax.annotate(
                     f"{row.dose} %", (getattr(row, x), row.f1), xytext=(-6, 4), textcoords="offset points",

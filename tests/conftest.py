@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: one thread, and one small study that nobody may change."""
 
 import os
+import sys
 
 # Before torch starts its pools: waiting threads must not spin while another process needs the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -9,6 +10,8 @@ import hypothesis
 import pytest
 import torch
 from small_study import make_small_study
+
+import cli
 
 # The same examples everywhere, however slow the machine.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
@@ -39,3 +42,19 @@ def smoke_world(world_cache):
     from cachegen.microworld.world import build_world
 
     return build_world("smoke", 0, world_cache)
+
+
+@pytest.fixture
+def crosstax(monkeypatch, capsys):
+    """Run the command; returns (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["crosstax", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run

@@ -10,22 +10,6 @@ from small_study import SETTINGS
 import cli
 
 
-@pytest.fixture
-def crosstax(monkeypatch, capsys):
-    """Run the command; returns (exit code, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["crosstax", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def last_json(stdout):
     return json.loads(stdout.strip().splitlines()[-1])
 

@@ -245,7 +245,9 @@ def test_a_dry_run_needs_nothing_to_be_there(tmp_path):
     assert forecast["total"]["known"] == 435  # all but the swap, whose leaves are drawn from the dataset
     notes = " ".join(forecast["notes"])
     assert "is not there: questions counted as in the paper's Tables 2 and 3" in notes
-    assert "no features of vit_so400m_patch14_siglip_224.webli are given: sizes from the encoder's name (6 runs)" in notes
+    assert (
+        "no features of vit_so400m_patch14_siglip_224.webli are given: sizes from the encoder's name (6 runs)" in notes
+    )
     assert not (tmp_path / "runs").exists()
     # 17,336 images of 256 x 1,024 and 256 x 1,152 values of 16 bits are 19.3 GB.
     assert forecast["disk"]["features"] == pytest.approx(17_336 * 256 * (1024 + 1152) * 2, rel=0.02)

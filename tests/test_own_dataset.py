@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_study import SETTINGS, word_tokenizer
-from test_cli import crosstax, last_json  # noqa: F401
+from test_cli import last_json
 from test_extract import save_encoder
 from tiny import tiny_lm
 
@@ -51,7 +51,7 @@ def root(tmp_path):
     return folder
 
 
-def test_from_pictures_to_a_report_without_code(crosstax, root, tmp_path):  # noqa: F811
+def test_from_pictures_to_a_report_without_code(crosstax, root, tmp_path):
     encoder, lm = save_encoder(tmp_path / "encoder"), tmp_path / "lm"
     tiny_lm("qwen3").save_pretrained(lm)
     words = "fly agaric chanterelle morel blueberries cranberries rose hip mushroom berry is are there a yes no"

@@ -5,7 +5,6 @@ may be at most a few times as far from it as one prompt at a time in float32 is.
 """
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,6 @@ from tiny import CONFIGS, tiny_lm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-import cli
 from analysis.baselines import coin_macro_f1
 from analysis.f1 import macro_f1
 from analysis.probe_scores import probe_result, probe_scores, read_probe, summarise_probe
@@ -374,20 +372,6 @@ def test_the_summary_means_over_hypernyms_and_pools_questions(answers):
 
 TINY = ["--phrasing", "is {leaf_noun} {hypernym_phrase}", "--phrasing", "{leaf_phrase} {is} {hypernym_noun}"]
 TINY += ["--template", "{question} {answer}", "--answer-yes", "yes", "--answer-no", "no", "--threads", "1"]
-
-
-@pytest.fixture
-def crosstax(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["crosstax", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_writes_a_table_and_its_record_and_prints_scores(crosstax, small_study, tmp_path):

@@ -21,7 +21,6 @@ import pytest
 from encrypted_zip import encrypt, write_zip
 
 import cachegen.things.archive as archive
-import cli
 from cachegen.dataset import load_dataset
 from cachegen.errors import DatasetError
 from cachegen.taxonomy import nested_phrases, read_taxonomy
@@ -583,20 +582,6 @@ def test_find_pictures_ignores_other_concepts(tmp_path):
 
 
 # The command
-
-
-@pytest.fixture
-def crosstax(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["crosstax", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_command(crosstax, tmp_path):

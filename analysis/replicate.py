@@ -6,6 +6,7 @@ hypernyms. Conditions are compared world by world.
 
 import io
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.baselines import add_baselines
 from analysis.contrasts import EQUIVALENCE_MARGIN, mean_interval
-from analysis.f1 import BASELINES, measure_categories
+from analysis.f1 import BASELINES
 from analysis.predictions import load_sweep
-from cachegen.dataset import load_dataset
+from analysis.study import measure as measure_sweep
 from cachegen.errors import RunError
 from cachegen.files import write_json, write_text
 
 OWN_LM, OWN_ENCODER = "lm", "encoder"  # names of a world's own models; others are its twins
 RANDOM = "random-init LM"
 COIN = "coin"
+CONTROL, CONTROL_NAME = "knn_whitened", "kNN, no LM: "  # the stronger visual control, see `analysis.yardsticks`
 SCOPES = {"leaf": "leaves", "heldout": "held-out"}
 MEASURES = {"f1": 100.0, "auc": 1.0}  # measure -> its largest value
 COIN_AUC = 0.5
@@ -37,6 +38,7 @@ CONTRASTS = [
     ("original", "lm-no-family-words"),
     ("encoder-siglip", "original"),
     *((name, COIN) for name in ("original", "within", "across", RANDOM)),
+    *((name, CONTROL_NAME + name) for name in ("original", "within", "across", "encoder-siglip")),
     *((name, COIN) for name in ("lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip")),
 ]
 
@@ -66,6 +68,7 @@ def write_replication(out: Path, worlds: Mapping[int, Sequence[Path]]) -> dict[s
 def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
     """One row per condition and scope of one world: means over its runs of the means over categories.
 
+    The visual control without an LM (`analysis.yardsticks`) stands among the conditions, on the same questions.
     Columns: world, condition, scope ("leaves", "held-out", "depth 1", ..., or one hypernym), n_categories, n_runs, f1,
     auc, and the baselines majority_f1, coin_f1, permuted_f1, all of test questions. Raises `RunError` for a failed run.
     """
@@ -74,16 +77,18 @@ def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
     if lost:
         reason = sweep.failed.set_index("run_id")["reason"].get(lost[0], "it is not there")
         raise RunError(f"world {seed}: run {runs[0].parent / lost[0]} has no results: {reason}")
-    depths = {
-        str(path): load_dataset(Path(path)).hypernyms["depth"] for path in sweep.runs["dataset_path"].dropna().unique()
-    }
-    known = sweep.runs.to_dict("index")
+    study = measure_sweep(replace(sweep, runs=sweep.runs.loc[sorted(run.name for run in runs)]))
+    depths = {path: table.set_index("category")["depth"] for path, table in study.depths.groupby("dataset_path")}
+    test = study.categories[study.categories["split"] == "test"]
     parts = []
-    for run in runs:
-        about = {str(field): value for field, value in known[run.name].items()}
-        answers = sweep.answers(run.name)
-        categories = add_baselines(measure_categories(answers[answers["split"] == "test"]))
-        parts.append(_scopes(categories, depths[str(about["dataset_path"])]).assign(condition=condition_name(about)))
+    for run_id, run in study.runs.loc[[run.name for run in runs]].to_dict("index").items():
+        about = {str(field): value for field, value in run.items()}
+        name, depth = condition_name(about), depths[str(about["dataset_path"])]
+        parts.append(_scopes(test[test["run_id"] == run_id], depth).assign(condition=name))
+        # The control depends on images and labels only: once for each encoder and shuffle.
+        if about["lm_init"] == "pretrained" and Path(str(about["lm"])).name == OWN_LM:
+            own = study.yardsticks[(study.yardsticks["run_id"] == run_id) & (study.yardsticks["yardstick"] == CONTROL)]
+            parts.append(_scopes(own, depth).assign(condition=CONTROL_NAME + name))
     rows = pd.concat(parts)
     keys = ["condition", "scope"]
     means = rows.groupby(keys, sort=False)[["n_categories", *MEASURES, *BASELINES]].mean()

@@ -25,6 +25,7 @@ TINY = recipe.Size(
 )
 TWINS = {"lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip"}
 CONDITIONS = {"original", "across", "within", "random-init LM"}
+CONTROLS = {f"kNN, no LM: {name}" for name in ("original", "across", "within", "encoder-siglip")}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_every_world_has_every_condition_and_its_own_seeds(replication):
     table = pd.read_csv(out / "worlds.csv")
     assert set(table["world"]) == {101, 102} == set(result["worlds"])
     for _, world in table.groupby("world"):
-        assert set(world["condition"]) == CONDITIONS | TWINS
+        assert set(world["condition"]) == CONDITIONS | TWINS | CONTROLS
         assert set(world["n_runs"]) == {3}
         scopes = world.groupby("condition")["scope"].agg(set)
         assert all({"leaves", "held-out", "depth 1", "depth 2", "animal", "bird"} <= scope for scope in scopes)
@@ -115,7 +116,9 @@ def test_a_second_call_does_nothing_again_and_another_size_is_refused(replicatio
     assert {path: path.stat().st_mtime_ns for path in out.glob("world-*/runs/*/*")} == stamps
     fewer = crosstax("world", "replicate", "--worlds", 1, "--size", "smoke", "--out", out)[1]
     assert fewer["worlds"] == [101]
-    assert {row["condition"] for row in fewer["conditions"]} == CONDITIONS  # what was not asked for is not tabled
+    assert {row["condition"] for row in fewer["conditions"]} == CONDITIONS | CONTROLS - {
+        "kNN, no LM: encoder-siglip"  # what was not asked for is not tabled
+    }
     assert crosstax("world", "replicate", "--worlds", 1, "--size", "demo", "--out", out) == (2, None)
 
 

@@ -118,7 +118,7 @@ def test_every_preset_is_sound(name):
         assert set(read_probe(preset).lm) <= set(LMS)
     elif name == "curves":  # its LM is a world's, given on the command line
         runs = read_sweep(preset, overrides={"lm": "world/lm"})
-        assert len({run.slug for run in runs}) == len(runs) == 2 * 6 + 2 * 3 + 5
+        assert len({run.condition for run in runs}) == len(runs) == 2 * 6 + 2 * 2 * 3 + 5
     elif preset.is_sweep:
         runs = sweep(name)
         assert {run.lm for run in runs} <= set(LMS)

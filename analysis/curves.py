@@ -54,7 +54,7 @@ def ablation_figure(study: Study, series: str) -> str:
             for ax, kind in zip(row, kinds, strict=True):
                 here = curves[(curves["arm"] == arm) & (curves["kind"] == kind)]
                 _ablation_panel(ax, here, score)
-                ax.set_title(f"{kind} ablation, {arm}" if score == "f1" else "", pad=8)
+                ax.set_title(f"{kind} ablation,\n{arm}" if score == "f1" else "", pad=8)
                 ax.set_xlabel("leaves withheld (%)" if kind.startswith("random") else "hypernyms removed")
             row[0].set_ylabel(label + name)
             low = [ax.get_ylim()[0] for ax in row]

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, told apart with any colour vision, and marker shape
 """
 
 import io
+import textwrap
 from itertools import pairwise
 
 import numpy as np
@@ -107,7 +108,7 @@ def arm_grid(
     panels = []
     for row, (setup, arms) in zip(axes, rows.items(), strict=True):
         panels += [(ax, setup, arm) for ax, arm in zip(row, arms, strict=False)]
-        row[0].set_ylabel(ylabel + (f"\n{setup}" if setup else ""))
+        row[0].set_ylabel(beside_axis(ylabel, setup))
         for ax in row[len(arms) :]:
             ax.set_axis_off()
     for column in range(columns):
@@ -115,6 +116,11 @@ def arm_grid(
         lowest.set_xlabel(xlabel)
         lowest.tick_params(labelbottom=True)
     return figure, panels
+
+
+def beside_axis(label: str, setup: str, width: int = 40) -> str:
+    """An axis label with the setup below it, in lines that fit beside a panel."""
+    return "\n".join([label, *textwrap.wrap(setup, width)])
 
 
 def as_svg(figure: Figure) -> str:

@@ -3,6 +3,7 @@
 They show the strongest ablation of each series and whole shuffles; `analysis.curves` draws the rest.
 """
 
+import textwrap
 from collections.abc import Callable
 
 import matplotlib
@@ -21,6 +22,7 @@ from analysis.drawing import (
     PERMUTED,
     STYLE,
     as_svg,
+    beside_axis,
     chance_lines,
     grid,
     lm_legend,
@@ -113,7 +115,7 @@ def loss_figure(study: Study) -> str | None:
                     last = np.mean([curve["loss"].iloc[-1] for curve in curves])
                     ends.append((curves[0]["step"].iloc[-1], float(last), f"{LM_NAMES[str(lm_init)]}, {arm}", colour))
             ax.set_ylim(bottom=0)
-            ax.set_ylabel("training loss" + (f"\n{setup}" if setup else ""))
+            ax.set_ylabel(beside_axis("training loss", setup))
             heights = spread([end[1] for end in ends], 0.065 * ax.get_ylim()[1])
             for (step, _, text, colour), height in zip(ends, heights, strict=True):
                 ax.annotate(
@@ -142,8 +144,8 @@ def _strip_figure(study: Study, ylabel: str, panel: Callable[[Axes, pd.DataFrame
                 ax.set_ylabel(ylabel)
             if setup:
                 row[0].annotate(
-                    setup, (0, 1), xytext=(-42, 30), xycoords="axes fraction", textcoords="offset points",
-                    fontsize=9.5, color=GREY,
+                    textwrap.fill(setup, 120), (0, 1), xytext=(-42, 30), xycoords="axes fraction",
+                    textcoords="offset points", va="bottom", fontsize=9.5, color=GREY,
                 )  # fmt: skip
         lm_legend(figure, runs, permuted)
         return as_svg(figure)

@@ -1,5 +1,6 @@
 """Held-out scores of the runs beside the yardsticks on the same questions, one row per name."""
 
+import textwrap
 from typing import NamedTuple
 
 import matplotlib
@@ -83,7 +84,11 @@ def _panel(ax: Axes, blocks: list[tuple[str, list[_Row]]], score: str, number: s
     colours: list[str] = []
     for title, rows in blocks:
         if named:
-            ax.text(0, place, title, transform=ax.get_yaxis_transform(), fontweight="bold", color=INK, va="center")
+            # Long names of setups must not squeeze the panels.
+            ax.text(
+                0, place, textwrap.shorten(title, 100, placeholder=" ..."), transform=ax.get_yaxis_transform(),
+                fontweight="bold", color=INK, va="center", in_layout=False,
+            )  # fmt: skip
         for row in rows:
             place += 1
             values = row.values[score].dropna()

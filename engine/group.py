@@ -128,7 +128,8 @@ def run_group(
 def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
     """A run's question table; raises what `build_questions` raises, and `RunError` if nothing is to be trained on."""
     features = shared.features
-    questions = build_questions(shared.dataset, run.condition, features.unreadable, features.pooled_patches())
+    pooled = features.pooled_patches() if run.condition.subset == "swap" else None
+    questions = build_questions(shared.dataset, run.condition, features.unreadable, pooled)
     if not (questions["split"] == "train").any():
         raise RunError(f"{run.id}: no training question is left; give the leaves more images")
     return questions

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 from small_study import write_features
+from test_resume import in_a_child_that_is_killed
 from tiny import tiny_lm
 
 from cachegen.dataset import load_dataset
@@ -50,13 +51,7 @@ def killed_after_checkpoint(work, monkeypatch):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         patch.setattr(training, "write_checkpoint", wrapper)
-        child = os.fork()
-        if child == 0:
-            try:
-                work()
-            finally:
-                os._exit(1)
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        in_a_child_that_is_killed(work)
 
 
 def test_a_run_that_cannot_be_asked_fails_alone(small_study, tmp_path):

@@ -34,6 +34,7 @@ class LMShape:
 
     width: int
     layers: int
+    heads: int
     query: int
     key: int
     mlp: int
@@ -57,14 +58,14 @@ class LMShape:
         blocks = self.layers * (self.attention_weights + self.mlp_weights)
         return blocks + (1 if self.tied else 2) * self.vocabulary * self.width
 
-    @property
-    def activations(self) -> int:
+    def activations(self, keys: int) -> int:
         """Values kept for the backward pass, for each token of a packed row (tests/test_cost.py measures them).
 
         Frozen weights keep no input of their products: what remains are the inputs of norms and residuals, queries,
-        keys, values and attention output, and what the gate of the MLP needs.
+        keys, values and attention output, what the gate of the MLP needs, and on a CPU the attention probabilities
+        over `keys` tokens.
         """
-        return self.layers * (4 * self.width + 6 * self.query + 4 * self.key + 3 * self.mlp)
+        return self.layers * (4 * self.width + 6 * self.query + 4 * self.key + 3 * self.mlp + self.heads * keys)
 
 
 def lm_shape(name: str) -> LMShape | None:
@@ -98,6 +99,7 @@ def _from_config(config: dict[str, int]) -> LMShape:
     return LMShape(
         width=width,
         layers=config["num_hidden_layers"],
+        heads=heads,
         query=heads * head,
         key=(config.get("num_key_value_heads") or heads) * head,
         mlp=config.get("intermediate_size") or 4 * width,

@@ -181,7 +181,8 @@ def choose_sizes(
     store = store_bytes(images, sizes.patches, sizes.width)
     resident = value * sizes.lm.weights + (store if store < MEMORY_SHARE * memory else 0)
     free = USED * memory - resident
-    token = value * (sizes.lm.activations + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
+    keys = sizes.prefix + sizes.patches + sizes.suffix
+    token = value * (sizes.lm.activations(keys) + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
     fitting = int(free / token) // 256 * 256
     tokens = max_tokens or min(MAX_TOKENS, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
     step = condition.batch * sizes.patches * sizes.width * 2

@@ -9,6 +9,7 @@ Shape letters: I images, Q questions of one image, P prefix and S suffix tokens,
 heads, E head width, D model width, T tokens of the row.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from cachegen.errors import ModelError
+from engine.matmul_attention import matmul_attention
 
 IMPLEMENTATION = "crosstax_prefix_sharing"
 
@@ -44,6 +46,14 @@ class Layout:
     @property
     def questions(self) -> int:
         return sum(images * questions for images, questions in self.buckets)
+
+    def spans(self) -> Iterator[tuple[slice, slice, int]]:
+        """Per bucket: its images, the tokens of its suffixes in the row, and the questions of each image."""
+        image, start = 0, self.images * self.prefix
+        for count, questions in self.buckets:
+            stop = start + count * questions * self.suffix
+            yield slice(image, image + count), slice(start, stop), questions
+            image, start = image + count, stop
 
     def position_ids(self, device: torch.device) -> torch.Tensor:
         """(1, T) positions: every suffix continues from the end of its prefix."""
@@ -76,42 +86,44 @@ def shared_prefix_attention(
     the result silently, so it raises `ModelError`.
     """
     _refuse_what_is_not_computed(module, layout, attention_mask, dropout, sliding_window, others)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = matmul_attention if query.device.type == "cpu" else sdpa_attention
+    return attend(query, key, value, layout, scale), None
+
+
+def sdpa_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float
+) -> torch.Tensor:
+    """`matmul_attention` with PyTorch's fused kernels."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-
-    images, prefix = layout.images, layout.prefix
-    border = images * prefix
+    border = layout.images * layout.prefix
 
     def prefixes(x: torch.Tensor) -> torch.Tensor:
         """(1, H, T, E) -> (I, H, P, E)"""
-        return x[0, :, :border].unflatten(1, (images, prefix)).transpose(0, 1)
+        return x[0, :, :border].unflatten(1, (layout.images, layout.prefix)).transpose(0, 1)
 
     key_IHPE, value_IHPE = prefixes(key), prefixes(value)
     out_IHPE = functional.scaled_dot_product_attention(
-        prefixes(query), key_IHPE, value_IHPE, is_causal=True, scale=scaling
+        prefixes(query), key_IHPE, value_IHPE, is_causal=True, scale=scale
     )
     outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]
+    for images, tokens, questions in layout.spans():
 
-    image, start = 0, border
-    for count, questions in layout.buckets:
-        tokens = questions * layout.suffix
-        span, stop = slice(image, image + count), start + count * tokens
-
-        def suffixes(x: torch.Tensor, start: int = start, stop: int = stop, count: int = count) -> torch.Tensor:
+        def suffixes(x: torch.Tensor, images: slice = images, tokens: slice = tokens) -> torch.Tensor:
             """(1, H, T, E) -> (images of this bucket, H, Q S, E)"""
-            return x[0, :, start:stop].unflatten(1, (count, -1)).transpose(0, 1)
+            return x[0, :, tokens].unflatten(1, (images.stop - images.start, -1)).transpose(0, 1)
 
         out = functional.scaled_dot_product_attention(
             suffixes(query),
-            torch.cat([key_IHPE[span], suffixes(key)], dim=2),
-            torch.cat([value_IHPE[span], suffixes(value)], dim=2),
+            torch.cat([key_IHPE[images], suffixes(key)], dim=2),
+            torch.cat([value_IHPE[images], suffixes(value)], dim=2),
             attn_mask=_own_suffix_mask(questions, layout.prefix, layout.suffix, query.device),
-            scale=scaling,
+            scale=scale,
         )
-        outputs.append(out.transpose(1, 2).reshape(count * tokens, *out.shape[1::2]))
-        image, start = image + count, stop
-    return torch.cat(outputs)[None], None
+        outputs.append(out.transpose(1, 2).reshape(-1, *out.shape[1::2]))
+    return torch.cat(outputs)[None]
 
 
 def _refuse_what_is_not_computed(

@@ -89,7 +89,7 @@ def work(images, questions, supervise):
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize(("supervise", "layers"), [("answer", 2), ("answer", 3), ("answer_eos", 2)])
 def test_operations_are_those_that_torch_counts(family, supervise, layers, tmp_path):
-    """One optimizer step: matrix products to the last operation; attention at most what the kernels compute."""
+    """One optimizer step: matrix products to the last operation; attention at most what the batched products compute."""
     condition = Condition(supervise=supervise, projector_layers=layers, order="images", batch=12, epochs=1)
     lm = FrozenLM.wrap(tiny_lm(family), None, CPU)
     tiny_lm(family).save_pretrained(tmp_path)
@@ -103,7 +103,7 @@ def test_operations_are_those_that_torch_counts(family, supervise, layers, tmp_p
         loss, _ = step_loss(lm, asked, step, row, [projector], [features], "vocabulary")
         loss.backward()
     counted = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
-    attention = sum(flops for op, flops in counted.items() if "attention" in op)
+    attention = sum(flops for op, flops in counted.items() if "bmm" in op)
     products = sum(counted.values()) - attention
 
     sizes = Sizes(lm_shape(str(tmp_path)), PATCHES, WIDTH, 2, SUFFIX)
@@ -171,7 +171,7 @@ def test_activations_are_those_that_autograd_keeps(config, dtype, tmp_path):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         lm.answer_states(x_TD, layout, layout.answer_rows(torch.full((8,), 8)))
     measured = sum(storage.nbytes() for storage in kept.values()) / rows
-    assert 0.7 < measured / (dtype.itemsize * lm_shape(str(tmp_path)).activations) < 1.1
+    assert 0.6 < measured / (dtype.itemsize * lm_shape(str(tmp_path)).activations(64 + 8)) < 1.1
 
 
 def test_published_counts_are_one_table_with_its_conditions():

@@ -11,7 +11,7 @@ from tiny import CONFIGS, tiny_lm
 from torch.nn import functional
 
 from cachegen.errors import ModelError
-from engine import prefix_sharing
+from engine import matmul_attention, prefix_sharing
 from engine.batches import pack
 from engine.language_model import FrozenLM
 from engine.projector import new_projector
@@ -76,6 +76,13 @@ def distances(result, exact):
     return np.array([(a.double() - b).abs().max().item() for a, b in pairs])
 
 
+@pytest.fixture(params=["products", "sdpa"], autouse=True)
+def attention(request, monkeypatch):
+    """Both ways of computing attention, that of CPUs and that of GPUs, pass the same tests."""
+    if request.param == "sdpa":
+        monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
+
+
 @pytest.mark.parametrize("prefix", [(7, 9), ()], ids=["text before the image", "image first"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_shared_equals_one_question_at_a_time(family, prefix):
@@ -93,6 +100,13 @@ def _no_block(questions, prefix, suffix, device):
     return torch.cat([torch.ones(len(own), prefix, dtype=torch.bool, device=device), own], dim=1)
 
 
+def remove_masks(monkeypatch):
+    monkeypatch.setattr(prefix_sharing, "_own_suffix_mask", _no_block)
+    monkeypatch.setattr(
+        matmul_attention, "_future", lambda length, repeats, dtype: torch.zeros(repeats * length, length, dtype=dtype)
+    )
+
+
 @pytest.mark.parametrize("fault", ["mask", "positions", "rows"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_negative_control(family, fault, monkeypatch):
@@ -102,7 +116,7 @@ def test_negative_control(family, fault, monkeypatch):
     plain = distances(one_at_a_time(family, tokens, features, torch.float32), exact)
     monkeypatch.setattr(FrozenLM, "_self_check", lambda self: None)
     if fault == "mask":
-        monkeypatch.setattr(prefix_sharing, "_own_suffix_mask", _no_block)
+        remove_masks(monkeypatch)
     elif fault == "positions":
         monkeypatch.setattr(
             prefix_sharing.Layout,
@@ -116,7 +130,7 @@ def test_negative_control(family, fault, monkeypatch):
 
 
 def test_load_time_check_refuses_a_fault(monkeypatch):
-    monkeypatch.setattr(prefix_sharing, "_own_suffix_mask", _no_block)
+    remove_masks(monkeypatch)
     with pytest.raises(ModelError, match="differ from Hugging Face's own"):
         FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
 

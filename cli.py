@@ -530,6 +530,36 @@ def analyze(
 
 
 @app.command()
+def reanalyze(
+    release: Annotated[
+        Path, typer.Argument(metavar="RELEASE_DIR", help="Checkout of the authors' release, any subset of its files.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for claims.csv, means.csv and claims.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute the paper's published statistics from the authors' release, and say which agree.
+
+    Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
+    """
+    from analysis.release.reanalyze import reanalyze as run
+    from analysis.release.reanalyze import write_reanalysis
+    from analysis.release.text import reanalysis_text
+    from cachegen.progress import console
+    from engine.published import REMOVED_HYPERNYMS
+
+    started = time.perf_counter()
+    found = run(release, REMOVED_HYPERNYMS)
+    console.print(reanalysis_text(found, console.width))
+    if out is not None:
+        write_reanalysis(found, out)
+        _say(f"claims and means: {out}")
+    _say(f"done in {time.perf_counter() - started:.1f} s")
+    _print_json(found.as_json(), as_json)
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
     out: OutFolder = Path("report"),

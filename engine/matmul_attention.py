@@ -24,9 +24,12 @@ import torch
 class RowLayout(Protocol):
     """What is read of `engine.prefix_sharing.Layout`."""
 
-    images: int
-    prefix: int
-    suffix: int
+    @property
+    def images(self) -> int: ...
+    @property
+    def prefix(self) -> int: ...
+    @property
+    def suffix(self) -> int: ...
 
     def spans(self) -> Iterator[tuple[slice, slice, int]]: ...
 

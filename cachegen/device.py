@@ -1,5 +1,7 @@
 """The device that models run on."""
 
+from typing import Literal
+
 import torch
 
 from cachegen.errors import ModelError
@@ -16,3 +18,16 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {name}: PyTorch finds no CUDA device; use --device cpu, or see `crosstax doctor`")
     return device
+
+
+def best_dtype(device: torch.device) -> tuple[Literal["float32", "bfloat16"], str]:
+    """The faster precision of large models there, bfloat16 where it is native, and why."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "native on this GPU"
+        return "float32", "this GPU has no native bfloat16"
+    if torch.cpu._is_amx_tile_supported():
+        return "bfloat16", "this CPU has AMX"
+    if torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16", "this CPU has AVX512-BF16"
+    return "float32", "this CPU has no bfloat16 arithmetic"

@@ -1,13 +1,17 @@
 """Extraction: decode with threads, encode in blocks of fixed membership, write rows that survive a kill.
 
+The three go on side by side: threads decode up to `BLOCKS_AHEAD` blocks before the encoder, one thread writes up to
+`BLOCKS_BEHIND` blocks after it, and on CUDA the device has its next block before it is done with this one.
+
 A block is always rows [i * batch, (i + 1) * batch) of the store, with `batch` as recorded when it was made and an
 unreadable image left in its place as zeros. So a resumed run computes the very same batches, and the same bytes.
 """
 
+import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,14 +22,15 @@ import numpy as np
 import torch
 
 from cachegen.dataset import Dataset
-from cachegen.encoders import Encoded, load_encoder
+from cachegen.encoders import Compute, Encoder, load_encoder
 from cachegen.errors import StoreError
 from cachegen.images import Transform, read_image, unreadable_reason
 from cachegen.progress import progress_bar
 from cachegen.store import PENDING, FeatureStore
 from cachegen.store_writer import open_writer
 
-BLOCKS_AHEAD = 2  # decoded while the encoder works; bounds memory
+BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
+BLOCKS_BEHIND = 2  # encoded and not yet durable
 LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 
 
@@ -34,36 +39,38 @@ class Block:
     """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable."""
 
     start: int
-    pixels: np.ndarray
+    pixels: torch.Tensor
     reasons: dict[int, str]
 
 
 def extract(
     dataset: Dataset,
-    encoder_name: str,
+    encoder: str | Encoder,
     out: Path,
     *,
     batch: int = 64,
     workers: int | None = None,
     on_unreadable: Literal["mark", "stop"] = "stop",
     device: str = "auto",
+    compute: Compute | Literal["auto"] = "auto",
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
 ) -> dict[str, Any]:
     """Encode every image of `dataset` into the feature store `out`, resuming whatever is there.
 
-    An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
+    `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
+    one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
     Returns a JSON-ready summary. Raises `ModelError` for the encoder, `StoreError` for images and the store.
     """
     started = time.perf_counter()
-    encoder = load_encoder(encoder_name, device)
+    model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder
     keys = list(dataset.images["key"])
-    attributes = encoder.attributes | {
+    attributes = model.attributes | {
         "dtype": dtype,
         "image_digest": dataset.image_digest,
         "batch": batch,
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
-    with open_writer(Path(out), keys, encoder.n_patches, encoder.width, attributes) as writer:
+    with open_writer(Path(out), keys, model.n_patches, model.width, attributes) as writer:
         before = writer.store
         size = before.attributes["batch"]
         starts = [start for start in range(0, len(keys), size) if (before.done[start : start + size] == PENDING).any()]
@@ -71,27 +78,37 @@ def extract(
         paths = [dataset.image_path(key) for key in keys]
         encoded = sum(map(len, slices))
         with progress_bar("encoding", encoded, "images") as advance:
-            for block in _decoded(slices, paths, encoder.transform, workers or len(os.sched_getaffinity(0))):
-                if block.reasons and on_unreadable == "stop":
-                    position, reason = min(block.reasons.items())
+
+            def write(block: Block, fetch: Callable[[], list[np.ndarray]]) -> None:
+                *features, finite = fetch()
+                if not finite.all():
+                    key = keys[block.start + int(finite.argmin())]
                     raise StoreError(
-                        f"{paths[block.start + position]}: unreadable ({reason}); replace it, or go on without it "
-                        "with --on-unreadable mark (finished rows are kept)"
+                        f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
                     )
-                features = encoder(torch.from_numpy(block.pixels))
-                rows = keys[block.start : block.start + len(block.pixels)]
-                writer.write(block.start, _stored(features, dtype, rows, encoder_name), block.reasons)
-                advance(len(rows))
+                writer.write(block.start, features, block.reasons)
+                advance(len(finite))
+
+            with _one_thread(write) as write_behind:
+                for block in _decoded(slices, paths, model.transform, workers or _cores(), model.device.type == "cuda"):
+                    if block.reasons and on_unreadable == "stop":
+                        position, reason = min(block.reasons.items())
+                        raise StoreError(
+                            f"{paths[block.start + position]}: unreadable ({reason}); replace it, or go on without it "
+                            "with --on-unreadable mark (finished rows are kept)"
+                        )
+                    write_behind(block, _encoded(model, block.pixels, dtype))
     store = FeatureStore.open(out)
     seconds = time.perf_counter() - started
     return {
         "store": str(out),
-        "encoder": encoder_name,
+        "encoder": model.name,
         "images": len(keys),
         "encoded": encoded,
         "unreadable": store.unreadable,
         "shape": list(store.patches.shape),
         "dtype": dtype,
+        "compute": store.attributes["compute"],
         "batch": size,
         "bytes": store.path.stat().st_size,
         "digest": store.digest,
@@ -99,48 +116,93 @@ def extract(
     }
 
 
-def _decoded(slices: Sequence[range], paths: Sequence[Path], transform: Transform, workers: int) -> Iterator[Block]:
-    """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer."""
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _decoded(
+    slices: Sequence[range], paths: Sequence[Path], transform: Transform, workers: int, pinned: bool
+) -> Iterator[Block]:
+    """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
+
+    `pinned`: in memory that CUDA copies from without holding up the host.
+    """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, list[Future[np.ndarray | str]]]] = deque()
+    waiting: deque[tuple[int, torch.Tensor, list[Future[str | None]]]] = deque()
     try:
         for rows in slices:
-            waiting.append((rows.start, [pool.submit(_decode, paths[row], transform) for row in rows]))
+            pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
+            places = zip(rows, pixels.numpy(), strict=True)
+            futures = [pool.submit(_decode, paths[row], transform, place) for row, place in places]
+            waiting.append((rows.start, pixels, futures))
             if len(waiting) > BLOCKS_AHEAD:
-                yield _gather(*waiting.popleft(), transform.size)
+                yield _gather(*waiting.popleft())
         while waiting:
-            yield _gather(*waiting.popleft(), transform.size)
+            yield _gather(*waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform) -> np.ndarray | str:
-    """Pixels of one image, or why it cannot be read."""
+def _decode(path: Path, transform: Transform, place: np.ndarray) -> str | None:
+    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read."""
     try:
-        return transform(read_image(path))
+        place[:] = transform(read_image(path))
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
         return unreadable_reason(path, error)
+    return None
 
 
-def _gather(start: int, futures: Sequence[Future[np.ndarray | str]], size: int) -> Block:
-    pixels = np.zeros((len(futures), 3, size, size), np.float32)
-    reasons: dict[int, str] = {}
-    for position, future in enumerate(futures):
-        result = future.result()
-        if isinstance(result, str):
-            reasons[position] = result
-        else:
-            pixels[position] = result
-    return Block(start, pixels, reasons)
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[str | None]]) -> Block:
+    reasons = [future.result() for future in futures]
+    return Block(start, pixels, {position: reason for position, reason in enumerate(reasons) if reason is not None})
 
 
-def _stored(features: Encoded, dtype: str, keys: Sequence[str], encoder_name: str) -> list[np.ndarray]:
-    """Features as the store's arrays, in the order of `FEATURES`; refuses NaN and infinity, also after rounding."""
-    parts = [features.patches.to(getattr(torch, dtype)), features.pooled_patches, features.pooled_all_tokens]
-    finite = torch.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0).cpu()
-    if not finite.all():
-        key = keys[int((~finite).nonzero()[0])]
-        raise StoreError(f"{key}: encoder {encoder_name} gives NaN or infinite {dtype} features; check its weights")
-    patches, *pooled = (part.cpu() for part in parts)
-    bits = patches.view(torch.uint16) if dtype == "bfloat16" else patches
-    return [bits.numpy(), *(part.numpy() for part in pooled)]
+def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:
+    """Give the encoder a block; returns what waits for the store's arrays, in the order of `FEATURES`.
+
+    Behind them is one that says which images have neither NaN nor infinity (B,), also after rounding. On CUDA they are
+    copied beside whatever the encoder has been given since.
+    """
+    features = encoder(pixels)
+    patches = features.patches.to(getattr(torch, dtype))
+    parts = [patches, features.pooled_patches, features.pooled_all_tokens]
+    finite = torch.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0)
+    arrays = [patches.view(torch.uint16) if dtype == "bfloat16" else patches, *parts[1:], finite]
+    if encoder.device.type != "cuda":
+        return lambda: [array.numpy() for array in arrays]
+    computed = torch.cuda.Event(blocking=True)  # does not keep a core busy that decodes
+    computed.record(torch.cuda.current_stream(encoder.device))
+
+    def copies() -> list[np.ndarray]:
+        computed.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream(encoder.device)):
+            return [array.cpu().numpy() for array in arrays]
+
+    return copies
+
+
+@contextlib.contextmanager
+def _one_thread(work: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """Yield what has one thread call `work`, in order, up to `BLOCKS_BEHIND` calls behind; all are done at the end.
+
+    The first failure is raised by the next call or at the end, and nothing is worked on behind it. Whatever else ends
+    the `with` block, Ctrl-C too, the calls made before it are done first.
+    """
+    calls: deque[Future[None]] = deque()
+
+    def follow(before: Future[None] | None, *arguments: Any) -> None:
+        if before is not None:
+            before.result()
+        work(*arguments)
+
+    def call(*arguments: Any) -> None:
+        calls.append(thread.submit(follow, calls[-1] if calls else None, *arguments))
+        while calls and (len(calls) > BLOCKS_BEHIND or calls[0].done()):
+            calls.popleft().result()
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield call
+        finally:
+            while calls:
+                calls.popleft().result()

@@ -40,7 +40,7 @@ class StoreWriter:
 
         `reasons` maps positions in this block to why the image is unreadable; their features become zeros.
         """
-        parts = [np.array(part, order="C") for part in features]
+        parts = [np.array(part, order="C") if reasons else np.ascontiguousarray(part) for part in features]
         for part in parts:
             part[list(reasons)] = 0
         keys = self.store.keys[start : start + len(parts[0])]
@@ -61,6 +61,11 @@ class StoreWriter:
             raise StoreError(
                 f"cannot write {self.store.path}: {error.strerror or error}; finished rows are kept, run it again"
             ) from error
+
+    def close(self) -> None:
+        """End writing, also for a thread that still would: its number may soon be another file's."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
     def _pwrite(self, name: str, start: int, part: np.ndarray) -> None:
         offset = self.store.offsets[name] + start * (part.nbytes // len(part))
@@ -87,19 +92,19 @@ def open_writer(
                     leftover.unlink()  # of a killed creator: we hold its lock
                 reasons_path(path).unlink(missing_ok=True)
                 write_atomically(path, lambda temporary: _create(temporary, keys, n_patches, width, attributes))
-            descriptor = os.open(path, os.O_RDWR)
+            writer = StoreWriter(FeatureStore.open(path, allow_pending=True), os.open(path, os.O_RDWR))
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
-        stack.callback(os.close, descriptor)
-        store = FeatureStore.open(path, allow_pending=True)
-        differing = [name for name in IDENTITY if store.attributes[name] != attributes[name]]
+        stack.callback(writer.close)
+        there = writer.store.attributes
+        differing = [name for name in IDENTITY if there[name] != attributes[name]]
         if differing:
             name = differing[0]
             raise StoreError(
-                f"{path} was made by {store.attributes['encoder']} and differs in {', '.join(differing)} "
-                f"({name}: {store.attributes[name]} there, {attributes[name]} now); choose another --out or delete it"
+                f"{path} was made by {there['encoder']} and differs in {', '.join(differing)} "
+                f"({name}: {there[name]} there, {attributes[name]} now); choose another --out or delete it"
             )
-        yield StoreWriter(store, descriptor)
+        yield writer
 
 
 def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]) -> None:

@@ -100,11 +100,11 @@ class Sizes:
 
     def projector_weights(self, condition: Condition) -> int:
         """Weights and biases of the projector."""
-        first, rest = self._projector_layers(condition)
+        first, rest = self.projector_layers(condition)
         inner = self.lm.width if condition.projector_layers == 2 else 4 * self.width + self.lm.width
         return first + rest + inner + self.lm.width
 
-    def _projector_layers(self, condition: Condition) -> tuple[int, int]:
+    def projector_layers(self, condition: Condition) -> tuple[int, int]:
         """Weights of the first layer, and of the others."""
         v, d = self.width, self.lm.width
         return (v * d, d * d) if condition.projector_layers == 2 else (v * 4 * v, 4 * v * d + d * d)
@@ -154,7 +154,7 @@ def _pass(images: float, questions: float, sizes: Sizes, condition: Condition, s
     products = 2 * (blocks + read * lm.vocabulary * lm.width)
     pairs = images * prefix * (prefix + 1) / 2 + questions * suffix * (prefix + (suffix + 1) / 2)
     attention = 4 * lm.layers * lm.query * pairs
-    first, rest = sizes._projector_layers(condition)
+    first, rest = sizes.projector_layers(condition)
     projector = 2 * images * sizes.patches * (first + rest)
     to_weights_and_inputs = 2 * images * sizes.patches * (first + 2 * rest)  # features take no gradient
     return _Pass(tokens, products + attention + projector, products + 2 * attention + to_weights_and_inputs)

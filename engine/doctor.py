@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cachegen.dataset import check_images, load_dataset
-from cachegen.device import choose_device
+from cachegen.device import best_dtype, choose_device
 from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.store import FeatureStore
@@ -26,7 +26,7 @@ def examine() -> dict[str, str]:
         "device": _device(device),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "dtype": _dtype(device),
-        "attention": "shared image prefixes over scaled_dot_product_attention, checked at load against the LM's own",
+        "attention": _attention(device),
         "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": str(default_cache() / "worlds"),
@@ -63,16 +63,13 @@ def _device(device: torch.device) -> str:
 
 def _dtype(device: torch.device) -> str:
     """The precision a condition should ask for here; it is part of the condition, never chosen silently."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        advice = "bfloat16: native on this GPU" if native else "float32: this GPU has no native bfloat16"
-    elif torch.cpu._is_amx_tile_supported():
-        advice = "bfloat16 for large LMs: this CPU has AMX"
-    elif torch.cpu._is_avx512_bf16_supported():
-        advice = "bfloat16 for large LMs: this CPU has AVX512-BF16"
-    else:
-        advice = "float32: this CPU has no bfloat16 arithmetic"
-    return f"{advice}; set dtype in the condition (default float32)"
+    dtype, why = best_dtype(device)
+    return f'{dtype} for large LMs: {why}; dtype = "auto" in a sweep file takes it (default float32)'
+
+
+def _attention(device: torch.device) -> str:
+    kernels = "matrix products" if device.type == "cpu" else "scaled_dot_product_attention"
+    return f"shared image prefixes by {kernels}, checked at load against the LM's own"
 
 
 def _memory(device: torch.device) -> str:

@@ -5,7 +5,7 @@ Both return the same bits; which one is used depends on size only.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from cachegen.dataset import Dataset
 from cachegen.errors import StoreError
 from cachegen.store import FeatureStore
 
@@ -24,16 +23,24 @@ MEMORY_SHARE = 0.4
 
 
 class Features:
-    """Patch features of a dataset's images, by image number.
+    """Patch features of a dataset's images, by image number: the place of their key in `keys`.
 
+    They are kept on the device if they take a moderate share of what `reserved` bytes, for the LM, leave there.
     `unreadable`: numbers of the images that extraction had to mark as such; they have no features.
-    Raises `StoreError` if an image of the dataset is not in the store.
+    Raises `StoreError` if an image is not in the store.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, device: torch.device, in_memory: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keys: Sequence[str],
+        device: torch.device,
+        *,
+        reserved: int = 0,
+        in_memory: bool | None = None,
+    ) -> None:
         self.store = FeatureStore.open(path)
         self.device = device
-        keys = list(dataset.images["key"])
         readable = np.array([key not in self.store.unreadable for key in keys])
         self.unreadable = np.flatnonzero(~readable)
         self._rows = np.full(len(keys), -1)
@@ -41,7 +48,7 @@ class Features:
         _, self.patches, self.width = self.store.patches.shape
         size = 2 * len(keys) * self.patches * self.width
         self._memory = None
-        if _fits(size, device) if in_memory is None else in_memory:
+        if fits(size, device_memory(device), reserved) if in_memory is None else in_memory:
             self._memory = self.store.patch_tensor(self._rows[readable]).to(device)
             self._place = np.cumsum(readable) - 1  # of an image among the readable ones
 
@@ -79,11 +86,22 @@ class Features:
         return torch.from_numpy(np.stack([mean, np.maximum(sd, 1e-6)])).float().to(self.device)
 
 
-def _fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes of features may be kept on the device without crowding out the model."""
+def fits(size: int, memory: int, reserved: int) -> bool:
+    """Whether `size` bytes of features may be kept in `memory` bytes, of which `reserved` are the LM's."""
+    return size < MEMORY_SHARE * (memory - reserved)
+
+
+def device_memory(device: torch.device) -> int:
+    """All memory of a device in bytes, of a CPU the control group's share of it.
+
+    Not the part that is free now: a sweep planned twice on one machine gets one plan.
+    """
     if device.type == "cuda":
-        return size < MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return size < MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(text)) if text.isdigit() else total
 
 
 def prefetched(items: Iterable[Item], load: Callable[[Item], Result], depth: int = 2) -> Iterator[Result]:

@@ -20,6 +20,7 @@ from engine.condition import SCHEMA
 from engine.evaluation import evaluate
 from engine.features import Features
 from engine.language_model import FrozenLM, load_lm, resolve_lm
+from engine.lm_shape import lm_shape
 from engine.plan import Execution, PlannedRun
 from engine.projector import Projector, new_projector
 from engine.prompts import PromptTokens, tokenise
@@ -65,8 +66,13 @@ class Opener:
         if self._features[0] != key:
             self._features = (None, None)  # freed before the next are read: two may not fit
             dataset = load_dataset(run.inputs.dataset)
-            self._features = (key, (dataset, Features(run.inputs.features, dataset, self.device)))
+            self._features = (key, (dataset, self._read_features(run, dataset)))
         return self._features[1]
+
+    def _read_features(self, run: PlannedRun, dataset: Dataset) -> Features:
+        shape = lm_shape(run.inputs.lm)
+        weights = shape.weights * getattr(torch, run.condition.dtype).itemsize if shape else 0
+        return Features(run.inputs.features, list(dataset.images["key"]), self.device, reserved=weights)
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition

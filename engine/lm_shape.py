@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Architecture facts from the models' public config.json files.
 KNOWN: dict[str, dict[str, int]] = {
@@ -73,10 +74,10 @@ def lm_shape(name: str) -> LMShape | None:
     path = Path(name) / "config.json" if Path(name).is_dir() else _cached_config(name)
     if path is not None and path.is_file():
         try:
-            return _from_config(json.loads(path.read_text(encoding="utf-8")))
+            return shape_of_config(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-    return _from_config(KNOWN[name]) if name in KNOWN else None
+    return shape_of_config(KNOWN[name]) if name in KNOWN else None
 
 
 def _cached_config(name: str) -> Path | None:
@@ -90,7 +91,7 @@ def _cached_config(name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _from_config(config: dict[str, int]) -> LMShape:
+def shape_of_config(config: dict[str, Any]) -> LMShape:
     """Shape from the entries of a config.json; raises `KeyError` if one is missing."""
     width = config["hidden_size"]
     heads = config["num_attention_heads"]

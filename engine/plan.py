@@ -3,11 +3,9 @@
 A sweep that is started again follows its plan (`engine.plan_file`), and adds groups for runs that are new.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from cachegen.progress import progress_bar
 from cachegen.store import FeatureStore
 from engine.condition import Condition, Inputs, Sweep
 from engine.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens
-from engine.features import MEMORY_SHARE
+from engine.features import device_memory, fits
 from engine.language_model import lm_digests, resolve_lm
 from engine.lm_shape import lm_shape
 from engine.plan_file import MAX_GROUP, Group
@@ -164,9 +162,10 @@ def _choose(
     if sizes is None:
         tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
     else:
-        memory, where = device_memory(execution.device)
+        device = choose_device(execution.device)
+        memory = device_memory(device)
         tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
-        why = f"{where}: {why}"
+        why = f"{'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)}: {why}"
     return execution.max_tokens or tokens, execution.group_size or together, why
 
 
@@ -177,17 +176,10 @@ def choose_sizes(
 
     A row comes first, since large products pay most; runs then share what is left. `max_tokens`: when already fixed.
     """
-    value = 2 if condition.dtype == "bfloat16" else 4
-    store = store_bytes(images, sizes.patches, sizes.width)
-    resident = value * sizes.lm.weights + (store if store < MEMORY_SHARE * memory else 0)
+    resident, token, run = memory_needs(memory, condition, images, sizes)
     free = USED * memory - resident
-    keys = sizes.prefix + sizes.patches + sizes.suffix
-    token = value * (sizes.lm.activations(keys) + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
     fitting = int(free / token) // 256 * 256
     tokens = max_tokens or min(MAX_TOKENS, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
-    step = condition.batch * sizes.patches * sizes.width * 2
-    # Float32 weights, gradient and two moments, a copy in the LM's dtype, and features of the steps ahead.
-    run = (16 + value) * sizes.projector_weights(condition) + 4 * step
     together = min(MAX_GROUP, max(1, int((free - tokens * token) / run)))
     why = (
         f"{memory / GIB:.1f} GiB for {resident / GIB:.1f} of LM and features, {tokens * token / GIB:.1f} of a row of "
@@ -196,18 +188,16 @@ def choose_sizes(
     return tokens, together, why
 
 
-def device_memory(name: str) -> tuple[int, str]:
-    """All memory of a device in bytes (the control group's share of it on a CPU), and the device's name.
-
-    Not the part that is free now: a sweep planned twice on one machine gets one plan.
-    """
-    device = choose_device(name)
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory, torch.cuda.get_device_name(device)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return (min(total, int(text)) if text.isdigit() else total), "cpu"
+def memory_needs(memory: int, condition: Condition, images: int, sizes: Sizes) -> tuple[int, int, int]:
+    """Bytes of the LM and, if they are kept in `memory`, features; of each token of a row; and of each run."""
+    value = 2 if condition.dtype == "bfloat16" else 4
+    store, weights = store_bytes(images, sizes.patches, sizes.width), value * sizes.lm.weights
+    resident = weights + (store if fits(store, memory, weights) else 0)
+    keys = sizes.prefix + sizes.patches + sizes.suffix
+    token = value * (sizes.lm.activations(keys) + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
+    step = condition.batch * sizes.patches * sizes.width * 2
+    # Float32 weights, gradient and two moments, a copy in the LM's dtype, and features of the steps ahead.
+    return resident, token, (16 + value) * sizes.projector_weights(condition) + 4 * step
 
 
 def loading_order(groups: Sequence[tuple[Group, PlannedRun]]) -> list[Group]:

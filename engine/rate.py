@@ -1,31 +1,44 @@
 """How fast this device multiplies matrices: the rate that all time estimates start from."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
 TOKENS, WIDTH, INNER = 1024, 1024, 3072  # an MLP product of a 0.6B LM over a packed row
+OPERATIONS = 2 * TOKENS * WIDTH * INNER
 SECONDS = 0.3
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a matrix product in `dtype`, measured in well under a second."""
-    x = torch.ones(TOKENS, WIDTH, dtype=dtype, device=device)
-    weight = torch.ones(WIDTH, INNER, dtype=dtype, device=device)
-    out = x @ weight
-    _wait(device)
+    product, wait = matrix_product(device, dtype), wait_for(device)
+    product()
+    wait()
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < SECONDS:
         for _ in range(1 if device.type == "cpu" else 100):
-            torch.matmul(x, weight, out=out)
+            product()
             count += 1
-        _wait(device)
-    return 2 * TOKENS * WIDTH * INNER * count / elapsed
+        wait()
+    return OPERATIONS * count / elapsed
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """A function that starts one product of `OPERATIONS` floating-point operations."""
+    x = torch.ones(TOKENS, WIDTH, dtype=dtype, device=device)
+    weight = torch.ones(WIDTH, INNER, dtype=dtype, device=device)
+    out = x @ weight
+
+    def product() -> None:
+        torch.matmul(x, weight, out=out)
+
+    return product
+
+
+def wait_for(device: torch.device) -> Callable[[], None]:
+    """A function that returns when the device has done all it was given."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def device_name(device: torch.device) -> str:

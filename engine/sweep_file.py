@@ -87,9 +87,18 @@ def _runs(source: Path | Preset, settings: str | None, overrides: dict[str, Any]
         fields = first | grid | overrides
         if isinstance(source, Path):
             fields = _absolute(fields, source.parent)
+        if fields.get("dtype") == "auto":
+            fields["dtype"] = _native_dtype()
         where = f"{name}: grid {number}"
         for places, condition in cross(fields, where):
             yield _wanted(places, condition, where)
+
+
+def _native_dtype() -> str:
+    """What "auto" stands for on this machine; runs record the precision itself."""
+    from cachegen.device import best_dtype, choose_device  # torch takes seconds to import
+
+    return best_dtype(choose_device("auto"))[0]
 
 
 def read_document(source: Path | Preset) -> dict[str, Any]:

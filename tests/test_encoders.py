@@ -385,3 +385,27 @@ def test_features_do_not_depend_on_the_rest_of_the_batch_beyond_rounding(tmp_pat
     save_hf("dinov2", tmp_path)
     encoder: Encoder = load_encoder(str(tmp_path), "cpu")
     assert differ(encoder(pixels(3)).patches[:1], encoder(pixels(3)[:1]).patches) < 1e-4
+
+
+@pytest.mark.parametrize("library", ["timm", "hf"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_rounds_products_only(kind: str, library: str, tmp_path: Path) -> None:
+    """Residual stream and norms stay float32: features move a little, and are no bfloat16 numbers themselves."""
+    save_twins(kind, tmp_path)
+    full, rounded = (load_encoder(str(tmp_path / library), "cpu", compute) for compute in ("float32", "bfloat16"))
+    assert (full.attributes["compute"], rounded.attributes["compute"]) == ("float32", "bfloat16 autocast")
+    assert load_encoder(str(tmp_path / library), "cpu").compute == "float32"  # the default there
+    for exact, features in zip(full(pixels()), rounded(pixels()), strict=True):
+        assert features.dtype == torch.float32
+        assert (features != features.bfloat16()).float().mean() > 0.9
+        assert 1e-4 < float((features - exact).norm() / exact.norm()) < 0.05
+
+
+def test_a_fused_encoder_computes_both_its_models_in_bfloat16(tmp_path: Path) -> None:
+    save_twins("siglip", tmp_path)
+    names = [str(tmp_path / library) for library in ("timm", "hf")]
+    fused = load_encoder("+".join(names), "cpu", "bfloat16")(pixels())
+    for member, name in enumerate(names):
+        alone = load_encoder(name, "cpu", "bfloat16")((pixels() - 0.5) / 0.5)
+        for features, its_own in zip(fused, alone, strict=True):
+            assert torch.equal(features[..., member * WIDTH : (member + 1) * WIDTH], its_own)

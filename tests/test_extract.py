@@ -1,10 +1,16 @@
 """Extraction: right rows, same bytes however it was interrupted, and nothing replaced in silence."""
 
+import contextlib
+import errno
+import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +24,10 @@ from cachegen import extract as extraction
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Encoded, Encoder, load_encoder
 from cachegen.errors import StoreError
-from cachegen.extract import BLOCKS_AHEAD, extract
+from cachegen.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
 from cachegen.images import read_image
-from cachegen.store import DONE, PENDING, UNREADABLE, FeatureStore
+from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, row_checksum
+from cachegen.store_writer import open_writer
 
 SIDE, BATCH = 28, 4
 LEAVES = ("crow", "gull", "saw")
@@ -65,7 +72,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return load_dataset(root)
 
 
-def run(dataset: Dataset, encoder: str, out: Path, **options: Any) -> dict[str, Any]:
+def run(dataset: Dataset, encoder: str | Encoder, out: Path, **options: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = {"batch": BATCH, "workers": 2, "device": "cpu"}
     return extract(dataset, encoder, out, **defaults | options)
 
@@ -108,6 +115,27 @@ def test_each_row_is_its_own_image(dataset: Dataset, encoder: str, tmp_path: Pat
     assert len(np.unique(store.pooled_patches.round(4), axis=0)) == 21  # else any row would pass for any other
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_bits_are_those_of_a_plain_loop(
+    dataset: Dataset, encoder: str, tmp_path: Path, compute: Any, device: str
+) -> None:
+    """Decode, encode and round one block after another: threads, pinned memory and copies beside it change nothing."""
+    model = load_encoder(encoder, device, compute)
+    run(dataset, model, tmp_path / "f.h5")
+    store = FeatureStore.open(tmp_path / "f.h5")
+    for start in range(0, 21, BATCH):
+        keys = store.keys[start : start + BATCH]
+        pixels = np.stack([model.transform(read_image(dataset.image_path(key))) for key in keys])
+        encoded = model(torch.from_numpy(pixels))
+        parts = [encoded.patches.bfloat16().cpu().view(torch.uint16), *(part.cpu() for part in encoded[1:])]
+        for name, part in zip(FEATURES, parts, strict=True):
+            assert part.numel() > 0
+            np.testing.assert_array_equal(getattr(store, name)[start : start + len(keys)], part.numpy())
+        for row, key in enumerate(keys):
+            assert store.crc32[start + row] == row_checksum(key, [part.numpy()[row] for part in parts])
+
+
 def test_bytes_do_not_depend_on_workers(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
     for workers in (1, 5):
         run(dataset, encoder, tmp_path / f"{workers}.h5", workers=workers)
@@ -128,6 +156,153 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert done.tolist() == [DONE] * blocks * BATCH + [PENDING] * (21 - blocks * BATCH)
     assert run(dataset, encoder, out, batch=7)["encoded"] == 21 - blocks * BATCH  # membership of blocks stays
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def hold_first_write(monkeypatch: pytest.MonkeyPatch, until: threading.Event) -> None:
+    """The first block's rows do not reach the disk before `until` is set, which must not take long."""
+    calls = itertools.count()
+    plain = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        if next(calls) == 0:
+            assert until.wait(20), "the encoder waits for the disk"
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+
+def on_call(monkeypatch: pytest.MonkeyPatch, do: Callable[[int], None]) -> None:
+    """Call `do(number of the block)` when the encoder is given a block."""
+    numbers = itertools.count()
+    plain = Encoder.__call__
+
+    def watched(self: Encoder, pixels: torch.Tensor) -> Encoded:
+        do(next(numbers))
+        return plain(self, pixels)
+
+    monkeypatch.setattr(Encoder, "__call__", watched)
+
+
+def test_the_encoder_goes_on_while_rows_are_written_but_not_without_bound(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, begun = threading.Event(), []
+
+    def note(number: int) -> None:
+        begun.append(number)
+        if number == BLOCKS_BEHIND:
+            # The last block that fits in memory; a little later the first is let go, and none has begun till then.
+            threading.Timer(0.2, lambda: (begun.append(-1), ahead.set())).start()
+
+    on_call(monkeypatch, note)
+    hold_first_write(monkeypatch, ahead)
+    run(dataset, encoder, tmp_path / "f.h5")
+    assert begun == [*range(BLOCKS_BEHIND + 1), -1, *range(BLOCKS_BEHIND + 1, 6)]
+    FeatureStore.open(tmp_path / "f.h5").verify()
+
+
+def test_ctrl_c_keeps_the_blocks_that_were_encoded(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dataset, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "f.h5"
+    with monkeypatch.context() as patch:
+        pressed = threading.Event()
+
+        def press(number: int) -> None:
+            if number == BLOCKS_BEHIND:
+                pressed.set()
+                raise KeyboardInterrupt
+
+        on_call(patch, press)
+        hold_first_write(patch, pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run(dataset, encoder, out)
+    kept = BLOCKS_BEHIND * BATCH
+    assert FeatureStore.open(out, allow_pending=True).done.tolist() == [DONE] * kept + [PENDING] * (21 - kept)
+    assert run(dataset, encoder, out)["encoded"] == 21 - kept
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize("failing", [0, 1, 4])
+def test_a_failed_write_stops_the_run_at_once_and_nothing_is_written_behind_it(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    run(dataset, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "f.h5"
+    begun: list[int] = []
+    threads = set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        calls = itertools.count()
+        plain = os.fdatasync
+
+        def fdatasync(descriptor: int) -> None:
+            if next(calls) == 2 * failing:  # each block: once for its rows, once for its flags
+                raise OSError(errno.EIO, "Input/output error")
+            plain(descriptor)
+
+        patch.setattr(os, "fdatasync", fdatasync)
+        on_call(patch, begun.append)
+        with pytest.raises(StoreError, match=r"cannot write .*f\.h5: Input/output error; finished rows are kept"):
+            run(dataset, encoder, out)
+    kept = failing * BATCH
+    assert FeatureStore.open(out, allow_pending=True).done.tolist() == [DONE] * kept + [PENDING] * (21 - kept)
+    assert len(begun) <= failing + 1 + BLOCKS_BEHIND
+    assert set(threading.enumerate()) <= threads
+    assert run(dataset, encoder, out)["encoded"] == 21 - kept
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_the_first_block_that_fails_is_the_one_reported(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Block 2 has an unreadable image, and block 0 turns out not to be written: as without threads, 0 is named."""
+    damaged = dataset.image_path(dataset.images["key"][9])
+    damaged.write_bytes(damaged.read_bytes()[:60])
+
+    def fdatasync(_: int) -> None:
+        time.sleep(0.3)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fdatasync)
+        with pytest.raises(StoreError, match="Input/output error"):
+            run(dataset, encoder, tmp_path / "f.h5")
+    with pytest.raises(StoreError, match="unreadable"):
+        run(dataset, encoder, tmp_path / "f.h5")
+
+
+def test_progress_counts_rows_that_are_on_the_disk(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, counted, durable = tmp_path / "f.h5", [0], []
+
+    @contextlib.contextmanager
+    def progress_bar(_label: str, total: int, _unit: str) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            counted.append(counted[-1] + count)
+            durable.append(int((FeatureStore.open(out, allow_pending=True).done == DONE).sum()))
+
+        yield advance
+        assert counted[-1] == total
+
+    monkeypatch.setattr(extraction, "progress_bar", progress_bar)
+    run(dataset, encoder, out)
+    assert durable == counted[1:] == [4, 8, 12, 16, 20, 21]
+
+
+def test_a_writer_that_was_closed_touches_no_file(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """A thread that outlives the store (Ctrl-C, again and again) must not write where its descriptor now leads."""
+    model = load_encoder(encoder, "cpu")
+    attributes = model.attributes | {"dtype": "bfloat16", "image_digest": "", "batch": 1, "libraries": ""}
+    with open_writer(tmp_path / "f.h5", ["a"], 4, 16, attributes) as writer:
+        pass
+    (tmp_path / "other").write_bytes(b"precious")
+    with (tmp_path / "other").open("rb+") as _:  # most likely the same number
+        rows = [np.zeros((1, 4, 16), np.uint16), np.zeros((1, 16), np.float32), np.zeros((1, 16), np.float32)]
+        with pytest.raises(StoreError, match="Bad file descriptor"):
+            writer.write(0, rows, {})
+    assert (tmp_path / "other").read_bytes() == b"precious"
 
 
 def test_second_run_encodes_nothing_and_touches_nothing(
@@ -183,6 +358,8 @@ def test_other_images_encoder_or_dtype_are_refused(dataset: Dataset, encoder: st
         run(dataset, other, out)
     with pytest.raises(StoreError, match="differs in dtype"):
         run(dataset, encoder, out, dtype="float16")
+    with pytest.raises(StoreError, match=r"differs in compute \(compute: float32 there, bfloat16 autocast now\)"):
+        run(dataset, encoder, out, compute="bfloat16")
     (dataset.root / "images" / "crow" / "new.png").write_bytes(b"x")
     with pytest.raises(StoreError, match="differs in image_digest"):
         run(load_dataset(dataset.root), encoder, out)
@@ -202,15 +379,14 @@ def test_features_that_are_not_finite_are_refused(dataset: Dataset, tmp_path: Pa
 def test_decoding_stays_a_bounded_number_of_blocks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[Path] = []
 
-    def decode(path: Path, _: Any) -> np.ndarray:
+    def decode(path: Path, *_: Any) -> None:
         begun.append(path)
-        return np.zeros((3, 2, 2), np.float32)
 
     monkeypatch.setattr(extraction, "_decode", decode)
     slices = [range(start, start + BATCH) for start in range(0, 400, BATCH)]
     paths = [Path(str(row)) for row in range(400)]
     transform = extraction.Transform(2, (0, 0, 0), (1, 1, 1))
-    blocks = extraction._decoded(slices, paths, transform, workers=8)
+    blocks = extraction._decoded(slices, paths, transform, workers=8, pinned=False)
     assert next(blocks).start == 0
     time.sleep(0.05)
     assert BATCH <= len(begun) <= (BLOCKS_AHEAD + 1) * BATCH

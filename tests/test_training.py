@@ -77,7 +77,7 @@ def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
 def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss, eos):
     """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
     dataset = load_dataset(small_study.dataset)
-    cached = Features(small_study.features, dataset, torch.device("cpu"))
+    cached = Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"))
     lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
     condition = small_study.sweep().runs[0][1]
     rng = np.random.default_rng(0)
@@ -187,7 +187,7 @@ def test_a_shuffled_run_is_trained_on_its_own_labels(lockstep):
 def test_streamed_features_equal_memory(small_study):
     dataset = load_dataset(small_study.dataset)
     memory, streamed = (
-        Features(small_study.features, dataset, torch.device("cpu"), in_memory=m) for m in (True, False)
+        Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"), in_memory=m) for m in (True, False)
     )
     assert memory.in_memory
     assert not streamed.in_memory
@@ -202,14 +202,14 @@ def test_streamed_features_equal_memory(small_study):
 def test_a_run_on_streamed_features_has_the_same_bytes(small_study, tmp_path, monkeypatch):
     sweep = small_study.sweep()
     (memory,) = run_sweep(sweep, tmp_path / "memory", CPU)
-    monkeypatch.setattr(features, "_fits", lambda size, device: False)
+    monkeypatch.setattr(features, "fits", lambda size, memory, reserved: False)
     (streamed,) = run_sweep(sweep, tmp_path / "streamed", CPU)
     assert bytes_of(memory) == bytes_of(streamed)
 
 
 def test_statistics_are_those_of_the_training_images(small_study):
     dataset = load_dataset(small_study.dataset)
-    features = Features(small_study.features, dataset, torch.device("cpu"))
+    features = Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"))
     train = build_questions(dataset, Condition()).query("split == 'train'")["image"].unique()
     values = features.fetch(train).double().flatten(0, 1)
     expected = torch.stack([values.mean(0), values.std(0, correction=0)])

@@ -3,7 +3,7 @@
 `names` reads what the user wrote, `families` loads a model with timm or transformers, `encoder` runs it.
 """
 
-from cachegen.encoders.encoder import Encoded, Encoder, load_encoder
+from cachegen.encoders.encoder import Compute, Encoded, Encoder, choose_compute, load_encoder
 from cachegen.encoders.families import weights_digest
 
-__all__ = ["Encoded", "Encoder", "load_encoder", "weights_digest"]
+__all__ = ["Compute", "Encoded", "Encoder", "choose_compute", "load_encoder", "weights_digest"]

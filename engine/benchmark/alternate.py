@@ -1,0 +1,38 @@
+"""Fair timing on a noisy machine: all ways in turn, in one process, compared round by round."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+Ways = Mapping[str, Callable[[], object]]
+Seconds = dict[str, list[float]]
+
+
+def alternate(
+    ways: Ways, rounds: int, *, wait: Callable[[], None] = lambda: None, advance: Callable[[int], None] = lambda _: None
+) -> Seconds:
+    """Seconds of each way in each of `rounds` rounds, after one round that warms up.
+
+    `wait` blocks until the device has finished what it was given; `advance(1)` is told of every call.
+    """
+    seconds: Seconds = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            wait()
+            started = time.perf_counter()
+            way()
+            wait()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+            advance(1)
+    return seconds
+
+
+def median(seconds: Seconds, way: str) -> float:
+    """Median seconds of a way."""
+    return statistics.median(seconds[way])
+
+
+def ratio(seconds: Seconds, slow: str, fast: str) -> float:
+    """How many times `fast` is as fast as `slow`: the median of the rounds' own ratios."""
+    return statistics.median(one / other for one, other in zip(seconds[slow], seconds[fast], strict=True))

@@ -1,0 +1,78 @@
+"""Everything `crosstax bench` measures, as one JSON-ready object."""
+
+from typing import Any
+
+import torch
+
+from engine.benchmark.compare import Setting, compare
+from engine.benchmark.extraction import bench_extraction
+from engine.benchmark.lockstep import lockstep
+from engine.benchmark.stream import stream
+from engine.rate import device_name
+
+EXTRACTED = {"tiny": 64, "dinov2-l": 8}  # images
+
+
+def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Keys: device, dtype, threads, lm, ablation, what `compare` gives, lockstep (by LM), extract and stream."""
+    dtype, device, rounds = setting.dtype, setting.device, setting.rounds
+    encoder = "tiny" if setting.lm == "tiny" else "dinov2-l"
+    small = {"tiny": lockstep("tiny", torch.float32, device, 3 * rounds)}
+    return {
+        "device": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "lm": setting.lm,
+        "ablation": setting.ablation,
+        **compare(setting, depths),
+        "lockstep": small if setting.lm == "tiny" else small | {setting.lm: lockstep(setting.lm, dtype, device, 1)},
+        "extract": bench_extraction(encoder, EXTRACTED[encoder], rounds, device=device),
+        "stream": stream(setting.lm, dtype, device, rounds),
+    }
+
+
+def bench_text(result: dict[str, Any]) -> str:
+    """The same as a few small tables for people."""
+    lines = [
+        f"{result['device']}, {result['dtype']}: matrix products run at {result['gemm_tflops']:.3g} TFLOP/s",
+        f"LM {result['lm']}, {result['layers']} layers"
+        + (f", on the line through {' and '.join(result['depths'])} layers" if result["extrapolated"] else ""),
+    ]
+    for stage, name in (("train", f"training, {result['ablation']} % ablation"), ("eval", "evaluation")):
+        part = result[stage]
+        lines += ["", f"{name}: seconds per image with all its questions"]
+        for way, words in WAYS.items():
+            if way in part:
+                gain = f"{part[way] / part['engine']:6.2f}x" if way != "engine" else ""
+                lines.append(f"  {words:<58}{part[way]:9.4f} {gain}")
+        lines.append(
+            f"  {part['ratio']:.2f} times as fast as the naive loop, which computes {part['flop_ratio']:.2f} times as "
+            f"much; share of the rate of products: engine {part['mfu']:.2f}, naive loop {part['mfu_naive']:.2f}"
+        )
+    for curve in result["lockstep"].values():
+        lines += ["", f"lockstep, LM {curve['lm']}, {curve['layers']} layers: milliseconds of a step per run"]
+        lines.append(f"  {'images a step':<16}{'K':>3}{'engine':>10}{'products':>10}{'of floor':>10}{'over K = 1':>12}")
+        for images in (key for key in curve if key.isdigit()):
+            lines += [
+                f"  {images:<16}{runs:>3}{1e3 * row['seconds']:10.2f}{1e3 * row['floor']:10.2f}"
+                f"{row['of_floor']:10.2f}{row['gain']:11.2f}x"
+                for runs, row in curve[images].items()
+            ]
+    extract, streamed = result["extract"], result["stream"]
+    lines += [
+        "",
+        f"extraction: {extract['extract']:.4f} s an image, the bare encoder {extract['bare']:.4f} "
+        f"({extract['ratio']:.3f} of its speed)",
+        f"streaming: {streamed['streamed']:.4f} s an image, from memory {streamed['memory']:.4f} "
+        f"({streamed['ratio']:.3f} of its speed; LM of {streamed['layers']} layers)",
+    ]
+    return "\n".join(lines)
+
+
+WAYS = {
+    "naive": "naive loop, image encoded for every question",
+    "cached": "naive loop, cached features",
+    "one_by_one": "naive loop, one question at a time",
+    "engine_pairs": "engine, order pairs (no image twice in a step)",
+    "engine": "engine, order images",
+}

@@ -1,0 +1,207 @@
+"""The engine against the naive loop, per image with all its questions, at an LM's full depth.
+
+Full depth is run where that takes minutes; else two shallower models are timed, and every way's seconds follow the
+line a + b L through them. The encoder is never made shallower: at reduced depth encoder and vocabulary dominate and
+every ratio flatters, so nothing measured there is reported by itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cachegen.errors import ConditionError
+from cachegen.progress import progress_bar
+from cachegen.random_init import random_init_lm
+from engine.benchmark.alternate import Seconds, alternate, median, ratio
+from engine.benchmark.models import SUFFIX, lm_config, vision_model
+from engine.benchmark.naive import Naive
+from engine.benchmark.naive_cost import EncoderShape, naive_cost_of
+from engine.benchmark.own import Engine
+from engine.benchmark.work import Work
+from engine.condition import Condition
+from engine.cost import Questions, Sizes, cost_of
+from engine.language_model import FrozenLM
+from engine.lm_shape import shape_of_config
+from engine.plan import MAX_TOKENS
+from engine.projector import new_projector
+from engine.rate import OPERATIONS, gemm_rate, matrix_product, wait_for
+
+# Questions of each image, near the means of THINGS: 2 and 4.75 in training (Table 2), 5.34 in evaluation. A training
+# step has about the paper's 16 pairs, a row of evaluation as many images as fill it.
+TRAINED = {100: (2,) * 8, 10: (4, 5, 5, 5)}
+EVALUATED = (5, 5, 6)
+DEPTHS = (4, 8)  # where full depth would take too long
+PATIENCE = 1200.0  # seconds that full depth may take
+PRODUCTS = {"cpu": 20, "cuda": 2000}  # timed beside the ways, for the rate
+GUESSED_SHARE = 0.4  # of the GEMM rate, for guessing how long it will take
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared: an LM by its short name, ablation level, precision, device and rounds of timing."""
+
+    lm: str
+    ablation: int
+    dtype: torch.dtype
+    device: torch.device
+    rounds: int
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        return TRAINED[self.ablation]
+
+    @property
+    def suffix(self) -> int:
+        return SUFFIX.get(self.lm, SUFFIX["paper"])
+
+
+def read_depths(text: str | None) -> tuple[int, ...] | None:
+    """One or two depths out of "8" or "4,8". Raises `ConditionError`."""
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdigit() and int(word) >= 2 for word in words) or len({*map(int, words)}) not in (1, 2):
+        raise ConditionError(f"--layers {text}: give one or two different depths of at least 2, such as 4,8")
+    return tuple(sorted({*map(int, words)}))
+
+
+def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """`train`, `eval`, `layers`, `extrapolated`, `gemm_tflops` and, if extrapolated, `depths` with what it rests on.
+
+    `depths`: layers to time, one or two; None: the full depth if that is a matter of minutes, else `DEPTHS`.
+    Times are seconds per image with all its questions; a ratio above 1 means that the engine is faster. Of two depths,
+    ratios are those of the extrapolated times; of one, medians of the rounds' own ratios.
+    """
+    encoder = vision_model(setting.lm)
+    full = lm_config(setting.lm).num_hidden_layers
+    work = _Operations.of(setting, EncoderShape.of(encoder))
+    depths = depths or (DEPTHS if work.seconds(setting) > PATIENCE and full > max(DEPTHS) else (full,))
+    encoder = encoder.to(setting.device, setting.dtype)
+    timed = {}
+    with progress_bar("bench", len(depths) * 9 * (setting.rounds + 1), "steps") as advance:
+        for depth in depths:
+            timed[depth] = _time(setting, depth, encoder, advance)
+    if len(depths) == 1 and depths != (full,):
+        raise ConditionError(f"--layers {depths[0]}: one depth must be the full one, {full}; else give two")
+    extrapolated = depths != (full,)
+    gemm = PRODUCTS[setting.device.type] * OPERATIONS / min(median(seconds, "gemm") for seconds in timed.values())
+    result: dict[str, Any] = {
+        "layers": full,
+        "extrapolated": extrapolated,
+        "gemm_tflops": gemm / 1e12,
+        "train": _table(timed, "train", full, ["naive", "cached", "engine", "engine_pairs"]),
+        "eval": _table(timed, "eval", full, ["naive", "cached", "one_by_one", "engine"]),
+    }
+    result["eval"]["ratio_one_by_one"] = _ratio(timed, "eval", full, "one_by_one")
+    for stage in ("train", "eval"):
+        part = result[stage]
+        part["ratio"] = _ratio(timed, stage, full, "naive")
+        part["ratio_cached"] = _ratio(timed, stage, full, "cached")
+        own, naive = getattr(work, stage)
+        part["flop_ratio"], part["mfu"] = naive / own, own / part["engine"] / gemm
+        part["mfu_naive"] = naive / part["naive"] / gemm
+    if extrapolated:
+        result["depths"] = {
+            str(depth): {name: median(seconds, name) for name in seconds} for depth, seconds in timed.items()
+        }
+    return result
+
+
+def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], None]) -> Seconds:
+    """Seconds per image of every way, round by round; of `gemm`, of `PRODUCTS` matrix products."""
+    lm = FrozenLM.wrap(random_init_lm(lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
+    patches, width = encoder.patch_embed.num_patches, encoder.embed_dim
+    side = encoder.patch_embed.img_size[0]
+
+    def draw(counts: tuple[int, ...]) -> Work:
+        vocabulary = lm.model.config.vocab_size
+        return Work.draw(counts, side, patches, width, setting.suffix, vocabulary, setting.device, setting.dtype)
+
+    def projector() -> Any:
+        return new_projector((width, lm.width), setting.dtype, 0, None, None).to(setting.device)
+
+    train, pairs, asked = draw(setting.trained), draw((1,) * sum(setting.trained)), draw(EVALUATED)
+    filled = draw(EVALUATED * max(1, MAX_TOKENS // (len(EVALUATED) * patches + sum(EVALUATED) * setting.suffix)))
+    own = Engine(lm, [projector()], MAX_TOKENS)
+    naive, cached = (Naive(lm.model, each, projector()) for each in (encoder, None))
+    alone = Naive(lm.model, encoder, projector(), rows=1)
+
+    def plainly(way: Callable[[Work], object], work: Work) -> Callable[[], object]:
+        def run() -> object:
+            with lm.plain():
+                return way(work)
+
+        return run
+
+    ways = {
+        "gemm": _products(setting),
+        "train naive": plainly(naive.train, train),
+        "train cached": plainly(cached.train, train),
+        "train engine": lambda: own.train(train),
+        "train engine_pairs": lambda: own.train(pairs),
+        "eval naive": plainly(naive.evaluate, asked),
+        "eval cached": plainly(cached.evaluate, asked),
+        "eval one_by_one": plainly(alone.evaluate, asked),
+        "eval engine": lambda: own.evaluate(filled),
+    }
+    seconds = alternate(ways, setting.rounds, wait=wait_for(setting.device), advance=advance)
+    images = {"gemm": 1, "train": train.images, "eval": asked.images}
+    per = {name: images[name.split()[0]] for name in ways} | {"eval engine": filled.images}
+    return {name: [value / per[name] for value in values] for name, values in seconds.items()}
+
+
+def _products(setting: Setting) -> Callable[[], None]:
+    product = matrix_product(setting.device, setting.dtype)
+
+    def run() -> None:
+        for _ in range(PRODUCTS[setting.device.type]):
+            product()
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Operations:
+    """Floating-point operations per image at full depth: (engine, naive), in training and in evaluation."""
+
+    train: tuple[float, float]
+    eval: tuple[float, float]
+
+    @classmethod
+    def of(cls, setting: Setting, encoder: EncoderShape) -> "_Operations":
+        shape = shape_of_config(lm_config(setting.lm).to_dict())
+        sizes = Sizes(shape, encoder.patches, encoder.width, 0, setting.suffix)
+        asked, images = sum(setting.trained), len(setting.trained)
+        condition = Condition.of({"order": "images", "epochs": 1, "batch": asked}, "bench")
+        questions = Questions(asked, images, sum(EVALUATED), len(EVALUATED))
+        own, naive = cost_of(condition, questions, sizes), naive_cost_of(condition, questions, sizes, encoder)
+        return cls(
+            (own.train_flops / images, naive.train_flops / images),
+            (own.evaluated_flops / len(EVALUATED), naive.evaluated_flops / len(EVALUATED)),
+        )
+
+    def seconds(self, setting: Setting) -> float:
+        """About how long a comparison takes at full depth."""
+        rate = GUESSED_SHARE * gemm_rate(setting.device, setting.dtype)
+        once = len(setting.trained) * 2 * sum(self.train) + len(EVALUATED) * (self.eval[0] + 3 * self.eval[1])
+        return (setting.rounds + 1) * once / rate
+
+
+def _at(timed: dict[int, Seconds], way: str, layers: int) -> float:
+    """Seconds of a way at full depth: its median there, or on the line through two depths' medians."""
+    if layers in timed:
+        return median(timed[layers], way)
+    (short, low), (deep, high) = sorted((depth, median(seconds, way)) for depth, seconds in timed.items())
+    return low + (high - low) / (deep - short) * (layers - short)
+
+
+def _table(timed: dict[int, Seconds], stage: str, layers: int, ways: list[str]) -> dict[str, float]:
+    return {way: _at(timed, f"{stage} {way}", layers) for way in ways}
+
+
+def _ratio(timed: dict[int, Seconds], stage: str, layers: int, slow: str) -> float:
+    if layers in timed:
+        return ratio(timed[layers], f"{stage} {slow}", f"{stage} engine")
+    return _at(timed, f"{stage} {slow}", layers) / _at(timed, f"{stage} engine", layers)

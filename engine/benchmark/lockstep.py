@@ -1,0 +1,65 @@
+"""What training runs side by side brings: time of a step per run, for K runs in lockstep, beside its floor."""
+
+from typing import Any
+
+import torch
+
+from cachegen.progress import progress_bar
+from cachegen.random_init import random_init_lm
+from engine.benchmark.alternate import alternate, median, ratio
+from engine.benchmark.floor import products_of
+from engine.benchmark.models import ENCODER, SUFFIX, TINY_ENCODER, lm_config
+from engine.benchmark.naive_cost import KNOWN_ENCODERS
+from engine.benchmark.own import Engine
+from engine.benchmark.work import Work
+from engine.language_model import FrozenLM
+from engine.plan import MAX_TOKENS
+from engine.projector import new_projector
+from engine.rate import wait_for
+
+RUNS = (1, 2, 4, 8)
+IMAGES = (8, 32)  # of a step of one run, two questions each
+REDUCED = 2  # layers of a large LM: what a step costs per run and layer does not depend on their number
+
+
+def lockstep(lm_name: str, dtype: torch.dtype, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Images of a step -> K -> seconds of a step per run, its floor, share of the floor, and gain over K = 1.
+
+    `floor`: seconds of the step's matrix products alone; `of_floor`: floor / seconds; `gain`: times as fast as K = 1.
+    Only the LM "tiny" has all its layers; `layers` says how many there were.
+    """
+    layers = lm_config(lm_name).num_hidden_layers if lm_name == "tiny" else REDUCED
+    lm = FrozenLM.wrap(random_init_lm(lm_config(lm_name, layers), 0).to(dtype), None, device)
+    result: dict[str, Any] = {"lm": lm_name, "layers": layers}
+    with progress_bar("bench lockstep", len(IMAGES) * 2 * len(RUNS) * (rounds + 1), "steps") as advance:
+        for images in IMAGES:
+            ways = {}
+            for runs in RUNS:
+                step = _step(lm, lm_name, images, runs)
+                ways[f"{runs}"], ways[f"{runs} floor"] = step, products_of(step)
+            seconds = alternate(ways, rounds, wait=wait_for(device), advance=advance)
+            for runs in RUNS:
+                for name in (f"{runs}", f"{runs} floor"):
+                    seconds[name] = [value / runs for value in seconds[name]]
+            result[str(images)] = {
+                str(runs): {
+                    "seconds": median(seconds, f"{runs}"),
+                    "floor": median(seconds, f"{runs} floor"),
+                    "of_floor": ratio(seconds, f"{runs} floor", f"{runs}"),
+                    "gain": ratio(seconds, "1", f"{runs}"),
+                }
+                for runs in RUNS
+            }
+    return result
+
+
+def _step(lm: FrozenLM, lm_name: str, images: int, runs: int) -> Any:
+    if lm_name == "tiny":
+        patches, width = (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2, TINY_ENCODER["embed_dim"]
+    else:
+        patches, width = KNOWN_ENCODERS[ENCODER].patches, KNOWN_ENCODERS[ENCODER].width
+    suffix = SUFFIX.get(lm_name, SUFFIX["paper"])
+    work = Work.draw((2,) * images, 1, patches, width, suffix, lm.model.config.vocab_size, lm.device, lm.dtype)
+    projectors = [new_projector((width, lm.width), lm.dtype, seed, None, None).to(lm.device) for seed in range(runs)]
+    engine = Engine(lm, projectors, MAX_TOKENS)
+    return lambda: engine.train(work)

@@ -1,0 +1,84 @@
+"""Training from features in memory against features streamed from the store's file, with the engine's own prefetch."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cachegen.progress import progress_bar
+from cachegen.random_init import random_init_lm
+from cachegen.rng import generator
+from cachegen.store import IDENTITY
+from cachegen.store_writer import open_writer
+from engine.benchmark.alternate import alternate, median, ratio
+from engine.benchmark.lockstep import REDUCED
+from engine.benchmark.models import ENCODER, SUFFIX, TINY_ENCODER, lm_config
+from engine.benchmark.naive_cost import KNOWN_ENCODERS
+from engine.benchmark.own import Engine
+from engine.benchmark.work import Work
+from engine.features import Features, prefetched
+from engine.language_model import FrozenLM
+from engine.plan import MAX_TOKENS
+from engine.projector import new_projector
+from engine.rate import wait_for
+
+IMAGES, BATCH = 64, 8  # of the store, and of a step
+
+
+def stream(lm_name: str, dtype: torch.dtype, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Seconds per image of both ways, and `ratio`: 1 if streaming costs nothing, below 1 if it is slower.
+
+    Before each round the file is dropped from the page cache, so that it is read from the disk. A large LM has
+    `layers` of its layers only, which gives the prefetch less time than it has in earnest.
+    """
+    layers = lm_config(lm_name).num_hidden_layers if lm_name == "tiny" else REDUCED
+    lm = FrozenLM.wrap(random_init_lm(lm_config(lm_name, layers), 0).to(dtype), None, device)
+    tiny = lm_name == "tiny"
+    patches = (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2 if tiny else KNOWN_ENCODERS[ENCODER].patches
+    width = TINY_ENCODER["embed_dim"] if tiny else KNOWN_ENCODERS[ENCODER].width
+    suffix = SUFFIX.get(lm_name, SUFFIX["paper"])
+    work = Work.draw((2,) * BATCH, 1, patches, width, suffix, lm.model.config.vocab_size, device, dtype)
+    engine = Engine(lm, [new_projector((width, lm.width), dtype, 0, None, None).to(device)], MAX_TOKENS)
+    with tempfile.TemporaryDirectory() as folder:
+        path, keys = Path(folder) / "features.h5", [f"{number:04}.jpg" for number in range(IMAGES)]
+        _write(path, keys, patches, width)
+        ways = {
+            name: _epoch(engine, work, Features(path, keys, device, in_memory=in_memory), path)
+            for name, in_memory in (("memory", True), ("streamed", False))
+        }
+        with progress_bar("bench stream", 2 * (rounds + 1), "epochs") as advance:
+            seconds = alternate(ways, rounds, wait=wait_for(device), advance=advance)
+    return {
+        "layers": layers,
+        "memory": median(seconds, "memory") / IMAGES,
+        "streamed": median(seconds, "streamed") / IMAGES,
+        "ratio": ratio(seconds, "memory", "streamed"),
+    }
+
+
+def _epoch(engine: Engine, work: Work, features: Features, path: Path) -> Callable[[], None]:
+    """Steps over all images in a random order, `BATCH` at a time."""
+
+    def run() -> None:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        order = generator(0, "bench", "stream").permutation(IMAGES)
+        for images in prefetched(np.array_split(order, IMAGES // BATCH), features.fetch):
+            engine.train(replace(work, features=images))
+
+    return run
+
+
+def _write(path: Path, keys: list[str], patches: int, width: int) -> None:
+    """A store of random features."""
+    rng = generator(0, "bench", "store")
+    attributes = dict.fromkeys(IDENTITY, "bench") | {"encoder": "bench", "dtype": "bfloat16", "image_size": 1}
+    bits = rng.integers(0x3C00, 0x4000, (len(keys), patches, width), dtype=np.uint16)  # bfloat16, 0.008 to 2
+    pooled = np.zeros((len(keys), width), np.float32)
+    with open_writer(path, keys, patches, width, attributes | {"batch": len(keys)}) as writer:
+        writer.write(0, [bits, pooled, pooled], {})

@@ -196,7 +196,9 @@ def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tm
     loaded = []
     for name in ("load_lm", "Features"):
         load = getattr(group, name)
-        monkeypatch.setattr(group, name, lambda *args, name=name, load=load: loaded.append(name) or load(*args))
+        monkeypatch.setattr(
+            group, name, lambda *args, name=name, load=load, **more: loaded.append(name) or load(*args, **more)
+        )
     run_sweep(runs, tmp_path / "runs", CPU)
     assert len(read_plan(tmp_path / "runs")) == 4
     assert (loaded.count("load_lm"), loaded.count("Features")) == (2, 3)
@@ -233,7 +235,7 @@ def test_sizes_follow_memory():
     tokens, together = zip(*(chosen_for("Qwen/Qwen3-8B", gib) for gib in (24, 26, 30, 40, 80)), strict=True)
     assert list(tokens) == sorted(tokens)
     assert tokens[0] < MAX_TOKENS
-    assert list(together) == sorted(together)
+    assert together[0] < together[-1]  # not in between: a longer row comes first, and may leave less to runs
     assert min(together) >= 1
     assert min(tokens) >= 256 + 16  # an image and its questions always fit
     # Float32 takes twice the memory of bfloat16, so that no more fits.

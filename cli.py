@@ -40,6 +40,11 @@ class OnUnreadable(StrEnum):
     mark = "mark"
 
 
+class ExecutorName(StrEnum):
+    local = "local"
+    slurm = "slurm"
+
+
 class Split(StrEnum):
     train = "train"
     validation = "validation"
@@ -66,6 +71,10 @@ class Compute(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class ExportFormat(StrEnum):
+    llava = "llava"
 
 
 class BenchLM(StrEnum):
@@ -399,6 +408,14 @@ def sweep(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
+    ] = ExecutorName.local,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
@@ -429,20 +446,27 @@ def sweep(
         _print_json(expected, as_json)
         return
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
+    from engine.executors import choose_executor
+    from engine.executors.options import executor_options
     from engine.plan import Execution
     from engine.run_directory import RunDirectory
     from engine.sweep import run_sweep
 
+    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=wait)
     execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
-    folders = run_sweep(plan, out, execution, retry_failed=retry_failed)
+    folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
+    left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
     for name, reason in failed.items():
         _say(f"failed: {name}: {reason}")
-    _say(f"{len(folders) - len(failed)} runs done, {len(failed)} failed: {out}")
+    _say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed)} failed: {out}")
+    if left:
+        _say(f"{len(left)} runs are not over: crosstax status {out}")
     if failed:
         _say("the same command with --retry-failed tries failed runs again")
-    _print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed)}, as_json)
-    if failed:
+    result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
+    _print_json(result, as_json)
+    if failed or (left and (wait or executor is not ExecutorName.slurm)):
         raise typer.Exit(1)
 
 
@@ -482,6 +506,67 @@ def evaluate(
     for group, score in scores.items():
         _say(f"{group}: macro F1 {score:.1f}")
     _print_json({"run": str(run), "split": split.value, "questions": len(answers), "macro_f1": scores}, as_json)
+
+
+@app.command()
+def ask(
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
+    words: Annotated[list[str], typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, then a question.")],
+    question: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="A further question; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym of the run's dataset.")] = False,
+    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a finished run about any pictures, in its own template, and print p(yes).
+
+    Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
+
+    Example: crosstax ask runs/RUN crow.jpg owl.jpg --all
+    """
+    _threads(threads)
+    from engine.ask import answers_json, answers_text, open_asker, read_words
+
+    images, asked = read_words(words, question or [], everything)
+    asker = open_asker(run, device, encoder)
+    if everything:
+        asked += asker.taxonomy_questions()
+    answers = asker.ask(images, asked)
+    for text in asker.unknown(asked):
+        _say(f"note: this LM has no token for a word of {text!r}; ask as the run did (--all shows its wording)")
+    _say(answers_text(answers, ranked=everything))
+    _print_json({"run": str(run), "images": answers_json(answers)}, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
+    to: Annotated[ExportFormat, typer.Option(help="llava: a LlavaForConditionalGeneration of transformers.")] = (
+        ExportFormat.llava
+    ),
+    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write encoder, projector and LM of a finished run as one model that transformers loads by itself.
+
+    Example: crosstax export runs/RUN --to llava model
+    """
+    from analysis.f1 import mean_macro_f1
+    from engine.export.llava import export_llava
+    from engine.finished_run import open_run
+
+    assert to is ExportFormat.llava
+    scores = mean_macro_f1(open_run(run).answers("test"))
+    written = export_llava(run, out, scores, device=device, encoder=encoder)
+    _say(f"written: {out}; its README.md says how to load and ask it")
+    if written["line"]:
+        _say(f"LLaVA cannot drop the encoder's {written['registers']} registers; after loading, run\n{written['line']}")
+    _print_json(written, as_json)
 
 
 @app.command()
@@ -552,14 +637,23 @@ def analyze(
     probe: ProbeFiles = None,
     as_json: Json = False,
 ) -> None:
-    """Write tables (CSV) and figures from saved predictions."""
+    """Compute every table and figure of a sweep from its saved predictions, and print the essentials.
+
+    OUT gets each table as CSV and Parquet, columns.csv, which says what the columns mean, and the figures.
+
+    Example: crosstax analyze runs --probe probe/lm.parquet --out results
+    """
+    from analysis.overview import essentials, overview
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
     from analysis.tables import analyze as run
+    from cachegen.progress import console
 
+    started = time.perf_counter()
     study = run(load_sweep(folder), out, read_probes(probe or []))
-    _say(f"tables and figures: {out}")
-    _print_json({"out": str(out), "runs": len(study.sweep.runs)}, as_json)
+    console.print(overview(study))
+    _say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
+    _print_json({"out": str(out), **essentials(study)}, as_json)
 
 
 @app.command()

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.conditions import LM_NAMES
 from analysis.contrasts import EQUIVALENCE_MARGIN
-from analysis.published import CELLS, COIN, MORE_CELLS, Published
+from analysis.published import CELLS, COIN, FIRST, MORE_CELLS, Published, paper_models, published_hypernyms
 
 Row = Mapping[str, Any]
+MODELS = ("lm", "encoder", "dataset_digest")
+Models = tuple[str, ...]  # of a run: `MODELS`
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,75 @@ def pair_cells(cells: Sequence[Row]) -> list[Pair]:
     for row in full:
         first.setdefault((row["lm_init"], row["arm"]), row)
     return [Pair(cell, first.pop(cell.condition, None), False) for cell in CELLS]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The models of the paper whose values stand beside some runs; `same`: the runs have these models and hypernyms."""
+
+    lm: str
+    encoder: str
+    same: bool
+
+
+@dataclass(frozen=True)
+class References:
+    """What of the paper stands beside the runs of a study; false where nothing does."""
+
+    known: dict[Models, Reference]
+
+    def of(self, run: pd.Series) -> Reference | None:
+        """The reference of one run (a row of `Study.runs`); None for a swap subset, which has other hypernyms."""
+        return None if run["subset"] == "swap" else self.known.get(_models(run))
+
+    def __bool__(self) -> bool:
+        return bool(self.known)
+
+    @property
+    def only_same(self) -> "References":
+        """Without what was measured on other images or models."""
+        return References({models: reference for models, reference in self.known.items() if reference.same})
+
+    @property
+    def name(self) -> str:
+        """For a legend; empty where there is nothing of the paper."""
+        first = next(iter(self.known.values()), None)
+        return "" if first is None else "paper" if first.same else f"paper ({first.lm})"
+
+    @property
+    def caption(self) -> str:
+        """A sentence with a blank before it; empty where there is nothing of the paper."""
+        if not self.known:
+            return ""
+        first = next(iter(self.known.values()))
+        where = f", there {first.lm} with {first.encoder} on THINGS: compare the pattern, not the digits"
+        return f" Open markers: the paper’s means of three seeds{'' if first.same else where}."
+
+
+def references(runs: pd.DataFrame, categories: pd.DataFrame) -> References:
+    """What stands beside `runs` (of a study, or a part of them) with their `categories`.
+
+    Runs of the paper's models on its 53 hypernyms have the paper's own values beside them. Where there are none, the
+    first models of `runs` have those of the same names, or else of the paper's first models, for the pattern.
+    """
+    models = {_models(run): run for _, run in runs.drop_duplicates([*MODELS]).iterrows()}
+    datasets = _datasets_of_paper(runs, categories)
+    known = {key: paper for key in models if (paper := paper_models(key[0], key[1]))}
+    same = {key: Reference(*paper, same=True) for key, paper in known.items() if key[2] in datasets}
+    first = next(iter(models), None)
+    return References(same or ({} if first is None else {first: Reference(*known.get(first, FIRST), same=False)}))
+
+
+def _models(run: pd.Series) -> Models:
+    return tuple(str(run[name]) for name in MODELS)
+
+
+def _datasets_of_paper(runs: pd.DataFrame, categories: pd.DataFrame) -> set[str]:
+    """Digests of the datasets whose hypernyms are the paper's."""
+    asked = categories.loc[categories["group"] != "leaf", ["run_id", "category"]]
+    asked = asked.assign(dataset=asked["run_id"].map(runs["dataset_digest"].astype(str))).dropna()
+    paper = set(published_hypernyms().index)
+    return {str(name) for name, rows in asked.groupby("dataset")["category"] if set(rows) == paper}
 
 
 def replication(pairs: list[Pair]) -> list[str]:
@@ -74,12 +146,8 @@ def _verdict(row: Row, low: float) -> str:
 
 def _same_models(cell: Published, rows: Sequence[Row]) -> Row | None:
     for row in rows:
-        same = str(row["lm"]).rstrip("/").rsplit("/", 1)[-1] == cell.lm
-        if (
-            same
-            and cell.encoder.lower() in str(row["encoder"]).lower()
-            and (row["lm_init"], row["arm"]) == cell.condition
-        ):
+        models = paper_models(row["lm"], row["encoder"])
+        if models == (cell.lm, cell.encoder) and (row["lm_init"], row["arm"]) == cell.condition:
             return row
     return None
 

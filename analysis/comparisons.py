@@ -49,7 +49,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SetupGap:
-    """One cell in two setups (encoders, LMs, ...): held-out F1 of `one` minus `other`, mean over hypernyms."""
+    """One cell in two setups (encoders, LMs, ...): held-out F1 of `one` minus `other`, mean over hypernyms.
+
+    key: (arm, lm_init) of the cell.
+    """
 
     cell: str
     one: str
@@ -59,6 +62,7 @@ class SetupGap:
     f1_gap: Interval
     auc_gap: Interval
     n_hypernyms: int
+    key: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ def compare_setups(runs: pd.DataFrame, categories: pd.DataFrame) -> list[SetupGa
             gaps = (mine - theirs).astype(float)
             f1_gap, auc_gap = (mean_interval(gaps[name].dropna().to_numpy(), 0.95) for name in ("f1", "auc"))
             means = float(mine["f1"].mean()), float(theirs["f1"].mean())
-            found.append(SetupGap(f"{LM_NAMES[lm_init]}, {arm}", setup, other, *means, f1_gap, auc_gap, len(gaps)))
+            cell = f"{LM_NAMES[lm_init]}, {arm}"
+            found.append(SetupGap(cell, setup, other, *means, f1_gap, auc_gap, len(gaps), key=(arm, lm_init)))
     return found
 
 

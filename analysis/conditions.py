@@ -119,6 +119,20 @@ def shuffle_of(arm: str) -> str:
     return arm.split(" ")[0]
 
 
+def seed_units(runs: pd.DataFrame) -> pd.Series:
+    """What counts as one draw of chance among the runs of each cell, as text ("run_seed 42"); index run_id.
+
+    Runs with the same images, label map or random LM are not independent of each other: where data_seed, permutation
+    or (of the random-init LM) lm_seed vary within a cell, runs that agree in these count as one. Else each run counts.
+    """
+    cells = runs.groupby(CELL, sort=False)
+    text = pd.Series("", index=runs.index)
+    for seed in ("data_seed", "permutation", "lm_seed"):
+        varies = (cells[seed].transform("nunique") > 1) & ((seed != "lm_seed") | (runs["lm_init"] == "random"))
+        text = text + (seed + " " + runs[seed].astype(str) + ", ").where(varies, "")
+    return text.str.rstrip(", ").where(text != "", "run_seed " + runs["run_seed"].astype(str))
+
+
 def seed_text(runs: pd.DataFrame) -> str:
     """Which seeds varied, in one sentence for the report."""
     parts = []

@@ -17,6 +17,7 @@ from analysis.conditions import LM_NAMES
 from analysis.f1 import BASELINES
 
 EQUIVALENCE_MARGIN = 5.0  # points of F1
+CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"  # fixed before any result, or not
 BASELINE_NAMES = {
     "majority_f1": "majority answer",
     "coin_f1": "fair coin",
@@ -30,6 +31,7 @@ class Contrast:
 
     difference = mean over hypernyms of (above - below); low, high = its 95 % interval (NaN with fewer than two);
     worst = lowest run of `above` minus highest run of `below`; shown = the interval lies wholly above zero.
+    key, other: (arm, lm_init) of the two; of a baseline, which is that of the cell itself, its column.
     """
 
     setup: str
@@ -41,6 +43,8 @@ class Contrast:
     worst: float
     n_hypernyms: int
     n_runs: tuple[int, int]
+    key: tuple[str, str]
+    other: tuple[str, str] | str
 
     @property
     def shown(self) -> bool:
@@ -62,7 +66,10 @@ def _points(difference: float) -> str:
 
 @dataclass(frozen=True)
 class Null:
-    """A cell against its own answers permuted: is it at chance? low, high = 90 % interval for the equivalence test."""
+    """A cell against its own answers permuted: is it at chance? low, high = 90 % interval for the equivalence test.
+
+    key: its (arm, lm_init).
+    """
 
     setup: str
     cell: str
@@ -70,6 +77,8 @@ class Null:
     low: float
     high: float
     n_hypernyms: int
+    n_runs: int
+    key: tuple[str, str]
 
     @property
     def equivalent(self) -> bool:
@@ -112,7 +121,7 @@ def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, 
 class _Cell:
     """Held-out F1 of one cell: per hypernym (mean over runs), per run (mean over hypernyms), and its baselines."""
 
-    name: str
+    key: tuple[str, str]  # arm, lm_init
     by_hypernym: pd.DataFrame  # index hypernym, columns f1 and BASELINES
     by_run: pd.DataFrame  # index run_id, columns f1 and BASELINES
 
@@ -123,8 +132,13 @@ class _Cell:
         if rows.empty:
             return None
         columns = ["f1", *BASELINES]
-        name = f"{LM_NAMES[lm_init]}, {arm}"
-        return cls(name, rows.groupby("category")[columns].mean(), rows.groupby("run_id")[columns].mean())
+        by_hypernym, by_run = (rows.groupby(key)[columns].mean() for key in ("category", "run_id"))
+        return cls((arm, lm_init), by_hypernym, by_run)
+
+    @property
+    def name(self) -> str:
+        arm, lm_init = self.key
+        return f"{LM_NAMES[lm_init]}, {arm}"
 
     @property
     def largest_baseline(self) -> str:
@@ -134,14 +148,18 @@ class _Cell:
         gaps = (self.by_hypernym["f1"] - other.by_hypernym["f1"]).dropna().to_numpy(float)
         worst = float(self.by_run["f1"].min() - other.by_run["f1"].max())
         mean, low, high = mean_interval(gaps, 0.95)
-        return Contrast(setup, self.name, other.name, mean, low, high, worst, len(gaps), (self.runs, other.runs))
+        runs = self.runs, other.runs
+        return Contrast(
+            setup, self.name, other.name, mean, low, high, worst, len(gaps), runs, key=self.key, other=other.key
+        )
 
     def against_baseline(self, setup: str) -> Contrast:
         column = self.largest_baseline
         gaps = (self.by_hypernym["f1"] - self.by_hypernym[column]).to_numpy(float)
         worst = float((self.by_run["f1"] - self.by_run[column]).min())
         name = f"largest baseline ({BASELINE_NAMES[column]})"
-        return Contrast(setup, self.name, name, *mean_interval(gaps, 0.95), worst, len(gaps), (self.runs, self.runs))
+        interval, runs = mean_interval(gaps, 0.95), (self.runs, self.runs)
+        return Contrast(setup, self.name, name, *interval, worst, len(gaps), runs, key=self.key, other=column)
 
     @property
     def runs(self) -> int:
@@ -157,8 +175,7 @@ def confirmatory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list
     own and not counted here.
     """
     found: list[Contrast] = []
-    against = runs.loc[(runs["lm_init"] == "random") | (runs["shuffle"] == "across"), "setup"]
-    for setup, group in runs[runs["setup"].isin(against) | against.empty].groupby("setup", sort=False):
+    for setup, group in runs[_counted(runs)].groupby("setup", sort=False):
         cells = _cells(categories, group)
         random_original = cells.get(("original", "random"))
         for shuffle in ("original", "within"):
@@ -172,6 +189,26 @@ def confirmatory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list
     return found
 
 
+def exploratory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Contrast]:
+    """Not fixed in advance: pretrained original minus within; and the setups that `confirmatory_contrasts` leaves out,
+    each pretrained cell minus its largest baseline."""
+    found: list[Contrast] = []
+    counted = set(runs.loc[_counted(runs), "setup"])
+    for setup, group in runs.groupby("setup", sort=False):
+        cells = {arm: cell for (arm, lm_init), cell in _cells(categories, group).items() if lm_init == "pretrained"}
+        if setup not in counted:
+            found += [cell.against_baseline(str(setup)) for cell in cells.values()]
+        within = [cell for arm, cell in cells.items() if _is(arm, "within")]
+        found += [cells["original"].against(str(setup), cell) for cell in within if "original" in cells]
+    return found
+
+
+def _counted(runs: pd.DataFrame) -> pd.Series:
+    """Runs of the setups that have an across or a random-init cell; all runs where no setup has one."""
+    against = runs.loc[(runs["lm_init"] == "random") | (runs["shuffle"] == "across"), "setup"]
+    return runs["setup"].isin(against) | against.empty
+
+
 def chance_checks(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Null]:
     """Across and random-init cells against their own permuted answers, with the equivalence test."""
     found: list[Null] = []
@@ -179,7 +216,8 @@ def chance_checks(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Null]:
         for (arm, lm_init), cell in _cells(categories, group).items():
             if lm_init == "random" or _is(arm, "across"):
                 gaps = (cell.by_hypernym["f1"] - cell.by_hypernym["permuted_f1"]).to_numpy(float)
-                found.append(Null(str(setup), cell.name, *mean_interval(gaps, 0.90), len(gaps)))
+                interval = mean_interval(gaps, 0.90)
+                found.append(Null(str(setup), cell.name, *interval, len(gaps), cell.runs, cell.key))
     return found
 
 

@@ -1,193 +1,265 @@
-"""Figures of what varies by degree: ablation levels (paper figure 4), the dose of a shuffle, depth (figure 12)."""
+"""Panels of scores against the level of ablation: a row per series, random and systematic side by side.
 
+Shared by the figures of pretrained against random-init LMs (`figure_ablation`) and of labels (`figure_shuffles`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.conditions import LM_NAMES, arms_of, shown_runs
-from analysis.dose import RESPONSE, dose_table
-from analysis.drawing import COLOURS, GREY, INK, MARKERS, PERMUTED, STYLE, arm_grid, as_svg, grid, lm_legend, padded
+from analysis.beside_paper import Reference, References, references
+from analysis.conditions import shuffle_of
+from analysis.drawing import (
+    COIN_DASH,
+    DOUBLE,
+    GREY,
+    INK,
+    SMALL,
+    STYLE,
+    Look,
+    coin_key,
+    grid,
+    key,
+    legend,
+    look_of,
+    paper_keys,
+    plain,
+    plot_line,
+    plot_published,
+    row_title,
+    ticks_apart,
+)
+from analysis.naming import setup_names
+from analysis.published import published_hypernyms, published_rows
 from analysis.study import Study
 
-SCORES = (("f1", "macro F1 (test)"), ("auc", "AUC of p(yes) (test)"))
-# group, over: how its line looks, and its name
-LINES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
-    ("leaf", "all"): ({"ls": "-", "lw": 1.0, "alpha": 0.4, "marker": "."}, "leaves"),
-    ("seen", "all"): ({"ls": (0, (1, 1.5)), "lw": 1.6, "marker": ""}, "seen hypernyms"),
-    ("heldout", "all"): ({"ls": "-", "lw": 2.0, "ms": 6, "mec": "white"}, "held-out hypernyms"),
-    ("heldout", "removed only"): ({"ls": (0, (4, 2)), "lw": 1.5, "ms": 6, "mfc": "white"}, "removed hypernyms only"),
-}
-DOSE_AXES = (
-    ("dose", "leaves shuffled across categories (%)"),
-    ("coherence_centred", "visual coherence, centred"),
-    ("coherence", "visual coherence, the paper's"),
-)
+SCORES = {"f1": "macro F1 (test)", "auc": "AUC of p(yes) (test)"}
+TITLES = {"heldout": "held-out", "seen": "trained on"}
+LEVELS = {"random": "leaves withheld (%)", "systematic": "hypernyms removed"}
+DOTTED = (0, (1, 2))
+LEAF = {"lw": 0.7, "ms": 2, "alpha": 0.6}  # how leaves differ from seen hypernyms
+RINGS = {"heldout": (6, DOTTED), "removed": (4.5, DOTTED), "seen": (6, DOTTED), "leaf": (4.5, "")}
+REMOVED = {"lw": 0.9, "mfc": "white", "ms": 3.4}  # how removed hypernyms differ from all held-out ones
+
+Line = tuple[str, str]  # lm_init, arm
 
 
-def curve_figures(study: Study) -> dict[str, str]:
-    """Figures by file name, those that the study's runs allow; with several series or setups they are numbered."""
-    series = [name for name in dict.fromkeys(study.runs["series"]) if (study.ablation["series"] == name).any()]
-    doses = list(study.dose[["setup", "rule"]].drop_duplicates().itertuples(index=False, name=None))
-    return {
-        **{_numbered("ablation", n): ablation_figure(study, name) for n, name in enumerate(series)},
-        **{_numbered("dose", n): dose_figure(study.dose, *cell) for n, cell in enumerate(doses)},
-        **({} if study.depth.empty else {"depth.svg": depth_figure(study)}),
-    }
+@dataclass(frozen=True)
+class Curves:
+    """Rows of `Study.ablation` for one figure. lines: lm_init and arm -> name. names: series -> name for people.
+
+    reference: series and kind -> models of the paper, where its rules are those of the runs; beside: of all of them.
+    """
+
+    table: pd.DataFrame
+    lines: dict[Line, str]
+    names: dict[str, str]
+    reference: dict[tuple[str, str], Reference]
+    beside: References
+
+    @classmethod
+    def of(cls, study: Study, lines: dict[Line, str], series: Sequence[str]) -> "Curves":
+        """The curves of `lines` in `series`, the full random ablation as the last level of systematic ones."""
+        table = study.ablation
+        asked = pd.MultiIndex.from_frame(table[["lm_init", "arm"]]).isin(list(lines))
+        table = _with_full(table[asked & table["series"].isin(series)])
+        runs = study.runs[study.runs["series"].isin(table["series"])]
+        beside = references(runs, study.categories)
+        curves = runs.drop_duplicates(["series", "kind"])
+        found = {(run["series"], run["kind"]): beside.of(run) for _, run in curves.iterrows() if _as_published(run)}
+        return cls(
+            table,
+            lines,
+            setup_names(study.runs, "series"),
+            {curve: reference for curve, reference in found.items() if reference},
+            beside,
+        ).where(pd.Series(True, index=table.index))
+
+    def where(self, rows: pd.Series) -> "Curves":
+        """These rows only, and the lines that they have."""
+        table = self.table[rows]
+        present = set(zip(table["lm_init"], table["arm"], strict=True))
+        return replace(self, table=table, lines={line: name for line, name in self.lines.items() if line in present})
+
+    @property
+    def series(self) -> list[str]:
+        return list(dict.fromkeys(self.table["series"]))
+
+    @property
+    def kinds(self) -> list[str]:
+        return sorted(self.table["kind"].unique())
 
 
-def ablation_figure(study: Study, series: str) -> str:
-    """Scores against the ablation level: a column per kind of ablation, a row per score and arm."""
-    name = f"\n{series}" if study.ablation["series"].nunique() > 1 else ""
-    curves = study.ablation[study.ablation["series"] == series]
-    runs = study.runs[study.runs["series"] == series]
-    arms = [arm for arm in arms_of(runs) if (curves["arm"] == arm).any()]
-    kinds = sorted(curves["kind"].unique())
+def draw_curves(curves: Curves, score: str) -> Figure:
+    """Lines are means over categories and runs, thin vertical lines the runs' extremes, open markers the paper's.
+
+    Held-out hypernyms have a panel, and what was trained on (seen hypernyms and leaves) the one beside it. More than
+    two kinds of ablation have a row each.
+    """
+    kinds, aside = curves.kinds, len(curves.kinds) > 2
+    rows = [(series, [kind]) for series in curves.series for kind in kinds] if aside else []
+    rows = rows or [(series, kinds) for series in curves.series]
     with matplotlib.rc_context(STYLE):
-        figure, axes = grid(len(arms) * len(SCORES), len(kinds), 9.6 if len(kinds) > 1 else 6.4)
-        for place, row in enumerate(axes):
-            arm, (score, label) = arms[place // len(SCORES)], SCORES[place % len(SCORES)]
-            for ax, kind in zip(row, kinds, strict=True):
-                here = curves[(curves["arm"] == arm) & (curves["kind"] == kind)]
-                _ablation_panel(ax, here, score)
-                ax.set_title(f"{kind} ablation,\n{arm}" if score == "f1" else "", pad=8)
-                ax.set_xlabel("leaves withheld (%)" if kind.startswith("random") else "hypernyms removed")
-            row[0].set_ylabel(label + name)
-            low = [ax.get_ylim()[0] for ax in row]
-            for ax in row:  # one scale, so that kinds compare
-                ax.set_ylim(min(low), 103 if score == "f1" else 1.03)
-        _line_legend(figure, curves)
-        return as_svg(figure)
+        columns = 2 * (1 if aside else len(kinds))
+        figure, axes = grid(len(rows), columns, DOUBLE, height=1.75 if columns == 2 else 1.65)
+        for row, (series, shown) in zip(axes, rows, strict=True):
+            here = curves.table[curves.table["series"] == series]
+            for place, kind in enumerate(shown):
+                of_kind = here[here["kind"] == kind]
+                for ax, group in zip(row[2 * place : 2 * place + 2], TITLES, strict=True):
+                    _panel(ax, of_kind, curves, series, score, group)
+                    ax.set_title(f"{kind.capitalize()}: {TITLES[group]}", fontsize=7.5)
+                    ax.set_xlabel(LEVELS[_base(kind)])
+            row[0].set_ylabel(SCORES[score])
+            if len(curves.series) > 1:
+                row_title(row[0], curves.names[series])
+        for first in range(2):
+            _one_scale(axes[:, first::2], score)
+        legend(figure, _keys(curves, score))
+    return figure
 
 
-def dose_figure(points: pd.DataFrame, setup: str, rule: str) -> str:
-    """Held-out scores against the dose of an across shuffle and the coherence it leaves; dots are runs, lines means."""
-    told = [value for field, value in (("setup", setup), ("rule", rule)) if points[field].nunique() > 1]
-    name = "".join(f"\n{value}" for value in told)
-    points = points[(points["setup"] == setup) & (points["rule"] == rule)]
-    means = dose_table(points)
-    coin = means.drop(columns=RESPONSE).groupby("dose").mean().reset_index()
-    shown = [axis for axis in DOSE_AXES if points[axis[0]].notna().any()]
-    with matplotlib.rc_context(STYLE):
-        figure, axes = grid(len(SCORES), len(shown), 9.6 if len(shown) > 1 else 6.4)
-        for row, (score, label) in zip(axes, SCORES, strict=True):
-            for ax, (x, xlabel) in zip(row, shown, strict=True):
-                for lm_init, colour in COLOURS.items():
-                    here = points[points["lm_init"] == lm_init]
-                    curve = means[means["lm_init"] == lm_init].sort_values("dose")
-                    marker = MARKERS[lm_init]
-                    ax.plot(here[x], here[score], marker, color=colour, ms=4, mec="white", mew=0.5, alpha=0.55)
-                    ax.plot(curve[x], curve[score], "-", color=colour, lw=1.8)
-                    ax.plot(curve[x], curve[score], marker, color=colour, ms=7, mec="white")
-                    if score == "f1":
-                        ax.plot(curve[x], curve["permuted_f1"], "-", color=PERMUTED, lw=2, zorder=1)
-                if score == "f1":
-                    ax.plot(coin[x], coin["coin_f1"], color=GREY, lw=1.1, ls=(0, (5, 3)), zorder=0)
-                else:
-                    ax.axhline(0.5, color=GREY, lw=1.1, ls=(0, (5, 3)), zorder=0)
-                if score == SCORES[-1][0]:
-                    ax.set_xlabel(xlabel)
-            row[0].set_ylabel("held-out " + label + name)
-            _shared_y(row)
-        _doses_named(axes[0], means, shown)
-        _line_legend(figure, points.assign(group="", over=""), ("permuted", "coin"))
-        return as_svg(figure)
+def series_of(study: Study, llama: bool) -> list[str]:
+    """Series whose LM is a Llama, or those whose LM is none."""
+    of_llama = study.runs["lm"].astype(str).str.contains("llama", case=False)
+    return [str(name) for name in study.runs.loc[of_llama == llama, "series"].unique()]
 
 
-def depth_figure(study: Study) -> str:
-    """Held-out F1 by depth of the hypernym: means over hypernyms with 95 % intervals, a panel per arm."""
-    table, runs = study.depth, shown_runs(study.runs)
-    depths = sorted(table["depth"].unique())
-    several = table[["setup", "arm"]].drop_duplicates().shape[0] > 1
-    with matplotlib.rc_context(STYLE):
-        figure, panels = arm_grid(table, runs, 9.6 if several else 5.4, "depth", "held-out macro F1")
-        for ax, setup, arm in panels:
-            here = table[(table["setup"] == setup) & (table["arm"] == arm)]
-            present = [name for name in COLOURS if (here["lm_init"] == name).any()]
-            for place, lm_init in enumerate(present):
-                cell = here[here["lm_init"] == lm_init]
-                x = cell["depth"].map(depths.index) + 0.2 * (place - (len(present) - 1) / 2)
-                ax.vlines(x, cell["f1_low"], cell["f1_high"], color=COLOURS[lm_init], lw=1.6)
-                ax.plot(x, cell["f1"], MARKERS[lm_init], color=COLOURS[lm_init], ms=7, mec="white")
-                ax.plot(x, cell["permuted_f1"], "_", color=PERMUTED, ms=14, mew=3, zorder=1)
-            ax.set_title(arm)
-            counts = here.groupby("depth")["n_hypernyms"].max().reindex(depths).fillna(0).astype(int)
-            for depth, n in enumerate(counts):
-                ax.text(
-                    depth, 0.02, f"n = {n}", transform=ax.get_xaxis_transform(), ha="center", fontsize=8, color=GREY
-                )  # fmt: skip
-            ax.set_xticks(range(len(depths)), map(str, depths))
-            ax.set_xlim(-0.6, len(depths) - 0.4)
-            ax.tick_params(axis="x", length=0)
-        low, high = padded(pd.concat([table[name] for name in ("f1", "f1_low", "f1_high", "permuted_f1")]), 0.05)
-        panels[0][0].set_ylim(max(low, 0), min(high, 104))
-        lm_legend(figure, runs, permuted=True)
-        return as_svg(figure)
-
-
-def _numbered(name: str, number: int) -> str:
-    return f"{name}.svg" if number == 0 else f"{name}-{number + 1}.svg"
-
-
-def _ablation_panel(ax: Axes, curves: pd.DataFrame, score: str) -> None:
-    for (group, over), (style, _) in LINES.items():
-        rows = curves[(curves["group"] == group) & (curves["over"] == over)]
-        for lm_init, colour in COLOURS.items():
-            curve = rows[rows["lm_init"] == lm_init].sort_values("ablation")
-            if curve.empty:
-                continue
-            look = {"marker": MARKERS[lm_init], "color": colour, **style}
-            ax.plot(curve["ablation"], curve[score], **look)
-            if group == "heldout":
-                ax.vlines(
-                    curve["ablation"], curve[f"{score}_low"], curve[f"{score}_high"], color=colour, lw=1, alpha=0.6
-                )
-            if score == "f1" and (group, over) == ("heldout", "all"):
-                ax.plot(curve["ablation"], curve["permuted_f1"], color=PERMUTED, lw=2, zorder=1)
-                ax.plot(curve["ablation"], curve["coin_f1"], color=GREY, lw=1.1, ls=(0, (5, 3)), zorder=0)
+def curves_caption(curves: Curves, score: str) -> str:
+    """How to read `draw_curves`."""
+    measure = "macro F1" if score == "f1" else "AUC of p(yes)"
+    text = f"Test {measure}, mean over categories and runs; thin vertical lines span the runs. Beside the held-out "
+    text += "hypernyms stands what was trained on: seen hypernyms, and leaves as thin lines."
+    if any(_base(kind) == "systematic" for kind in curves.kinds):
+        text += (
+            " A systematic ablation withholds all hypernym questions of every leaf that has a removed hypernym, so its "
+            "held-out mean takes in hypernyms that were kept; small hollow markers are means over the removed ones."
+        )
     if score == "auc":
-        ax.axhline(0.5, color=GREY, lw=1.1, ls=(0, (5, 3)), zorder=0)
-    levels = np.sort(curves["ablation"].unique())
-    ax.set_xticks(levels if len(levels) <= 8 else levels[:: -(-len(levels) // 8)])
+        return f"{text} Dashed: chance."
+    return f"{text} Dashed: a fair coin on the held-out questions.{curves.beside.caption}"
 
 
-def _line_legend(figure: Figure, curves: pd.DataFrame, greys: tuple[str, ...] = ("permuted", "coin")) -> None:
-    """LMs by colour, then lines by style, above the panels."""
-    handles = [
-        Line2D([], [], marker=MARKERS[name], color=colour, mec="white", ms=8, lw=2.2, label=LM_NAMES[name])
-        for name, colour in COLOURS.items()
-        if (curves["lm_init"] == name).any()
-    ]
-    asked = set(zip(curves["group"], curves["over"].astype(str), strict=True))
-    for key, (style, name) in LINES.items():
-        if key in asked:
-            handles.append(Line2D([], [], label=name, **{"color": INK, "marker": "o", **style}))
-    if "permuted" in greys:
-        handles.append(Line2D([], [], color=PERMUTED, lw=2, label="answers permuted"))
-    if "coin" in greys:
-        handles.append(Line2D([], [], color=GREY, lw=1.1, ls=(0, (5, 3)), label="coin"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.8, fontsize=9)
+def curves_text(curves: Curves, score: str) -> str:
+    """First and last value of every held-out curve, in sentences."""
+    said = []
+    decimals = 1 if score == "f1" else 2
+    chosen = curves.table[(curves.table["group"] == "heldout") & (curves.table["over"] == "all")]
+    for (series, kind), rows in chosen.groupby(["series", "kind"], sort=False):
+        unit = "%" if _base(str(kind)) == "random" else "hypernyms"
+        ends = []
+        for (lm_init, arm), name in curves.lines.items():
+            curve = rows[(rows["lm_init"] == lm_init) & (rows["arm"] == arm)].sort_values("ablation")
+            if len(curve):
+                first, last = curve.iloc[0], curve.iloc[-1]
+                ends.append(
+                    f"{name} {plain(first[score], decimals)} with {first['ablation']:g} {unit} withheld and "
+                    f"{plain(last[score], decimals)} with {last['ablation']:g}"
+                )
+        where = ", ".join(part for part in (f"{kind} ablation", curves.names[str(series)]) if part)
+        said.append(f"{where[0].upper()}{where[1:]}, held-out hypernyms: {'; '.join(ends)}.")
+    return " ".join(said)
 
 
-def _doses_named(axes: np.ndarray, means: pd.DataFrame, shown: list[tuple[str, str]]) -> None:
-    """Doses beside the means where the x axis is not the dose."""
-    first = means["lm_init"].iloc[0]
-    for ax, (x, _) in zip(axes, shown, strict=True):
-        if x != "dose":
-            ax.margins(x=0.18)  # room for the names
-            for row in means[means["lm_init"] == first].itertuples():
-                ax.annotate(
-                    f"{row.dose} %", (getattr(row, x), row.f1), xytext=(-6, 4), textcoords="offset points",
-                    ha="right", fontsize=8, color=GREY,
-                )  # fmt: skip
+def _base(kind: str) -> str:
+    """random or systematic, whatever the variant."""
+    return kind.split(" ")[0]
 
 
-def _shared_y(axes: np.ndarray) -> None:
-    """One y scale for the panels of a row."""
-    limits = np.array([ax.get_ylim() for ax in axes])
-    for ax in axes:
-        ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+def _as_published(run: pd.Series) -> bool:
+    """Whether questions were withheld as for the paper's values: by leaf, and systematically those of Table 4."""
+    listed = (run["removed_list"], run["removed_as_negative"]) == ("published", "keep")
+    return bool(run["scope"] == "leaf" and (listed or run["ablation_kind"] == "random"))
+
+
+def _with_full(table: pd.DataFrame) -> pd.DataFrame:
+    """All hypernyms removed is the same as a random ablation of 100 %, so a systematic curve ends there."""
+    full = table[(table["kind"] == "random") & (table["ablation"] == 100)]
+    if full.empty:
+        return table
+    number = full[(full["group"] == "heldout") & (full["over"] == "all")].set_index(["series", "arm", "lm_init"])
+    keys = pd.MultiIndex.from_frame(full[["series", "arm", "lm_init"]])
+    full = full.assign(ablation=number["n_categories"].round().astype(int).reindex(keys).to_numpy())
+    ends = []
+    for kind in (name for name in table["kind"].unique() if _base(name) == "systematic"):
+        curve = table[table["kind"] == kind]
+        known = pd.MultiIndex.from_frame(curve[["series", "arm", "lm_init"]].drop_duplicates())
+        ends.append(full[keys.isin(known)].assign(kind=kind))
+    return pd.concat([table, *ends], ignore_index=True)
+
+
+def _panel(ax: Axes, table: pd.DataFrame, curves: Curves, series: str, score: str, group: str) -> None:
+    """One kind of ablation of one series: held-out hypernyms, or what was trained on."""
+    for (lm_init, arm), name in curves.lines.items():
+        own = table[(table["lm_init"] == lm_init) & (table["arm"] == arm)].sort_values("ablation")
+        look = look_of(lm_init, arm)
+        all_of = own[own["over"] == "all"].set_index("group")
+        parts: list[tuple[str, pd.DataFrame, dict[str, Any]]] = [(group, all_of.loc[all_of.index == group], {})]
+        if group == "heldout":
+            parts.append(("removed", own[own["over"] == "removed only"], REMOVED))
+        else:
+            parts.append(("leaf", all_of.loc[all_of.index == "leaf"], LEAF))
+        for part, rows, style in parts:
+            if rows.empty:
+                continue
+            plot_line(ax, rows["ablation"], rows[score], look, label=f"{name}, {part}", **style)
+            ax.vlines(rows["ablation"], rows[f"{score}_low"], rows[f"{score}_high"], color=look.colour, lw=0.8)
+            if score == "f1":
+                kind = str(table["kind"].iloc[0])
+                _rings(ax, curves.reference.get((series, kind)), (lm_init, arm), _base(kind), part)
+    if score == "f1" and group == "heldout":
+        asked = table[(table["group"] == group) & (table["over"] == "all")]
+        coin = asked.groupby("ablation")["coin_f1"].mean()
+        ax.plot(coin.index, coin, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
+    if score == "auc":
+        ax.axhline(0.5, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
+    if table[table["group"].isin(["seen", "leaf"] if group == "seen" else [group])].empty:
+        ax.text(0.5, 0.5, "no such questions", transform=ax.transAxes, ha="center", color=GREY, fontsize=SMALL)
+    ax.set_xticks(ticks_apart(table["ablation"].unique(), 0.13))
+    ax.set_xticks(table["ablation"].unique(), minor=True)
+    ax.margins(x=0.09)
+
+
+def _rings(ax: Axes, beside: Reference | None, line: Line, kind: str, part: str) -> None:
+    """The paper's values of one curve; of other models or images only where the levels mean the same."""
+    if beside is None or (kind == "systematic" and not beside.same):
+        return
+    lm_init, arm = line
+    group, over = ("heldout", "removed only") if part == "removed" else (part, "all")
+    rows = published_rows(lm=beside.lm, encoder=beside.encoder, lm_init=lm_init, shuffle=shuffle_of(arm))
+    rows = rows[(rows["group"] == group) & (rows["over"] == over)]
+    shown = rows[rows["kind"] == kind]
+    if kind == "systematic":
+        full = rows[(rows["kind"] == "random") & (rows["ablation"] == 100)]
+        shown = pd.concat([shown, full.assign(ablation=len(published_hypernyms()))])
+    if len(shown):
+        name = f"{lm_init} {arm} {part}"
+        plot_published(ax, shown["ablation"], shown["f1"], look_of(lm_init, arm), name, *RINGS[part])
+
+
+def _one_scale(axes: np.ndarray, score: str) -> None:
+    """One y scale for all panels of a group; what was trained on has another one than what was held out."""
+    low = min(ax.get_ylim()[0] for ax in axes.flat)
+    for ax in axes.flat:
+        ax.set_ylim(low, 103 if score == "f1" else 1.03)
+
+
+def _keys(curves: Curves, score: str) -> list[Artist]:
+    handles: list[Artist] = [key(name, look_of(*line)) for line, name in curves.lines.items()]
+    groups = set(curves.table["group"])
+    plain_line = Look(INK, INK, "o")
+    if "leaf" in groups:
+        handles.append(key("leaves", plain_line, marker=".", **{k: v for k, v in LEAF.items() if k != "alpha"}))
+    if (curves.table["over"] == "removed only").any():
+        handles.append(key("removed hypernyms only", plain_line, **REMOVED))
+    if score == "f1":
+        handles += paper_keys(curves.beside.name)
+    handles.append(coin_key("fair coin" if score == "f1" else "chance"))
+    return handles

@@ -7,6 +7,7 @@ n_yes and n_no beside it. AUC does not move with a bias to one answer.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,10 @@ from analysis.predictions import derive_answers
 Array = NDArray[np.float64]
 
 FEW = 10  # means are also given over categories with at least this many questions of each answer
+GROUPS = ("leaf", "seen", "heldout")
 CATEGORY_KEYS = ["split", "group", "category"]
 MEANS = [
-    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed", "veridical_f1"),
     *("auc", "auc_no_homonyms", "auc_removed"),
 ]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
@@ -67,33 +69,53 @@ def homonyms(answers: pd.DataFrame) -> frozenset[str]:
     return frozenset(names.loc[shared, "category"])
 
 
-def measure_categories(answers: pd.DataFrame, twins: frozenset[str] | None = None) -> pd.DataFrame:
-    """One row per split, group and category of `Sweep.answers`, sorted.
+@dataclass(frozen=True, eq=False)
+class Numbered:
+    """The categories of a table of questions: `table`, its split, group and category, sorted; `codes`, each question's
+    row of it; `twins`, see `homonyms`. The same for all runs that ask the same questions."""
 
-    Columns: split, group (leaf | seen | heldout), category, homonym (see `homonyms`; `twins` when `answers` lacks
-    the leaf questions that tell), removed (by a systematic ablation), n_yes, n_no (gold), said_yes (answers),
-    f1 (0..100), auc (0..1 or missing), ties, right, agrees (answers equal to the veridical one). Questions on which
-    the label map and the image disagree: disagree_yes (veridical yes, gold no) and disagree_no (the reverse), and of
-    these the number answered as the image says, disagree_yes_by_vision and disagree_no_by_vision.
+    table: pd.DataFrame
+    codes: NDArray[np.int64]
+    twins: frozenset[str]
+
+    @classmethod
+    def of(cls, questions: pd.DataFrame, twins: frozenset[str] | None = None) -> "Numbered":
+        """`twins`: when `questions` lack the leaf questions that tell."""
+        grouped = questions.groupby(CATEGORY_KEYS, sort=True, observed=True)
+        codes = np.asarray(grouped.ngroup(), np.int64)
+        table = grouped.size().reset_index()[CATEGORY_KEYS]
+        return cls(table, codes, homonyms(questions) if twins is None else twins)
+
+
+def measure_categories(answers: pd.DataFrame, numbered: Numbered | None = None) -> pd.DataFrame:
+    """One row per split, group and category of `Sweep.answers`, sorted. `numbered`: theirs, when already known.
+
+    Columns: split, group (leaf | seen | heldout), category, homonym (see `homonyms`), removed (by a systematic
+    ablation), n_yes, n_no (gold), n_veridical_yes (the image's own leaf is of the category), said_yes (answers),
+    f1, veridical_f1 (answers held against gold, and against the truth about the image; 0..100), auc (0..1 or missing),
+    ties, right, agrees (answers equal to the veridical one). Questions on which the label map and the image disagree:
+    disagree_yes (veridical yes, gold no) and disagree_no (the reverse), and of these the number answered as the image
+    says, disagree_yes_by_vision and disagree_no_by_vision.
     """
-    grouped = answers.groupby(CATEGORY_KEYS, sort=True, observed=True)
-    codes = grouped.ngroup().to_numpy(np.int64)
-    table = grouped.size().reset_index()[CATEGORY_KEYS]
+    numbered = Numbered.of(answers) if numbered is None else numbered
+    codes, table = numbered.codes, numbered.table
     size = len(table)
     gold, predicted, veridical = (answers[name].to_numpy(bool) for name in ("answer", "predicted", "veridical"))
     counts = confusion_counts(codes, gold, predicted, size)
+    counts_veridical = confusion_counts(codes, veridical, predicted, size)
 
     def total(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.bincount(codes[mask], minlength=size)
 
-    twins = homonyms(answers) if twins is None else twins
     return table.assign(
-        homonym=(table["group"] != "leaf") & table["category"].isin(twins),
+        homonym=(table["group"] != "leaf") & table["category"].isin(numbered.twins),
         removed=total(answers["removed"].to_numpy(bool)) > 0,
         n_yes=counts[:, 1].sum(axis=1),
         n_no=counts[:, 0].sum(axis=1),
+        n_veridical_yes=counts_veridical[:, 1].sum(axis=1),
         said_yes=counts[:, :, 1].sum(axis=1),
         f1=100 * macro_f1(counts),
+        veridical_f1=100 * macro_f1(counts_veridical),
         auc=auc(codes, gold, answers["margin"].to_numpy(float), size),
         ties=total(answers["tie"].to_numpy(bool)),
         right=counts[:, 0, 0] + counts[:, 1, 1],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cachegen.errors import RunError
 from cachegen.files import digest_file, read_json
@@ -66,17 +67,31 @@ class Sweep:
         """
         return _read_table(self.folder / run_id / "questions.parquet", QUESTION_COLUMNS, QUESTION_DEFAULTS)
 
+    def questions_digest(self, run_id: str) -> str:
+        """Hash of a run's question table: runs that differ in seeds of training or in LM share one table."""
+        return str(read_json(self.folder / run_id / "DONE")["questions.parquet"])
+
     def answers(self, run_id: str, questions: pd.DataFrame | None = None) -> pd.DataFrame:
         """Validation and test questions with logits, mass and `derive_answers`. `questions`: when already read."""
         questions = self.questions(run_id) if questions is None else questions
+        asked = questions[questions["split"] != "train"].reset_index(drop=True)
+        return derive_answers(asked.join(self.logits(run_id, asked)))
+
+    def logits(self, run_id: str, asked: pd.DataFrame) -> pd.DataFrame:
+        """Columns logit_yes, logit_no, mass of one run, a row for each of `asked`: its validation and test questions.
+
+        mass: probability of yes and no together among all tokens. Raises RunError where other questions are answered.
+        """
         place = self.folder / run_id / "predictions.parquet"
         predictions = _read_table(place, ["question", *LOGITS, "mass"])
-        asked = questions[questions["split"] != "train"]
-        if not predictions["question"].is_unique or set(predictions["question"]) != set(asked["question"]):
+        row = pd.Index(predictions["question"])
+        same = row.is_unique and len(row) == len(asked)
+        row = row.get_indexer(pd.Index(asked["question"])) if same else np.array([-1])
+        if (row < 0).any():
             raise RunError(
                 f"{place} does not answer each validation and test question exactly once; delete the run and repeat it"
             )
-        return derive_answers(asked.merge(predictions, on="question", how="left", validate="one_to_one"))
+        return predictions[[*LOGITS, "mass"]].take(row).set_index(asked.index)
 
     def losses(self, run_id: str) -> pd.DataFrame:
         """Training log: columns step, loss (float); empty when the run kept none."""
@@ -91,17 +106,22 @@ def derive_answers(table: pd.DataFrame) -> pd.DataFrame:
     """Questions with logits, plus what follows from them.
 
     Adds predicted (bool; a tie is yes), tie (bool), margin (logit_yes - logit_no, float64), p_yes (probability of
-    yes among yes and no) and group ("leaf" | "seen" | "heldout").
+    yes among yes and no) and, where it is not there yet, group (see `question_groups`).
     """
     margin = table["logit_yes"].to_numpy(float) - table["logit_no"].to_numpy(float)
-    kind, seen = table["kind"].to_numpy(str), table["seen"].to_numpy(bool)
-    return table.assign(
+    answers = table.assign(
         predicted=margin >= 0,
         tie=margin == 0,
         margin=margin,
         p_yes=1.0 / (1.0 + np.exp(np.clip(-margin, -700, 700))),
-        group=np.select([kind == "leaf", seen], ["leaf", "seen"], default="heldout"),
     )
+    return answers if "group" in table else answers.assign(group=question_groups(table))
+
+
+def question_groups(questions: pd.DataFrame) -> NDArray[np.str_]:
+    """Group of each question: "leaf", or of a hypernym "seen" or "heldout" (its questions were withheld)."""
+    is_leaf = (questions["kind"] == "leaf").to_numpy(bool)
+    return np.select([is_leaf, questions["seen"].to_numpy(bool)], ["leaf", "seen"], default="heldout")
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -1,61 +1,166 @@
-"""A dot per hypernym: held-out F1 against something known of the hypernym, a panel per arm."""
+"""A dot per hypernym: held-out F1 against something known of the hypernym."""
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
 
-from analysis.conditions import shuffle_of
+from analysis.conditions import arms_of, setups_of, shuffle_of
 from analysis.contrasts import correlation
-from analysis.drawing import ARM_COLOURS, ARM_MARKERS, GREY, STYLE, arm_grid, as_svg, padded
+from analysis.drawing import (
+    GREY,
+    LOOKS,
+    SMALL,
+    STYLE,
+    Look,
+    arm_grid,
+    key,
+    legend,
+    padded,
+    paper_keys,
+    plain,
+    plot_published,
+    row_title,
+    settle,
+    wrapped,
+)
+from analysis.naming import setup_names
 
-FEW_LABELS = 14  # with more hypernyms only the extremes are named
+YLABEL = "held-out macro F1"
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
 
 
-def scatter_figure(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str) -> str:
-    """SVG of `points` (columns setup, arm, category, f1 and `x`): rows are setups, columns arms, all on one scale."""
+def arm_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str) -> Figure:
+    """Rows are setups, columns arms, all on one scale; `points`: columns setup, arm, category, f1 and `x`."""
+    names, named = setup_names(runs), set[str]()
     with matplotlib.rc_context(STYLE):
-        figure, panels = arm_grid(points, runs, 9.2, xlabel, "held-out macro F1")
+        figure, panels = arm_grid(points, runs, xlabel, YLABEL)
         shown = [points[(points["setup"] == setup) & (points["arm"] == arm)] for _, setup, arm in panels]
-        for (ax, _, arm), here in zip(panels, shown, strict=True):
-            shuffle = shuffle_of(arm)
-            ax.plot(here[x], here["f1"], ARM_MARKERS[shuffle], color=ARM_COLOURS[shuffle], mec="white")
-            r, _, _, n = correlation(here[x].to_numpy(float), here["f1"].to_numpy(float))
-            ax.set_title(arm, color=ARM_COLOURS[shuffle])
-            if np.isfinite(r):
-                text = f"r = {r:.2f}, n = {n}".replace("-", "−")
-                ax.set_title(text, loc="right", fontsize=9, fontweight="normal", color=GREY)
-        panels[0][0].set_xlim(*padded(points[x], 0.14))
-        panels[0][0].set_ylim(*padded(points["f1"], 0.07))
-        for (ax, _, _), here in zip(panels, shown, strict=True):  # names need the final limits
-            _name_points(ax, here, x)
-        return as_svg(figure)
+        for (ax, setup, arm), here in zip(panels, shown, strict=True):
+            look = LOOKS[shuffle_of(arm)]
+            _dots(ax, here, x, look)
+            ax.set_title(arm, color=look.ink)
+            if setup and setup not in named:
+                named.add(setup)
+                row_title(ax, names[setup])
+        _limits(panels[0][0], points, x)
+        settle(figure)  # names need the final places
+        for (ax, _, _), here in zip(panels, shown, strict=True):
+            _name_points(figure, ax, here, x)
+    return figure
 
 
-def _name_points(ax: Axes, points: pd.DataFrame, x: str) -> None:
-    """Name each dot, or the lowest and highest few where there are many, where the name covers least."""
-    named = points.sort_values("f1", kind="stable")
-    if len(named) > FEW_LABELS:
-        named = pd.concat([named.head(4), named.tail(4)])
-    place = ax.transLimits.transform  # data to axes fraction; a panel is about 190 x 200 points
-    taken = [(1.0, -1.0, 9.0, 9.0), (-9.0, -1.0, 0.0, 9.0)]  # beyond the panel's sides
-    taken += [(a - 0.02, b - 0.02, a + 0.02, b + 0.02) for a, b in place(points[[x, "f1"]].to_numpy(float))]
-    for name, along, up in named[["category", x, "f1"]].itertuples(index=False):
-        fx, fy = place((along, up))
-        width = 0.023 * len(name)
-        spots = [(fx + 0.03, fy), (fx - 0.03 - width, fy), (fx - width / 2, fy + 0.05), (fx - width / 2, fy - 0.05)]
-        spots += [(fx + 0.02, fy + 0.045), (fx + 0.02, fy - 0.045), (fx - 0.02 - width, fy - 0.045)]
-        boxes = [(left, middle - 0.022, left + width, middle + 0.022) for left, middle in spots]
-        covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
-        best = boxes[int(np.argmin(covered))]
-        taken.append(best)
-        ax.text(
-            best[0], (best[1] + best[3]) / 2, name, transform=ax.transAxes, va="center", fontsize=8, color="#444444"
-        )  # fmt: skip
+def setup_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str, published: pd.DataFrame) -> Figure:
+    """A panel per setup, all on one scale; `points`, `published`: columns setup, category, f1 and `x`.
+
+    The latter are open markers with a dotted line.
+    """
+    setups, names, look = (
+        [s for s in setups_of(runs) if (points["setup"] == s).any()],
+        setup_names(runs),
+        LOOKS["original"],
+    )
+    with matplotlib.rc_context(STYLE):
+        figure, axes = wrapped(len(setups), 2.3, YLABEL)
+        for ax, setup in zip(axes, setups, strict=True):
+            _dots(ax, points[points["setup"] == setup], x, look)
+            rings = published[published["setup"] == setup]
+            if len(rings):
+                plot_published(ax, rings[x], rings["f1"], look, "hypernyms", ms=4)
+                _fitted(ax, rings, x, look, ":")
+            ax.set_title(names[setup])
+            ax.set_xlabel(xlabel)
+        if len(published):
+            legend(figure, [key("this study", look, ls="-"), *paper_keys("paper")])
+        _limits(axes[0], pd.concat([points[[x, "f1"]], published[[x, "f1"]].astype(float)]), x)
+        settle(figure)
+        for ax, setup in zip(axes, setups, strict=True):
+            rings = published[published["setup"] == setup]
+            _name_points(figure, ax, points[points["setup"] == setup], x, rings)
+    return figure
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Area shared by two boxes (left, bottom, right, top)."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
+def scatter_text(points: pd.DataFrame, runs: pd.DataFrame, x: str) -> str:
+    """Correlation, and the lowest and the highest hypernym of each panel, in sentences."""
+    said, names = [], setup_names(runs)
+    panels = dict(iter(points.groupby(["setup", "arm"])))
+    for setup, arm in ((setup, arm) for setup in setups_of(runs) for arm in arms_of(runs) if (setup, arm) in panels):
+        here = panels[setup, arm]
+        ordered = here.sort_values("f1", kind="stable")
+        low, high = ordered.iloc[0], ordered.iloc[-1]
+        name = ", ".join(filter(None, [arm, names[setup]]))
+        said.append(
+            f"{name[0].upper()}{name[1:]}: {_r(here, x) or f'{len(here)} hypernyms'}; held-out F1 from "
+            f"{plain(low['f1'])} ({low['category']}) to {plain(high['f1'])} ({high['category']})."
+        )
+    return " ".join(said)
+
+
+def _dots(ax: Axes, points: pd.DataFrame, x: str, look: Look) -> None:
+    ax.plot(points[x], points["f1"], look.marker, color=look.colour, mec=look.ink, mew=0.4, ms=3.5)
+    _fitted(ax, points, x, look, "-")
+    if text := _r(points, x):
+        ax.text(0.98, 0.02, text, transform=ax.transAxes, ha="right", fontsize=SMALL, color=GREY)
+
+
+def _r(points: pd.DataFrame, x: str) -> str:
+    r, _, _, n = correlation(points[x].to_numpy(float), points["f1"].to_numpy(float))
+    return f"r = {plain(r, 2)}, n = {n}" if np.isfinite(r) else ""
+
+
+def _fitted(ax: Axes, points: pd.DataFrame, x: str, look: Look, dash: str) -> None:
+    """The least-squares line over the range of the dots."""
+    known = points[[x, "f1"]].astype(float).dropna()
+    if len(known) > 2 and np.ptp(known[x]) > 0:
+        slope, start = np.polyfit(known[x], known["f1"], 1)
+        ends = np.array([known[x].min(), known[x].max()])
+        ax.plot(ends, start + slope * ends, color=look.ink, ls=dash, lw=0.9, zorder=1.5)
+
+
+def _limits(ax: Axes, points: pd.DataFrame, x: str) -> None:
+    ax.set_xlim(*padded(points[x].astype(float), 0.12))
+    low, high = padded(points["f1"].astype(float), 0.06)
+    ax.set_ylim(low - 0.1 * (high - low), high)  # room for r
+
+
+def _name_points(figure: Figure, ax: Axes, points: pd.DataFrame, x: str, others: pd.DataFrame | None = None) -> None:
+    """Name the dots that stand out most in F1 first, and all that have room: no name lies on a dot or another name."""
+    width, height = ax.get_position().size * figure.get_size_inches() * 72
+
+    def place(table: pd.DataFrame) -> NDArray[np.float64]:
+        return np.asarray(ax.transLimits.transform(table[[x, "f1"]].to_numpy(float))) * (width, height)
+
+    taken: list[Box] = [(a - 2.5, b - 2.5, a + 2.5, b + 2.5) for a, b in place(points)]
+    if others is not None and len(others):
+        taken += [(a - 3, b - 3, a + 3, b + 3) for a, b in place(others)]
+    taken.append((width - 72, 0, width, 12))  # r
+    taken += [(a - 1, b - 1, a + 1, b + 1) for line in ax.lines for a, b in _along(line, ax) * (width, height)]
+    order = (points["f1"] - points["f1"].median()).abs().sort_values(ascending=False, kind="stable").index
+    for name, (px, py) in zip(points.loc[order, "category"], place(points.loc[order]), strict=True):
+        long = TextPath((0, 0), name, SMALL, prop=FontProperties(STYLE["font.family"])).get_extents().x1 + 1
+        sides = [(px + 4.5, py), (px - 4.5 - long, py), (px - long / 2, py + 8), (px - long / 2, py - 8)]
+        sides += [(px + 3, py + 6), (px + 3, py - 6), (px - 3 - long, py + 6), (px - 3 - long, py - 6)]
+        boxes = [(left, middle - 4.5, left + long, middle + 4.5) for left, middle in sides]
+        inside = [box for box in boxes if box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height]
+        free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
+        if free:
+            left, bottom, _, top = free[0]
+            taken.append(free[0])
+            at = (left / width, (bottom + top) / 2 / height)
+            ax.text(*at, name, transform=ax.transAxes, va="center", fontsize=SMALL, color="#444444")
+
+
+def _along(line: Line2D, ax: Axes) -> NDArray[np.float64]:
+    """Places along a fitted line, as shares of the panel; none for dots."""
+    ends = np.asarray(ax.transLimits.transform(line.get_xydata()))
+    fitted = len(ends) == 2 and line.get_marker() == "None"
+    return np.linspace(ends[0], ends[1], 80) if fitted else ends[:0]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

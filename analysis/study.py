@@ -9,13 +9,19 @@ import pandas as pd
 
 from analysis.ablation import ablation_curves
 from analysis.baselines import add_baselines
-from analysis.coherence import label_map
-from analysis.conditions import label_runs, shown_runs
+from analysis.calibration import answer_bins, answers_table, reliability_table
+from analysis.coherence import LabelMap, label_map
+from analysis.conditions import PROVENANCE, label_runs, shown_runs
+from analysis.contrast_table import contrast_table
 from analysis.depth import depth_scores
 from analysis.dose import dose_runs
-from analysis.f1 import measure_categories, summarise
-from analysis.predictions import Sweep
+from analysis.f1 import Numbered, measure_categories, summarise
+from analysis.hypernym_tests import hypernym_tests
+from analysis.means import f1_means, heldout_means
+from analysis.models import Fitted, effects_table, fit_models, variances_table
+from analysis.predictions import Sweep, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
+from analysis.swap_tests import swap_tests
 from analysis.visual import Visual
 from analysis.yardsticks import composed_margins, measure_yardstick
 
@@ -25,13 +31,16 @@ POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 
 @dataclass(frozen=True)
 class Study:
-    """Every table of one sweep.
+    """Every table of one sweep: what is read off its files here, what follows from that as properties.
+
+        study = measure(load_sweep(Path("runs")))
+        study.f1, study.contrasts, study.models
 
     runs: index run_id, conditions with what `label_runs` adds, and map. categories: one row per run, split, group and
     category. scores: one row per run, split and group (means over categories). coherence, purity: one row per label
     map (pooling) and category. kept: one row per label map. yardsticks: as categories, one row per run, yardstick,
-    group and category. depths: columns dataset_path, category, depth. probes: run_id -> the text probe of its LM.
-    notes: what could not be computed, and why.
+    group and category. depths: columns dataset_path, category, depth. answer_bins: see `analysis.calibration`, by run.
+    probes: run_id -> the text probe of its LM. notes: what could not be computed, and why.
     """
 
     sweep: Sweep
@@ -43,6 +52,7 @@ class Study:
     purity: pd.DataFrame
     yardsticks: pd.DataFrame
     depths: pd.DataFrame
+    answer_bins: pd.DataFrame
     probes: dict[str, Probe]
     notes: tuple[str, ...]
 
@@ -60,6 +70,56 @@ class Study:
     def yardstick_scores(self) -> pd.DataFrame:
         """Means over categories, one row per run, yardstick and group, as `scores`."""
         return self.yardsticks if self.yardsticks.empty else summarise(self.yardsticks, ["run_id", "yardstick"])
+
+    @cached_property
+    def f1(self) -> pd.DataFrame:
+        """Test F1 of every cell and group with intervals, see `analysis.means.f1_means`."""
+        return f1_means(self.runs, self.categories)
+
+    @cached_property
+    def heldout(self) -> pd.DataFrame:
+        """Held-out F1 over parts of the hypernyms, gold and veridical, see `analysis.means.heldout_means`."""
+        return heldout_means(self.runs, self.categories)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """Confirmatory contrasts, then exploratory comparisons, see `analysis.contrast_table`."""
+        return contrast_table(self.runs, self.categories, self.yardsticks)
+
+    @cached_property
+    def hypernyms(self) -> pd.DataFrame:
+        """Tests of single hypernyms, Holm-adjusted, see `analysis.hypernym_tests`."""
+        return hypernym_tests(self.runs, self.categories)
+
+    @cached_property
+    def swap(self) -> pd.DataFrame:
+        """The hypernym-level swap by four tests, see `analysis.swap_tests`."""
+        return swap_tests(self.runs, self.categories)
+
+    @cached_property
+    def fitted(self) -> list[Fitted]:
+        """The mixed models, confirmatory ones first, see `analysis.models`."""
+        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), self.text)
+
+    @cached_property
+    def models(self) -> pd.DataFrame:
+        """Fixed effects of the mixed models, see `analysis.models.effects_table`."""
+        return effects_table(self.fitted)
+
+    @cached_property
+    def model_variances(self) -> pd.DataFrame:
+        """Random effects of the mixed models, see `analysis.models.variances_table`."""
+        return variances_table(self.fitted)
+
+    @cached_property
+    def answering(self) -> pd.DataFrame:
+        """Probability off yes and no, ties, bias and calibration error, see `analysis.calibration.answers_table`."""
+        return answers_table(self.runs, self.answer_bins, self.scores)
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """Reliability diagrams as a table, see `analysis.calibration.reliability_table`."""
+        return reliability_table(self.runs, self.answer_bins)
 
     @cached_property
     def ablation(self) -> pd.DataFrame:
@@ -83,33 +143,45 @@ class Study:
 
 
 def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
-    """Compute every table. Reads each run's questions and predictions once, features once per set of images."""
+    """Compute every table. Reads each question table and each run's answers once, features once per set of images."""
     runs = label_runs(sweep.runs)
     of_run, notes = match_probes(runs, probes)
     visual = Visual()
-    measured, composed, map_of_run = [], [], []
-    for run_id, (_, run) in zip(map(str, runs.index), runs.iterrows(), strict=True):
-        questions = sweep.questions(run_id)
-        answers = sweep.answers(run_id, questions)
+    measured: dict[str, pd.DataFrame] = {}
+    bins: dict[str, pd.DataFrame] = {}
+    map_of_run: dict[str, str] = {}
+    composed = []
+    for run_ids in _same_questions(sweep, runs):
+        questions = sweep.questions(run_ids[0])
+        asked = questions[questions["split"] != "train"].reset_index(drop=True)
+        asked = asked.assign(group=question_groups(asked))
         # Held-out hypernyms of the validation split are never scored: tuning must not see them.
-        answers = answers[(answers["split"] == "test") | (answers["group"] != "heldout")]
-        measured.append(add_baselines(measure_categories(answers)).assign(run_id=run_id))
-        asked = answers[answers["split"] == "test"]
-        map_of_run.append(visual.see(run_id, run, label_map(questions), asked))
-        if run_id in of_run:
-            margin = composed_margins(asked, of_run[run_id].margins)
-            if np.isnan(margin[(asked["group"] != "leaf").to_numpy()]).any():
+        scored = ((asked["split"] == "test") | (asked["group"] != "heldout")).to_numpy(bool)
+        kept = asked[scored]
+        numbered = Numbered.of(kept)
+        test = (kept["split"] == "test").to_numpy(bool)
+        map_of_run |= _see(visual, runs.loc[run_ids], label_map(questions), kept[test])
+        for run_id in run_ids:
+            answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
+            measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
+            bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+            if run_id not in of_run:
+                continue
+            margin = composed_margins(answers[test], of_run[run_id].margins)
+            if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
                 notes.append(
                     f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed with "
                     "leaf answers; probe with --negatives all"
                 )
             else:
-                composed.append(measure_yardstick(asked, margin).assign(run_id=run_id, yardstick="composition"))
-    categories = _stacked(measured, ["run_id", "split", "group", "category"])
+                found = measure_yardstick(answers[test], margin)
+                composed.append(found.assign(run_id=run_id, yardstick="composition"))
+    order = list(map(str, runs.index))
+    categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
     return Study(
         sweep,
-        runs.assign(map=map_of_run),
+        runs.assign(map=[map_of_run[run_id] for run_id in order]),
         categories,
         summarise(categories, ["run_id"]),
         coherence=_stacked(visual.coherence, [*MAP, "pooled", "kind", "category", "all_pairs", "centred"]),
@@ -117,9 +189,31 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
         purity=_stacked(visual.purity, [*MAP, "space", "kind", "category"]),
         yardsticks=_stacked(yardsticks, ["run_id", "yardstick", "split", "group", "category"]),
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
+        answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
         notes=(*visual.inputs.notes, *dict.fromkeys(notes)),
     )
+
+
+def _same_questions(sweep: Sweep, runs: pd.DataFrame) -> list[list[str]]:
+    """The runs, those with the same question table together."""
+    groups: dict[str, list[str]] = {}
+    for run_id in map(str, runs.index):
+        groups.setdefault(sweep.questions_digest(run_id), []).append(run_id)
+    return list(groups.values())
+
+
+def _see(visual: Visual, runs: pd.DataFrame, images: LabelMap, asked: pd.DataFrame) -> dict[str, str]:
+    """Let `visual` take in runs that ask the same questions, those that also share inputs once; run_id -> label map."""
+    maps: dict[str, str] = {}
+    for _, alike in runs.groupby([*PROVENANCE, "arm"], sort=False, dropna=False):
+        first, *others = map(str, alike.index)
+        before = len(visual.yardsticks)
+        name = visual.see(first, alike.iloc[0], images, asked)
+        own = visual.yardsticks[before:]
+        visual.yardsticks += [table.assign(run_id=other) for other in others for table in own]
+        maps |= dict.fromkeys((first, *others), name)
+    return maps
 
 
 def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -1,20 +1,23 @@
-"""A study's CSV tables and figures as files."""
+"""A study's tables and figures as files."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.comparisons import compare_yardsticks
 from analysis.conditions import CELL
+from analysis.contrasts import EXPLORATORY
+from analysis.dictionary import describe_columns
 from analysis.dose import dose_table
 from analysis.figures import draw_figures
 from analysis.predictions import Sweep
 from analysis.probes import Probe
 from analysis.study import Study, measure
-from cachegen.files import write_text
+from cachegen.files import write_atomically, write_text
 
 RESULT_COLUMNS = [
     *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
@@ -29,13 +32,24 @@ RESULT_COLUMNS = [
         "gold_yes_share",
         "tie_share",
     ),
-    *("veridical_agreement", "by_vision", "n_disagree", "majority_f1", "coin_f1", "permuted_f1", "n_yes", "n_no"),
+    *(
+        "veridical_f1",
+        "veridical_agreement",
+        "by_vision",
+        "n_disagree",
+        "majority_f1",
+        "coin_f1",
+        "permuted_f1",
+        "n_yes",
+        "n_no",
+    ),
 ]
+LARGE = 100_000  # rows
 UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
 
 
 def analyze(sweep: Sweep, out: Path, probes: Sequence[Probe] = ()) -> Study:
-    """Write the CSV tables into `out` and the figures into `out/figures`; return the tables."""
+    """Write the tables into `out` and the figures into `out/figures`; return the study that holds them all."""
     study = measure(sweep, probes)
     write_tables(study, out)
     write_figures(study, out)
@@ -75,46 +89,71 @@ def comparisons_table(study: Study) -> pd.DataFrame:
     """One row per cell of the headline and yardstick: both means on held-out hypernyms, and their difference."""
     rows = []
     for c in compare_yardsticks(study.runs, study.categories, study.yardsticks):
-        row = asdict(c)
+        row = {"status": EXPLORATORY, **asdict(c)}
         for score in ("other_auc", "f1_gap", "auc_gap"):
             row |= dict(zip((score, f"{score}_low", f"{score}_high"), row.pop(score), strict=True))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def write_tables(study: Study, out: Path) -> list[str]:
-    """Write the tables as CSV into `out` and return their names.
+def study_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """Every table of a study by name, in reading order; `analysis.dictionary` says what each and its columns hold.
 
-    Always results, categories, baselines, coherence and label_maps; yardsticks, comparisons, purity, ablation, dose,
-    depth and probe where the runs, inputs and probes at hand allow them.
+    Always results, f1, heldout, contrasts, hypernym_tests, models, model_variances, answers, reliability, categories,
+    baselines, coherence and label_maps, empty where there is nothing to tell; the others where the runs, inputs and
+    probes at hand allow them.
     """
     always = {
-        "results.csv": results_table(study),
-        "categories.csv": study.categories,
-        "baselines.csv": baselines_table(study),
-        "coherence.csv": study.coherence,
-        "label_maps.csv": study.kept,
+        "results": results_table(study),
+        "f1": study.f1,
+        "heldout": study.heldout,
+        "contrasts": study.contrasts,
+        "hypernym_tests": study.hypernyms,
+        "models": study.models,
+        "model_variances": study.model_variances,
+        "answers": study.answering,
+        "reliability": study.reliability,
+        "categories": study.categories,
+        "baselines": baselines_table(study),
+        "coherence": study.coherence,
+        "label_maps": study.kept,
     }
     where_known = {
-        "yardsticks.csv": yardsticks_table(study),
-        "comparisons.csv": comparisons_table(study),
-        "purity.csv": study.purity,
-        "ablation.csv": study.ablation,
-        "dose.csv": dose_table(study.dose),
-        "depth.csv": study.depth,
-        "probe.csv": study.text,
+        "swap": study.swap,
+        "yardsticks": yardsticks_table(study),
+        "comparisons": comparisons_table(study),
+        "purity": study.purity,
+        "ablation": study.ablation,
+        "dose": dose_table(study.dose),
+        "depth": study.depth,
+        "probe": study.text,
     }
-    tables = always | {name: table for name, table in where_known.items() if not table.empty}
+    return always | {name: table for name, table in where_known.items() if not table.empty}
+
+
+def write_tables(study: Study, out: Path) -> list[str]:
+    """Write `study_tables` and what their columns mean (columns.csv); return the names of the files to look at.
+
+    Each is written as `out/<name>.csv` and, typed and for notebooks, as `out/parquet/<name>.parquet`; of more than
+    `LARGE` rows, which no spreadsheet is opened for, as Parquet only.
+    """
+    tables = study_tables(study)
+    tables["columns"] = describe_columns(tables)
+    written = []
     for name, table in tables.items():
+        parquet = f"parquet/{name}.parquet"
+        write_atomically(out / parquet, partial(table.to_parquet, index=False))
+        if len(table) > LARGE:
+            written.append(parquet)
+            continue
         text = io.StringIO()
         table.to_csv(text, index=False, float_format="%.10g", lineterminator="\n")
-        write_text(out / name, text.getvalue())
-    return list(tables)
+        write_text(out / f"{name}.csv", text.getvalue())
+        written.append(f"{name}.csv")
+    return written
 
 
 def write_figures(study: Study, out: Path) -> dict[str, str]:
-    """Write every figure to `out/figures/<name>.svg`; return file name -> SVG text."""
-    figures = draw_figures(study)
-    for name, svg in figures.items():
-        write_text(out / "figures" / name, svg)
-    return figures
+    """Write every figure to `out/figures` as SVG, PDF and PNG; return name of the SVG file -> SVG text."""
+    drawn = draw_figures(study).drawn
+    return {f"{name}.svg": figure.write(out / "figures", name) for name, figure in drawn.items()}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from analysis.baselines import add_baselines
 from analysis.coherence import LabelMap
-from analysis.f1 import homonyms, measure_categories
+from analysis.f1 import Numbered, homonyms, measure_categories
 from analysis.neighbours import SPACES, Neighbourhoods, memberships
 from analysis.predictions import derive_answers
 from cachegen.dataset import Dataset
@@ -179,8 +179,8 @@ def composed_margins(answers: pd.DataFrame, text: pd.Series) -> Array:
 def measure_yardstick(questions: pd.DataFrame, margin: Array) -> pd.DataFrame:
     """`measure_categories` with baselines for a yardstick's margins on a run's questions, unanswered ones left out."""
     answered = np.isfinite(margin)
-    table = questions[answered].assign(logit_yes=margin[answered], logit_no=0.0)
-    return add_baselines(measure_categories(derive_answers(table), homonyms(questions)))
+    answers = derive_answers(questions[answered].assign(logit_yes=margin[answered], logit_no=0.0))
+    return add_baselines(measure_categories(answers, Numbered.of(answers, homonyms(questions))))
 
 
 def _above_the_rest(similarity_LQ: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,6 +38,10 @@ class Group:
         """Where its checkpoint stands in the sweep folder `out`."""
         return out / f"{self.runs[0]}.checkpoint.safetensors"
 
+    def lock(self, out: Path) -> Path:
+        """What the process that works on it holds."""
+        return out / ".locks" / self.runs[0]
+
 
 def read_plan(out: Path) -> list[Group]:
     """Groups planned in the sweep folder `out`; none if it has no plan. Raises `RunError` for another version's."""

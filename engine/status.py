@@ -36,7 +36,8 @@ class _Run:
 def sweep_status(out: Path) -> dict[str, Any]:
     """State of the sweep folder `out` as one JSON-ready object.
 
-    `counts` of runs by state (done, running, stopped, failed, pending); `groups`: state, runs, step and steps of each;
+    `counts` of runs by state (done, running, stopped, failed, pending); `groups`: state, runs, step and steps of each,
+    who holds it, and the last job and log of a scheduler that it was submitted to;
     `failed`: run and reason; `errors`: what stopped the sweep, newest last; `writer`: who holds the lock, or None;
     `seconds_left`: None where it cannot be told. A group is stopped if it has begun and nobody works on it.
     Raises `RunError` if there is no sweep in `out`.
@@ -44,18 +45,21 @@ def sweep_status(out: Path) -> dict[str, Any]:
     if not (out / FILE).is_file():
         raise RunError(f"{out}: no sweep has started there ({FILE} is missing); give the --out of `crosstax sweep`")
     plan, events, writer = read_plan(out), read_events(out), lock_holder(out / ".lock")
-    begun = [event for event in events if event["event"] == "begin"]
-    current = begun[-1]["group"] if writer and begun else None
-    groups = [(group, _runs(out, group, group.runs[0] == current)) for group in plan]
+    holders = [lock_holder(group.lock(out)) for group in plan]
+    groups = [(group, _runs(out, group, holder is not None)) for group, holder in zip(plan, holders, strict=True)]
+    jobs = {event["group"]: event for event in events if event["event"] == "submitted"}
     runs = [run for _, members in groups for run in members]
     return {
         "folder": str(out),
         "writer": writer,
         "counts": {state: sum(run.state == state for run in runs) for state in STATES},
-        "groups": [_group(group, members) for group, members in groups],
+        "groups": [
+            _group(group, members) | {"holder": holder, **_job(jobs.get(group.runs[0]))}
+            for (group, members), holder in zip(groups, holders, strict=True)
+        ],
         "failed": [{"run": run.id, "reason": run.reason} for run in runs if run.state == "failed"],
         "errors": [event["message"] for event in events if event["event"] == "error"][-3:],
-        "seconds_left": _seconds_left(out, groups, events),
+        "seconds_left": _seconds_left(out, groups, events, sum(holder is not None for holder in holders)),
     }
 
 
@@ -104,10 +108,15 @@ def _group(group: Group, runs: Sequence[_Run]) -> dict[str, Any]:
     }
 
 
+def _job(event: dict[str, Any] | None) -> dict[str, str | None]:
+    """Job and log of a group, as it was last submitted."""
+    return {name: event[name] if event else None for name in ("job", "log")}
+
+
 def _seconds_left(
-    out: Path, groups: Sequence[tuple[Group, Sequence[_Run]]], events: Sequence[dict[str, Any]]
+    out: Path, groups: Sequence[tuple[Group, Sequence[_Run]]], events: Sequence[dict[str, Any]], at_once: int
 ) -> float | None:
-    """Work that is left over the rate of finished groups, or else of the one that runs now."""
+    """Work that is left over the rate of finished groups, or else of the one that runs now; of `at_once` groups."""
     left = 0.0
     for group, runs in groups:
         for run, work in zip(runs, group.work, strict=True):
@@ -121,7 +130,7 @@ def _seconds_left(
         return 0.0
     device = next((event["device"] for event in reversed(events) if event["event"] == "end"), None)
     rate = measured_rate(events, device) or _current_rate(out, groups, events)
-    return round(left / rate, 1) if rate else None
+    return round(left / rate / max(1, at_once), 1) if rate else None
 
 
 def _current_rate(
@@ -165,6 +174,9 @@ def status_text(status: dict[str, Any]) -> str:
         if writer
         else "nobody works on it now"
     )
+    held = [group["holder"] for group in status["groups"] if group["holder"]]
+    if not writer and held:
+        now = f"worked on by {len(held)} processes, of {len({holder['host'] for holder in held})} machines"
     left = status["seconds_left"]
     if left is None:
         eta = "time left not known yet"
@@ -180,6 +192,8 @@ def status_text(status: dict[str, Any]) -> str:
         over = f"{group['done']} done" + (f", {group['failed']} failed" if group["failed"] else "")
         doing = {"running": progress, "stopped": f"goes on from {progress}"}.get(group["state"], over)
         lines.append(f"  {group['state']:<8} {group['runs']:>3} runs, {doing}: {group['first']}, ...")
+        if group["job"] and group["state"] != "done":
+            lines.append(f"           job {group['job']}, log {status['folder']}/{group['log']}")
     lines += [f"failed: {entry['run']}: {entry['reason']}" for entry in status["failed"]]
     if status["failed"]:
         lines.append("`crosstax sweep ... --retry-failed` tries failed runs again")

@@ -1,9 +1,13 @@
 """A sweep: from a list of runs to finished run directories, in lockstep groups, resumable at any point."""
 
+import contextlib
 import gc
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os import getpid
 from pathlib import Path
+from socket import gethostname
 
 import pandas as pd
 import torch
@@ -17,34 +21,74 @@ from cachegen.progress import console, progress_bar
 from engine.condition import Condition, Inputs, Sweep
 from engine.evaluation import evaluate
 from engine.group import Opener, fail, make_projector, run_group
+from engine.locks import group_lock, plan_lock
 from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
 from engine.plan_file import Group, read_plan, write_plan
 from engine.rate import device_name
 from engine.run_directory import RunDirectory
+from engine.status import lock_holder
 from engine.timing import append_event, checkpoint_step
 
 
-def run_sweep(sweep: Sweep, out: Path, execution: Execution, *, retry_failed: bool = False) -> list[Path]:
+@dataclass(frozen=True)
+class Task:
+    """One planned group of the sweep folder `out`, for any process that sees the same files.
+
+    `runs`: those of its runs that take part; `threads`: of PyTorch, which move last bits on a CPU; `folder`: where
+    relative paths start.
+    """
+
+    out: Path
+    group: Group
+    runs: tuple[PlannedRun, ...]
+    execution: Execution
+    threads: int
+    folder: Path
+
+
+Executor = Callable[[Sequence[Task]], None]
+"""Sees to it that each task is given to `run_task` in some process; returns when they are over, or are submitted."""
+
+
+def in_this_process(tasks: Sequence[Task]) -> None:
+    """Carry out one task after the other, loading little twice."""
+    opener = Opener(choose_device(tasks[0].execution.device))
+    for task in tasks:
+        run_task(task, opener)
+
+
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    execution: Execution,
+    *,
+    retry_failed: bool = False,
+    executor: Executor = in_this_process,
+) -> list[Path]:
     """Carry out all runs below `out` and return their directories, in the sweep's order.
 
-    Runs that are done or FAILED are skipped (failed ones are tried again with `retry_failed`, in groups of their
-    own); an interrupted group goes on from its checkpoint, with all of its runs. A run that fails is marked FAILED
-    with the reason, and the sweep goes on. Raises what concerns all runs, such as a store that is missing, and
-    `RunError` if another process writes to `out`.
+    The plan is written here, once; then `executor` has the groups carried out. Runs that are done or FAILED are
+    skipped (failed ones are tried again with `retry_failed`, in groups of their own); an interrupted group goes on
+    from its checkpoint, with all of its runs. A run that fails is marked FAILED with the reason, and the sweep goes
+    on. Raises what concerns all runs, such as a store that is missing, and `RunError` if another process writes to
+    `out`.
     """
     runs = {run.id: run for run in plan_runs(sweep)}
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", f"sweep {out}"):
         try:
-            _carry_out(runs, out, execution, retry_failed)
+            with plan_lock(out):
+                tasks = _plan_tasks(runs, out, execution, retry_failed)
         except CrosstaxError as error:
             append_event(out, "error", message=str(error))
             raise
+        if tasks:
+            executor(tasks)
     return [out / run_id for run_id in runs]
 
 
-def _carry_out(runs: dict[str, PlannedRun], out: Path, execution: Execution, retry_failed: bool) -> None:
-    """Plan what is new, then carry out every group with a run that is asked for and not over."""
+def _plan_tasks(runs: dict[str, PlannedRun], out: Path, execution: Execution, retry_failed: bool) -> list[Task]:
+    """Plan what is new, and make a task of every group with a run that is asked for and not over."""
     groups = read_plan(out)
     over = {run for run in {*runs, *(run for group in groups for run in group.runs)} if RunDirectory(out / run).over}
     if retry_failed:
@@ -55,7 +99,8 @@ def _carry_out(runs: dict[str, PlannedRun], out: Path, execution: Execution, ret
 
     def started(group: Group) -> bool:
         """Whether there is something that another grouping would make worthless."""
-        return group.checkpoint(out).is_file() or bool(over.intersection(group.runs))
+        held = lock_holder(group.lock(out)) is not None
+        return held or group.checkpoint(out).is_file() or bool(over.intersection(group.runs))
 
     groups = extend_plan(groups, runs, started, execution)
     write_plan(out, groups)
@@ -67,9 +112,10 @@ def _carry_out(runs: dict[str, PlannedRun], out: Path, execution: Execution, ret
             f"{len(others)} more runs go on: they have started in lockstep with runs that are asked for", soft_wrap=True
         )
     known = runs | {run: _planned_before(out / run) for run in others}
-    carrier, opener = _Carrier(out, known, execution), Opener(choose_device(execution.device))
-    for group in loading_order([(group, known[members[group][0]]) for group in waiting]):
-        carrier.carry_out(group, opener)
+    return [
+        Task(out, group, tuple(known[run] for run in members[group]), execution, torch.get_num_threads(), Path.cwd())
+        for group in loading_order([(group, known[members[group][0]]) for group in waiting])
+    ]
 
 
 def _release(groups: list[Group], failed: set[str], over: set[str]) -> tuple[list[Group], set[str]]:
@@ -83,30 +129,69 @@ def _release(groups: list[Group], failed: set[str], over: set[str]) -> tuple[lis
     return kept, released
 
 
+def run_task(task: Task, opener: Opener, patience: float = 0.0) -> None:
+    """Carry out what the plan says now about the runs of a task; what is done, or planned otherwise, is left alone.
+
+    So is a group that another process works on, if that still does after `patience` seconds.
+    """
+    carrier = _Carrier(task.out, {run.id: run for run in task.runs}, task.execution, patience)
+    try:
+        for group in read_plan(task.out):
+            if set(group.runs) <= set(task.group.runs):  # all of the group, or what it was split into
+                carrier.carry_out(group, opener)
+    except CrosstaxError as error:
+        append_event(task.out, "error", message=str(error))
+        raise
+
+
 @dataclass(frozen=True)
 class _Carrier:
-    """Carries out groups of a sweep folder; `runs` are those of all its groups."""
+    """Carries out groups of a sweep folder; `runs` are those of all its groups that take part."""
 
     out: Path
     runs: dict[str, PlannedRun]
     execution: Execution
+    patience: float
 
     def carry_out(self, group: Group, opener: Opener) -> None:
         """Carry out one group. What fails in it is recorded; a group that is too large becomes smaller."""
+        with contextlib.ExitStack() as held:
+            parts = self._attempt(group, opener) if self._take(group, held) else []
+        for part in parts:
+            self.carry_out(part, opener)
+
+    def _take(self, group: Group, held: contextlib.ExitStack) -> bool:
+        """Hold a group that is planned, not over, and nobody else's; the plan stands still meanwhile."""
+        until = time.monotonic() + self.patience
+        while True:
+            with plan_lock(self.out):
+                if group not in read_plan(self.out) or all(RunDirectory(self.out / run).over for run in group.runs):
+                    return False
+                try:
+                    held.enter_context(group_lock(self.out, group))
+                    return True
+                except RunError as error:
+                    if time.monotonic() >= until:
+                        console.print(f"left alone: {error}", soft_wrap=True, markup=False, highlight=False)
+                        return False
+            time.sleep(0.5)
+
+    def _attempt(self, group: Group, opener: Opener) -> list[Group]:
+        """Carry out one group that is held; returns what it has been split into if it is too large for memory."""
         directories = [RunDirectory(self.out / run) for run in group.runs]
         directories = [directory for directory in directories if not directory.never_began]
         members = [self.runs[directory.path.name] for directory in directories]
         if not members:
-            return
+            return []
         checkpoint = group.checkpoint(self.out)
         from_step, began = checkpoint_step(checkpoint), time.perf_counter()
-        append_event(self.out, "begin", group=group.runs[0], from_step=from_step)
+        append_event(self.out, "begin", group=group.runs[0], from_step=from_step, by=f"{gethostname()} pid {getpid()}")
         try:
             shared = opener.open(members[0])
         except (ModelError, ConditionError) as error:  # of this LM, or of this prompt with it
             for directory in directories:
                 fail(directory, str(error))
-            return
+            return []
         except torch.OutOfMemoryError:
             lm = members[0].inputs.lm
             raise RunError(f"{lm} does not fit on the device; free memory there, or use another --device") from None
@@ -116,11 +201,10 @@ class _Carrier:
             parts = self._smaller(group)
         else:
             self._record(group, from_step, time.perf_counter() - began, device_name(opener.device))
-            return
+            return []
         gc.collect()
         torch.cuda.empty_cache()
-        for part in parts:
-            self.carry_out(part, opener)
+        return parts
 
     def _smaller(self, group: Group) -> list[Group]:
         """The group in shorter rows, or else in two halves, as the plan says from now on.
@@ -143,9 +227,10 @@ class _Carrier:
                 f"{self.out}: the device is out of memory with one run in rows of {group.max_tokens} tokens; use "
                 "another --device"
             )
-        groups = read_plan(self.out)
-        place = groups.index(group)
-        write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
+        with plan_lock(self.out):
+            groups = read_plan(self.out)
+            place = groups.index(group)
+            write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
         first = parts[0]
         console.print(
             f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens", soft_wrap=True

@@ -2,8 +2,9 @@
 
 `timing.jsonl` in the sweep folder has one line for each of
 
-    {"event": "begin", "group": first run, "from_step": n, "unix": time}
+    {"event": "begin", "group": first run, "from_step": n, "by": host and pid, "unix": time}
     {"event": "end", "group": first run, "seconds": s, "flops": work done in them, "device": name, "dtype": name, ...}
+    {"event": "submitted", "group": first run, "job": id, "log": file in the sweep folder, "unix": time}
     {"event": "error", "message": why the sweep stopped, "unix": time}
 """
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from synthetic_sweep import CELLS, World, write_sweep
 
+from analysis.cells import cell_rows
 from analysis.conditions import arms_of, label_runs, seed_text, shown_runs
 from analysis.predictions import FIELD_DEFAULTS, load_sweep
-from analysis.sections import cell_rows
 from analysis.study import measure
 from engine.condition import Condition
 

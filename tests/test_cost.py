@@ -89,7 +89,7 @@ def work(images, questions, supervise):
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize(("supervise", "layers"), [("answer", 2), ("answer", 3), ("answer_eos", 2)])
 def test_operations_are_those_that_torch_counts(family, supervise, layers, tmp_path):
-    """One optimizer step: matrix products to the last operation; attention at most what the batched products compute."""
+    """One optimizer step: products to the last operation; attention at most what the batched products compute."""
     condition = Condition(supervise=supervise, projector_layers=layers, order="images", batch=12, epochs=1)
     lm = FrozenLM.wrap(tiny_lm(family), None, CPU)
     tiny_lm(family).save_pretrained(tmp_path)

@@ -13,6 +13,7 @@ from analysis.ablation import ablation_sentences
 from analysis.conditions import shown_runs
 from analysis.depth import depth_scores
 from analysis.dose import dose_sentences, dose_table
+from analysis.drawing import Drawn
 from analysis.figures import draw_figures
 from analysis.predictions import load_sweep
 from analysis.report import write_report
@@ -58,8 +59,8 @@ def study(folder: Path) -> Study:
 
 
 @pytest.fixture(scope="module")
-def drawn(study: Study) -> dict[str, str]:
-    return draw_figures(study)
+def drawn(study: Study) -> dict[str, Drawn]:
+    return draw_figures(study).drawn
 
 
 def test_curves_are_the_runs_means(study: Study) -> None:
@@ -153,16 +154,16 @@ def test_one_depth_is_nothing_to_compare(study: Study) -> None:
     assert depth_scores(shown_runs(study.runs), study.categories, study.depths.assign(depth=1)).empty
 
 
-def test_the_main_figure_keeps_the_headline_only(drawn: dict[str, str], tmp_path: Path, folder: Path) -> None:
+def test_the_main_figure_keeps_the_headline_only(drawn: dict[str, Drawn], tmp_path: Path, folder: Path) -> None:
     """The same bytes as from a sweep that has nothing else: levels and doses are left to the curves."""
     write_sweep(tmp_path / "sweep", WORLD, CELLS, seeds=(0, 1), paths={"dataset": str(folder), "features": str(folder)})
-    alone = draw_figures(measure(load_sweep(tmp_path / "sweep")))
-    for name in ("main.svg", "auc.svg", "coherence.svg", "loss.svg", "yardsticks.svg", "depth.svg"):
-        assert drawn[name] == alone[name], name
-    assert set(drawn) - set(alone) == {"ablation.svg", "dose.svg"}
+    alone = draw_figures(measure(load_sweep(tmp_path / "sweep"))).drawn
+    for name in ("main", "auc", "coherence", "loss", "yardsticks", "depth"):
+        assert drawn[name].svg() == alone[name].svg(), name
+    assert set(drawn) - set(alone) == {"ablation", "ablation_auc", "dose"}
 
 
-def test_sections_and_summary_appear_with_their_runs(folder: Path, drawn: dict[str, str], tmp_path: Path) -> None:
+def test_sections_and_summary_appear_with_their_runs(folder: Path, drawn: dict[str, Drawn], tmp_path: Path) -> None:
     summary = write_report(load_sweep(folder / "sweep"), tmp_path, world=None, seconds={})
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     for title in ("Ablation curves", "Dose and response", "Depth", "Measured against what can be seen"):
@@ -174,5 +175,5 @@ def test_sections_and_summary_appear_with_their_runs(folder: Path, drawn: dict[s
     assert len(summary["ablation"]) == len(table)
     np.testing.assert_allclose([row["f1"] for row in summary["ablation"]], table["f1"])
     assert [row["dose"] for row in summary["dose"] if row["lm_init"] == "pretrained"] == [0, *DOSES, 100]
-    figures = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "figures").iterdir()}
-    assert figures == drawn  # the same bytes twice
+    written = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "figures").glob("*.svg")}
+    assert written == {name: figure.svg() for name, figure in drawn.items()}  # the same bytes twice

@@ -187,7 +187,8 @@ def test_a_shuffled_run_is_trained_on_its_own_labels(lockstep):
 def test_streamed_features_equal_memory(small_study):
     dataset = load_dataset(small_study.dataset)
     memory, streamed = (
-        Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"), in_memory=m) for m in (True, False)
+        Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"), in_memory=m)
+        for m in (True, False)
     )
     assert memory.in_memory
     assert not streamed.in_memory

@@ -1,0 +1,122 @@
+"""A mixed-effects model as the page shows it: what it asks, its tables, and how far it can be trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from analysis.equivalence import Equivalence
+from analysis.mixed_effects import MixedModel
+from analysis.page.table import Column, Table, number, p_value, table
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model, ready to be shown; its intervals are taken to be at 95 %.
+
+    question: what it was fitted to answer, in a sentence. status: "confirmatory" where it was fixed before any result,
+    else "exploratory". unit: of the response, for example "held-out F1, in points". model: None where it could not be
+    fitted, and then `notes` say why; with one they are said beside the model's own. equivalence: (effect, test), in
+    the unit of the response. labels: formula term -> what it stands for.
+    """
+
+    title: str
+    question: str
+    status: str
+    unit: str
+    formula: str
+    model: MixedModel | None
+    notes: tuple[str, ...] = ()
+    equivalence: tuple[tuple[str, Equivalence], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """Its name in links."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
+
+    @property
+    def sentences(self) -> list[str]:
+        """Fixed effects as papers print them, without the intercept, then the tests of equivalence."""
+        effects = [] if self.model is None else self.model.fixed.to_dict("records")
+        said = [
+            f"{self._named(row)[0]}: b = {number(row['estimate'], 2)}, SE = {number(row['se'], 2)}, "
+            f"t({number(row['df'])}) = {number(row['t'], 2)}, {p_text(row['p'])}."
+            for row in effects
+            if row["term"] != "Intercept"
+        ]
+        return said + [equivalence_sentence(effect, test) for effect, test in self.equivalence]
+
+    @property
+    def diagnostics(self) -> list[str]:
+        """How the fit went: rows and levels, convergence, singularity, and what has to be known."""
+        if self.model is None:
+            return list(self.notes)
+        levels = ", ".join(f"{name} {count}" for name, count in self.model.groups.items())
+        went = "The fit converged" if self.model.converged else "The fit did not converge"
+        kind = "singular" if self.model.singular else "not singular"
+        size = f"{self.model.n} rows; levels of the random effects: {levels}."
+        return [
+            size,
+            f"{went} and is {kind}; REML criterion {self.model.criterion:.2f}.",
+            *self.notes,
+            *self.model.notes,
+        ]
+
+    @property
+    def effects(self) -> Table:
+        """Fixed effects of a fitted model, one row per term."""
+        assert self.model is not None
+        columns = [
+            Column("effect", self._named, "noted"),
+            Column("estimate", "estimate", digits=3, sign=True),
+            Column("SE", "se", digits=3),
+            Column("95 % interval", lambda row: (row["low"], row["high"]), "between", digits=3, sign=True),
+            Column("df", "df"),
+            Column("t", "t", digits=2),
+            Column("p", "p", "p"),
+        ]
+        caption = f"{self.title}: fixed effects on {self.unit}; df and p by Satterthwaite’s method."
+        return table(f"model-{self.slug}", caption, self.model.fixed.to_dict("records"), columns)
+
+    @property
+    def variances(self) -> Table:
+        """Random effects of a fitted model, one row per effect of a group, and the residual."""
+        assert self.model is not None
+        residual = {"group": "residual", "term": "", "sd": self.model.sigma, "correlations": ()}
+        columns = [
+            Column("group", "group", "text"),
+            Column("effect", "term", "text"),
+            Column("SD", "sd", digits=3),
+            Column("correlation with the effects above it", lambda row: _listed(row["correlations"]), "text"),
+        ]
+        caption = f"{self.title}: standard deviations and correlations of the random effects."
+        rows = [*self.model.random.to_dict("records"), residual]
+        return table(f"random-{self.slug}", caption, rows, columns)
+
+    def _named(self, row: Mapping[Any, Any]) -> tuple[str, str]:
+        """What a term stands for, and below it the term where that is something else."""
+        term = str(row["term"])
+        label = self.labels.get(term, term)
+        return label, "" if label == term else term
+
+
+def equivalence_sentence(effect: str, test: Equivalence) -> str:
+    """Two one-sided tests in one sentence."""
+    low, high = (number(value, 2, sign=True) for value in (test.low, test.high))
+    return (
+        f"Equivalence of {effect} within ±{test.margin:g}: difference {number(test.difference, 2, sign=True)}, "
+        f"{100 * (1 - 2 * test.alpha):.0f} % interval {low} to {high}, {p_text(test.p)} (two one-sided tests): "
+        f"{test.verdict}."
+    )
+
+
+def p_text(p: Any) -> str:
+    """ "p = .045", "p < .001"."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def _listed(correlations: tuple[float, ...]) -> str:
+    return ", ".join(number(value, 2) if np.isfinite(value) else "undefined" for value in correlations)

@@ -1,0 +1,174 @@
+"""`crosstax ask`: any question about any picture, answered by a finished run as it answers its own.
+
+Pictures are read and encoded as extraction does it, and rounded to the store's 16 bits; prompts are the run's; all
+questions about a picture share one pass. So a question of the test split gets the logits that the run saved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit
+
+from cachegen.device import choose_device
+from cachegen.encoders import Encoder
+from cachegen.errors import ConditionError, DatasetError
+from cachegen.images import read_image, unreadable_reason
+from engine.batches import QuestionArrays
+from engine.condition import Condition
+from engine.evaluation import evaluate
+from engine.features import Features
+from engine.finished_run import FinishedRun, open_run
+from engine.language_model import FrozenLM, load_lm
+from engine.plan import MAX_TOKENS
+from engine.projector import Projector
+from engine.prompts import PromptTokens, question_text, tokenise
+
+AT_ONCE = 64  # pictures in one batch of the encoder
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A finished run with its models in memory."""
+
+    run: FinishedRun
+    encoder: Encoder
+    lm: FrozenLM
+    projector: Projector
+
+    def taxonomy_questions(self) -> list[str]:
+        """The question about every hypernym of the run's dataset, in its own wording."""
+        hypernyms = self.run.dataset().hypernyms
+        asked = zip(hypernyms["phrase"], hypernyms["number"], strict=True)
+        return [question_text(self.run.condition, phrase, number) for phrase, number in asked]
+
+    def unknown(self, questions: Sequence[str]) -> list[str]:
+        """Those of the questions with a word that the LM has no token for, of which it sees that it is unknown only."""
+        unknown = self.lm.tokenizer.unk_token_id
+        return [text for text in questions if unknown is not None and unknown in self.lm.tokenizer(text)["input_ids"]]
+
+    def ask(self, images: Sequence[Path], questions: Sequence[str], *, as_stored: bool = True) -> pd.DataFrame:
+        """One row per image and question, in that order: image, question, p_yes, logit_yes, logit_no, mass.
+
+        `p_yes` is p(yes) among the two answers, `mass` what both have of the whole vocabulary. `as_stored` rounds
+        features to the store's dtype, which training and evaluation read; else they stay float32. Raises
+        `DatasetError` for an image that cannot be read, `ConditionError` for a prompt that cannot be tokenised.
+        """
+        asked = list(dict.fromkeys(questions))
+        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked)
+        rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
+        patches = encode_files(self.encoder, images)
+        if as_stored:
+            patches = patches.to(getattr(torch, self.run.store.attributes["dtype"]))
+        arrays = QuestionArrays(
+            image=np.repeat(np.arange(len(images)), len(asked)),
+            suffix=np.tile(rows, len(images)),
+            answer=np.zeros(len(images) * len(asked), dtype=bool),  # not known, and read by training only
+        )
+        answers = evaluate(
+            self.projector,
+            self.lm,
+            cast(Features, _InMemory(patches.to(self.lm.device))),
+            tokens,
+            arrays,
+            max_tokens=MAX_TOKENS,
+            advance=lambda _: None,
+        )
+        answers.insert(0, "image", np.repeat([str(path) for path in images], len(asked)))
+        answers.insert(1, "question", np.tile(asked, len(images)))
+        difference = (answers["logit_no"] - answers["logit_yes"]).astype(float)
+        answers.insert(2, "p_yes", expit(-difference))
+        return answers
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """The part of `Features` that evaluation reads, over (I, P, V) features."""
+
+    values: torch.Tensor
+
+    @property
+    def patches(self) -> int:
+        return self.values.shape[1]
+
+    def fetch(self, images: np.ndarray) -> torch.Tensor:
+        return self.values.index_select(0, torch.from_numpy(images).to(self.values.device))
+
+
+def open_asker(folder: Path, device: str = "auto", encoder: str | None = None) -> Asker:
+    """Load what a finished run needs to answer; `encoder` says where its encoder is now, if it has moved."""
+    run, place = open_run(folder), choose_device(device)
+    c = run.condition
+    vision = run.encoder(device, encoder)
+    lm = load_lm(run.lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
+    return Asker(run, vision, lm, run.projector(lm.width, lm.dtype, lm.embedding_rms).to(place))
+
+
+def read_words(words: Sequence[str], questions: Sequence[str], everything: bool) -> tuple[list[Path], list[str]]:
+    """(images, questions) of a command line: `words` are images, the last of them a question if it ends in "?".
+
+    It is one in any case where nothing else says what to ask. Raises `ConditionError`.
+    """
+    images, asked = list(dict.fromkeys(words)), list(questions)
+    nothing_else = not (asked or everything)
+    if nothing_else and Path(images[-1]).is_file():
+        raise ConditionError(
+            'nothing is asked: end with a question in quotes, such as "Is there a bird in this image?", or give '
+            "--question or --all"
+        )
+    if nothing_else or images[-1].rstrip().endswith("?"):
+        asked = [images.pop(), *asked]
+    if not images:
+        raise ConditionError("no image is given; name one or more before the question")
+    return [Path(image) for image in images], asked
+
+
+def answers_text(answers: pd.DataFrame, ranked: bool) -> str:
+    """A table per image: p(yes) and question, the most probable first if `ranked`."""
+    blocks = []
+    for image, table in answers.groupby("image", sort=False):
+        if ranked:
+            table = table.sort_values("p_yes", ascending=False, kind="stable")
+        lines = [
+            f"  {p_yes:6.1%}  {question}" for p_yes, question in zip(table["p_yes"], table["question"], strict=True)
+        ]
+        blocks.append("\n".join([f"{image}: p(yes)", *lines]))
+    return "\n".join(blocks)
+
+
+def answers_json(answers: pd.DataFrame) -> list[dict[str, Any]]:
+    """Per image: its path and a record of each question."""
+    columns = [column for column in answers if column != "image"]
+    return [
+        {"image": image, "answers": table[columns].to_dict("records")}
+        for image, table in answers.groupby("image", sort=False)
+    ]
+
+
+def question_tokens(condition: Condition, tokenizer: Any, questions: Sequence[str]) -> PromptTokens:
+    """Tokens of free text put in place of {question} in the run's template; rows are (text, "singular")."""
+    if not questions or not all(text.strip() for text in questions):
+        raise ConditionError('nothing is asked; give a question such as "Is there a bird in this image?"')
+    free = condition.model_copy(update={"question_singular": "{phrase}"})
+    return tokenise(free, tokenizer, [(text, "singular") for text in questions])
+
+
+def encode_files(encoder: Encoder, images: Sequence[Path]) -> torch.Tensor:
+    """(I, P, V) float32 features of image files, as extraction computes them before rounding."""
+    pixels = torch.stack([torch.from_numpy(_pixels(encoder, Path(path))) for path in images])
+    return torch.cat([encoder(block).patches for block in pixels.split(AT_ONCE)])
+
+
+def _pixels(encoder: Encoder, path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such image file; check the path")
+    try:
+        return encoder.transform(read_image(path))
+    except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
+        raise DatasetError(
+            f"{path}: unreadable as an image ({unreadable_reason(path, error)}); give another file"
+        ) from None

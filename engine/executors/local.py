@@ -1,0 +1,95 @@
+"""This machine: in process, or one worker process for each visible GPU where there are several."""
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import cache
+from multiprocessing.queues import SimpleQueue
+
+import torch
+
+from cachegen.device import choose_device
+from cachegen.errors import RunError
+from cachegen.progress import progress_bar
+from engine.group import Opener
+from engine.sweep import Executor, Task, in_this_process, run_task
+
+
+def local(workers: int | None = None) -> Executor:
+    """Carry out tasks in this process, or in `workers` processes at once; None: as many as GPUs can be used."""
+
+    def carry_out(tasks: Sequence[Task]) -> None:
+        gpus = visible_gpus(tasks[0].execution.device)
+        count = min(len(tasks), workers or max(1, len(gpus)))
+        if count == 1:
+            in_this_process(tasks)
+        else:
+            _in_workers(tasks, count, gpus)
+
+    return carry_out
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that `device` may mean, as `CUDA_VISIBLE_DEVICES` names them."""
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _in_workers(tasks: Sequence[Task], count: int, gpus: list[str]) -> None:
+    """Let `count` processes take one task after the other; what stops one of them stops all."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    places: SimpleQueue[str | None] = context.SimpleQueue()
+    for number in range(count):
+        places.put(gpus[number % len(gpus)] if gpus else None)
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(count, context, _begin, (places,)) as pool:
+        waiting = [pool.submit(_work, task) for task in tasks]
+        try:
+            with progress_bar(f"sweep with {count} workers", len(tasks), "groups") as advance:
+                for task in as_completed(waiting):
+                    task.result()
+                    advance(1)
+        except BaseException as error:
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()  # a group goes on from its checkpoint
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RunError(
+                    "a worker process was killed, perhaps for want of memory; the same command goes on from its "
+                    "checkpoint"
+                ) from None
+            raise
+
+
+class _NoTerminal(io.TextIOWrapper):
+    """Stderr without progress bars, which several processes would draw over each other."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def _begin(places: "SimpleQueue[str | None]") -> None:
+    """What a worker does first: take a GPU of its own, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr = _NoTerminal(io.FileIO(2, "w", closefd=False), line_buffering=True)
+    if (gpu := places.get()) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+@cache
+def _opener(device: str) -> Opener:
+    """The one opener of a worker process, which keeps the LM from task to task."""
+    return Opener(choose_device(device))
+
+
+def _work(task: Task) -> None:
+    torch.set_num_threads(task.threads)
+    torch.set_flush_denormal(True)
+    run_task(task, _opener(task.execution.device))

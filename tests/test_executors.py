@@ -1,0 +1,393 @@
+"""Executors: the same bytes wherever the groups are carried out, nothing twice, and nothing lost when some die."""
+
+import builtins
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_study import make_small_study
+
+from cachegen.errors import ConditionError, RunError, StoreError
+from engine import sweep as sweep_module
+from engine.executors import choose_executor, run_elsewhere
+from engine.executors.local import local, visible_gpus
+from engine.executors.options import executor_options
+from engine.locks import group_lock, plan_lock
+from engine.plan import Execution
+from engine.plan_file import read_plan
+from engine.run_directory import HASHED, RunDirectory
+from engine.status import status_text, sweep_status
+from engine.sweep import run_sweep
+from engine.timing import read_events
+
+PAIRS = Execution(device="cpu", group_size=1)
+EVERY_STEP = replace(PAIRS, checkpoint_seconds=0.0)
+
+
+def bytes_of(out):
+    folders = sorted(path.parent for path in out.glob("*/DONE"))
+    return {f"{folder.name}/{name}": (folder / name).read_bytes() for folder in folders for name in (*HASHED, "DONE")}
+
+
+def wait_for(what, seconds=300):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.02)
+
+
+def begun(out):
+    return [event for event in read_events(out) if event["event"] == "begin"]
+
+
+@pytest.fixture(scope="module")
+def runs(small_study):
+    """Two groups of one run."""
+    return small_study.sweep(run_seed=[1, 2])
+
+
+@pytest.fixture(scope="module")
+def reference(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference")
+    run_sweep(runs, out, PAIRS)
+    found = bytes_of(out)
+    assert len(found) == 2 * (len(HASHED) + 1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def long_runs(small_study):
+    """Two groups that take seconds each."""
+    return small_study.sweep(run_seed=[1, 2], epochs=20)
+
+
+@pytest.fixture(scope="module")
+def long_reference(long_runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("long")
+    run_sweep(long_runs, out, PAIRS)
+    return bytes_of(out)
+
+
+def planned(runs, out, execution=PAIRS):
+    """Tasks of a sweep that is planned and not carried out."""
+    tasks = []
+    run_sweep(runs, out, execution, executor=tasks.extend)
+    return tasks
+
+
+# Tasks
+
+
+def test_a_task_is_carried_out_once(runs, reference, tmp_path, monkeypatch):
+    first, second = planned(runs, tmp_path)
+    run_elsewhere(first, patience=0)
+    run_elsewhere(second, patience=0)
+    assert bytes_of(tmp_path) == reference
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "run_group", lambda *args: pytest.fail("went on"))
+        run_elsewhere(first, patience=0)
+    assert len(begun(tmp_path)) == 2
+
+
+def held_by_a_child(out, group):
+    """A process that holds a group until it is killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with group_lock(out, group):
+            os.write(writer, b"x")
+            signal.pause()
+    os.read(reader, 1)
+    return child
+
+
+def test_a_group_that_is_held_is_left_alone_and_seen(runs, reference, tmp_path, capsys):
+    first, second = planned(runs, tmp_path)
+    child = held_by_a_child(tmp_path, first.group)
+    try:
+        run_elsewhere(first, patience=0)
+        assert f"pid {child}" in capsys.readouterr().err
+        assert begun(tmp_path) == []
+        found = sweep_status(tmp_path)
+        assert [group["state"] for group in found["groups"]] == ["running", "pending"]
+        assert found["groups"][0]["holder"]["pid"] == child
+        assert "worked on by 1 processes" in status_text(found)
+        # Another sweep leaves the group its own, though it has no checkpoint yet, and does the rest.
+        (other,) = planned(runs, tmp_path, replace(PAIRS, group_size=2))[1:]
+        assert [group.runs for group in read_plan(tmp_path)] == [first.group.runs, second.group.runs]
+        run_elsewhere(other, patience=0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    run_elsewhere(first, patience=0)
+    assert bytes_of(tmp_path) == reference
+
+
+def test_who_died_holding_a_group_is_waited_for(runs, tmp_path):
+    first = planned(runs, tmp_path)[0]
+    child = held_by_a_child(tmp_path, first.group)
+    killer = os.fork()
+    if killer == 0:
+        time.sleep(1)
+        os.kill(child, signal.SIGKILL)
+        os._exit(0)
+    run_elsewhere(first, patience=60)
+    assert all(RunDirectory(tmp_path / run).done for run in first.group.runs)
+    for process in (child, killer):
+        os.waitpid(process, 0)
+
+
+def test_a_task_follows_the_plan_as_it_is_now(small_study, tmp_path):
+    """A group that was split, by an attempt that has died since, is carried out whole; one that is gone is not."""
+    (task,) = planned(small_study.sweep(run_seed=[1, 2]), tmp_path, Execution(device="cpu"))
+    (again, _) = planned(small_study.sweep(run_seed=[1, 2]), tmp_path, PAIRS)
+    run_elsewhere(task, patience=0)
+    assert [len(group.runs) for group in read_plan(tmp_path)] == [1, 1]
+    assert all(RunDirectory(tmp_path / run).done for run in task.group.runs)
+    (tmp_path / "plan.json").unlink()
+    shutil.rmtree(tmp_path / again.group.runs[0])
+    run_elsewhere(again, patience=0)
+    assert not (tmp_path / again.group.runs[0]).exists()
+
+
+def test_inputs_that_changed_since_submission_are_refused(tmp_path):
+    study = make_small_study(tmp_path / "study")
+    first = planned(study.sweep(run_seed=[1]), tmp_path / "runs")[0]
+    taxonomy = study.dataset / "taxonomy.csv"
+    taxonomy.write_text(taxonomy.read_text().replace("a hammer", "a mallet"))
+    with pytest.raises(RunError, match="have changed since it was submitted"):
+        run_elsewhere(first, patience=0)
+    assert begun(tmp_path / "runs") == []
+
+
+def test_the_plan_stands_still_while_it_is_held(tmp_path):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with plan_lock(tmp_path):
+            os.write(writer, b"x")
+            time.sleep(0.5)
+            (tmp_path / "released").touch()
+        os._exit(0)
+    os.read(reader, 1)
+    with plan_lock(tmp_path):
+        assert (tmp_path / "released").exists()
+    os.waitpid(child, 0)
+
+
+# This machine
+
+
+def test_two_workers(runs, reference, tmp_path):
+    run_sweep(runs, tmp_path, PAIRS, executor=local(workers=2))
+    assert bytes_of(tmp_path) == reference
+    workers = [event["by"] for event in begun(tmp_path)]
+    assert len(workers) == 2
+    assert f"{socket.gethostname()} pid {os.getpid()}" not in workers
+
+
+@pytest.mark.slow
+def test_what_stops_a_worker_is_one_error_here(tmp_path):
+    study = make_small_study(tmp_path / "study")
+    tasks = planned(study.sweep(run_seed=[1, 2]), tmp_path / "runs")
+    study.features.unlink()
+    with pytest.raises(StoreError, match="no feature store there"):
+        local(workers=2)(tasks)
+    assert read_events(tmp_path / "runs")[-1]["event"] == "error"
+
+
+def test_gpus_are_those_that_can_be_seen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus("auto") == ["0", "1", "2"]
+    assert visible_gpus("cuda:1") == visible_gpus("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5f,7")
+    assert visible_gpus("cuda") == ["GPU-5f", "7"]
+
+
+# Choice and options
+
+
+def test_options_are_checked():
+    assert executor_options("slurm", ["partition=gpu", "signal-delay-s=30"]) == {
+        "partition": "gpu",
+        "signal_delay_s": "30",
+    }
+    for wrong in (("local", ["a=b"]), ("slurm", ["partition"])):
+        with pytest.raises(ConditionError):
+            executor_options(*wrong)
+    with pytest.raises(ConditionError, match="no option partition"):
+        choose_executor("local", {"partition": "gpu"})
+    with pytest.raises(ConditionError, match="choose one of local, slurm"):
+        choose_executor("cloud", {})
+
+
+@pytest.mark.parametrize(("name", "package"), [("slurm", "submitit")])
+def test_an_extra_that_is_not_installed_is_named(monkeypatch, name, package):
+    original = builtins.__import__
+
+    def without(module, *args, **kwargs):
+        if module == package:
+            raise ImportError
+        return original(module, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConditionError, match=rf"needs {package}; pip install 'crosstax\[{name}\]'"):
+        choose_executor(name, {})
+
+
+# Slurm, through submitit
+
+
+@pytest.fixture
+def submitit():
+    return pytest.importorskip("submitit", reason="the extra crosstax[slurm] is not installed")
+
+
+def test_slurm_without_a_cluster(submitit, runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConditionError, match="slurm: "):
+        run_sweep(runs, tmp_path, PAIRS, executor=choose_executor("slurm", {}))
+
+
+def test_an_option_that_slurm_does_not_have(submitit, runs, tmp_path):
+    from engine.executors.slurm import slurm
+
+    with pytest.raises(ConditionError, match="Unknown argument 'partitoin'"):
+        run_sweep(runs, tmp_path, PAIRS, executor=slurm({"partitoin": "gpu"}, cluster="debug"))
+
+
+def test_submitit_in_this_process(submitit, runs, reference, tmp_path):
+    from engine.executors.slurm import slurm
+
+    run_sweep(runs, tmp_path, PAIRS, executor=slurm({"partition": "gpu"}, wait=True, cluster="debug"))
+    assert bytes_of(tmp_path) == reference
+
+
+@pytest.mark.slow
+def test_a_job_that_is_interrupted_goes_on_from_its_checkpoint(submitit, long_runs, long_reference, tmp_path):
+    """Submitit's processes on this machine, one told that its time is up as Slurm tells it."""
+    from engine.executors.slurm import slurm
+
+    run_sweep(long_runs, tmp_path, EVERY_STEP, executor=slurm({}, cluster="local"))
+    submitted = [event for event in read_events(tmp_path) if event["event"] == "submitted"]
+    assert [group["job"] for group in sweep_status(tmp_path)["groups"]] == [event["job"] for event in submitted]
+    interrupted = tmp_path / f"{submitted[0]['group']}.checkpoint.safetensors"
+    wait_for(interrupted.exists)
+    (worker,) = [int(event["by"].split()[-1]) for event in begun(tmp_path) if event["group"] == submitted[0]["group"]]
+    os.kill(worker, signal.SIGUSR2)
+    wait_for(lambda: sweep_status(tmp_path)["counts"]["done"] == 2)
+    assert bytes_of(tmp_path) == long_reference
+    starts = [event["from_step"] for event in begun(tmp_path) if event["group"] == submitted[0]["group"]]
+    assert starts[0] == 0 < starts[1]
+    assert all((tmp_path / event["log"]).is_file() for event in submitted)
+
+
+SLURM_CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+CryptoType=crypto/munge
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def free_ports(count):
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def slurm_cluster(tmp_path, monkeypatch):
+    """A Slurm of one node, this machine: its own munged, slurmctld and slurmd; skips where they cannot start."""
+    programs = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in
+                ("munged", "slurmctld", "slurmd", "sbatch", "sinfo")}  # fmt: skip
+    if lacking := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"{', '.join(lacking)} not installed")
+    if os.geteuid() != 0:
+        pytest.skip("slurmd needs root")
+    folder, host = tmp_path / "slurm", socket.gethostname()
+    for name in ("state", "spool"):
+        (folder / name).mkdir(parents=True)
+    (folder / "munge.key").write_bytes(os.urandom(128))
+    (folder / "munge.key").chmod(0o400)
+    facts = {"host": host, "user": "root", "folder": folder, "ports": free_ports(2), "cpus": os.cpu_count()}
+    conf = folder / "slurm.conf"
+    conf.write_text(SLURM_CONF.format(**facts))
+    monkeypatch.setenv("SLURM_CONF", str(conf))
+    munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("key-file", "pid-file", "log-file")]
+    commands = [
+        [programs["munged"], "--foreground", "--force", *munge, f"--socket={folder}/munge.sock",
+         f"--seed-file={folder}/munge.seed"],
+        [programs["slurmctld"], "-D", "-f", conf],
+        [programs["slurmd"], "-D", "-f", conf, "-N", host],
+    ]  # fmt: skip
+    started = []
+    try:
+        for command in commands:
+            log = (folder / f"{Path(command[0]).name}.out").open("w")
+            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+            time.sleep(1)
+        for _ in range(20):
+            said = subprocess.run([programs["sinfo"], "-h", "-o", "%T"], capture_output=True, text=True, check=False)
+            if said.stdout.strip() == "idle":
+                break
+            time.sleep(1)
+        else:
+            pytest.skip(f"Slurm did not start here: {said.stdout.strip()} {said.stderr.strip()}")
+        yield
+    finally:
+        # A job outlives its last file by a moment, and slurmd: its steps would stay behind.
+        subprocess.run(["scancel", "--partition", "main"], capture_output=True, check=False)
+        until = time.monotonic() + 30
+        while subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout and time.monotonic() < until:
+            time.sleep(0.5)
+        for process in reversed(started):
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_real_slurm(submitit, slurm_cluster, long_runs, long_reference, tmp_path):
+    """A job array; one of its jobs is told that its time is up, waits in the queue again, and goes on."""
+    from engine.executors.slurm import slurm
+
+    out = tmp_path / "runs"
+    run_sweep(long_runs, out, EVERY_STEP, executor=slurm({"partition": "main", "time": "10"}))
+    first, second = [event for event in read_events(out) if event["event"] == "submitted"]
+    assert first["job"].split("_")[0] == second["job"].split("_")[0]
+    wait_for((out / f"{first['group']}.checkpoint.safetensors").exists)
+    assert first["job"] in status_text(sweep_status(out))
+    subprocess.run(["scancel", "--signal", "USR2", first["job"]], check=True)
+    wait_for(lambda: sweep_status(out)["counts"]["done"] == 2, seconds=400)
+    assert bytes_of(out) == long_reference
+    starts = [event["from_step"] for event in begun(out) if event["group"] == first["group"]]
+    assert starts[0] == 0 < starts[1]
+    assert all((out / event["log"]).is_file() for event in (first, second))

@@ -1,0 +1,89 @@
+"""A mixed-effects model on the page: sentences, tables and diagnostics that follow from its numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from html_page import HtmlPage
+
+from analysis.equivalence import tost
+from analysis.mixed_effects import MixedModel, mixed_model
+from analysis.page.model import ModelReport
+from analysis.report import _environment
+
+
+@pytest.fixture(scope="module")
+def model() -> MixedModel:
+    """F1 of 12 hypernyms under 4 seeds with two conditions, 8 points apart."""
+    rng = np.random.default_rng(5)
+    seed, category, half = (grid.ravel() for grid in np.meshgrid(range(4), range(12), (0.5, -0.5), indexing="ij"))
+    f1 = 60 + 8 * half + rng.normal(0, 4, 12)[category] + rng.normal(0, 2, 4)[seed] + rng.normal(0, 1, len(seed))
+    data = pd.DataFrame({"f1": f1, "labels": half, "seed": seed.astype(str), "category": category.astype(str)})
+    return mixed_model("f1 ~ labels + (1 | seed) + (1 | category)", data)
+
+
+@pytest.fixture(scope="module")
+def report(model: MixedModel) -> ModelReport:
+    effect = model.fixed.set_index("term").loc["labels"]
+    return ModelReport(
+        title="Labels <within> & across",
+        question="Does it survive?",
+        status="confirmatory",
+        unit="F1, in points",
+        formula=model.formula,
+        model=model,
+        notes=("A note.",),
+        equivalence=(("original − across", tost(effect["estimate"], effect["se"], effect["df"], margin=5)),),
+        labels={"labels": "original − across"},
+    )
+
+
+def test_sentences_are_the_numbers(report: ModelReport, model: MixedModel) -> None:
+    effect = model.fixed.set_index("term").loc["labels"]
+    first, second = report.sentences
+    assert first == (
+        f"original − across: b = {effect['estimate']:.2f}, SE = {effect['se']:.2f}, "
+        f"t({effect['df']:.1f}) = {effect['t']:.2f}, p < .001."
+    )
+    assert second.startswith(f"Equivalence of original − across within ±5: difference +{effect['estimate']:.2f}, 90 %")
+    assert "not shown to lie within 5" in second
+    assert report.slug == "labels-within-across"
+
+
+def test_tables_hold_every_effect(report: ModelReport, model: MixedModel) -> None:
+    terms = [row[0] for row in report.effects.rows]
+    assert terms == [("Intercept", ""), ("original − across", "labels")]
+    assert [row[1] for row in report.effects.rows] == model.fixed["estimate"].tolist()
+    assert [(row[0], row[2]) for row in report.variances.rows] == [
+        *zip(model.random["group"], model.random["sd"], strict=True),
+        ("residual", model.sigma),
+    ]
+    size, went, note, *_ = report.diagnostics
+    assert size == "96 rows; levels of the random effects: seed 4, category 12."
+    assert went.startswith("The fit converged and is not singular")
+    assert note == "A note."
+
+
+def rendered(report: ModelReport) -> HtmlPage:
+    class Beside:
+        tables: tuple[str, ...] = ()
+
+    return HtmlPage(_environment().get_template("model.html").render(report=report, page=Beside()))
+
+
+def test_the_partial_shows_it(report: ModelReport) -> None:
+    page = rendered(report)
+    assert "f1 ~ labels + (1 | seed) + (1 | category)" in page.text
+    assert "Labels <within> & across" in page.text
+    assert not page.all("within")
+    assert all(sentence in page.text for sentence in report.sentences)
+    assert len(page.all("table")) == 2
+    assert "not fitted" not in page.text
+
+
+def test_a_model_that_could_not_be_fitted_says_why() -> None:
+    report = ModelReport("Encoder", "?", "exploratory", "points", "f1 ~ x + (1 | seed)", None, ("Too few seeds.",))
+    assert report.sentences == []
+    page = rendered(report)
+    assert "not fitted" in page.text
+    assert "Too few seeds." in page.text
+    assert not page.all("table")

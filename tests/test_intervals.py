@@ -82,7 +82,7 @@ def test_coverage_with_three_seeds() -> None:
 @pytest.mark.parametrize("seed", [0.0, 2.0, 4.0])
 def test_coverage_at_length(shape: tuple[int, int], seed: float) -> None:
     found = coverage(shape, (seed, 10, 6), 2000)
-    # Percentiles of three seeds cannot reach as far as t with two degrees of freedom does, which is not quite far enough.
+    # Percentiles of three seeds cannot reach as far as t with two degrees of freedom does; that is nearly far enough.
     least = {"bootstrap": 0.87, "model": 0.91} if shape[0] == 3 else {"bootstrap": 0.925, "model": 0.93}
     assert least["bootstrap"] <= found["bootstrap"] <= 0.975
     assert least["model"] <= found["model"] <= 0.975

@@ -72,14 +72,15 @@ class _MatmulAttention(torch.autograd.Function):
         length, heads, width = out.shape
         grad_query, grad_key, grad_value = (grad.new_empty(length, n, width) for n in (heads, *[prefixes.groups] * 2))
 
-        g, *off = (prefixes.take(x) for x in (grad, *_common(grad, out)))
+        grad_and_common = [grad, *_common(grad, out)]
+        g, *off = map(prefixes.take, grad_and_common)
         grad_scores = _product_minus(g, v, off).mul_(share)
         prefixes.put(grad_query, _product(grad_scores, k, scale))
         grad_k, grad_v = _product(grad_scores.mT, q, scale), share.mT @ g
         for number, part in enumerate(buckets):
             q, own_k, own_v, share = of_buckets[4 * number : 4 * number + 4]
             on_prefix, on_self = part.split(share)
-            g, *off = (part.take(x) for x in (grad, *_common(grad, out)))
+            g, *off = map(part.take, grad_and_common)
             to_prefix = _product_minus(g, v[part.prefixes], off).mul_(on_prefix)
             to_self = _product_minus(part.inside(g), part.inside(own_v), [part.inside(x) for x in off]).mul_(on_self)
             grad_q = _product(to_prefix, k[part.prefixes], scale)

@@ -8,8 +8,7 @@ from cachegen.progress import progress_bar
 from cachegen.random_init import random_init_lm
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.floor import products_of
-from engine.benchmark.models import ENCODER, SUFFIX, TINY_ENCODER, lm_config
-from engine.benchmark.naive_cost import KNOWN_ENCODERS
+from engine.benchmark.models import lm_config, step_sizes
 from engine.benchmark.own import Engine
 from engine.benchmark.work import Work
 from engine.language_model import FrozenLM
@@ -54,11 +53,7 @@ def lockstep(lm_name: str, dtype: torch.dtype, device: torch.device, rounds: int
 
 
 def _step(lm: FrozenLM, lm_name: str, images: int, runs: int) -> Any:
-    if lm_name == "tiny":
-        patches, width = (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2, TINY_ENCODER["embed_dim"]
-    else:
-        patches, width = KNOWN_ENCODERS[ENCODER].patches, KNOWN_ENCODERS[ENCODER].width
-    suffix = SUFFIX.get(lm_name, SUFFIX["paper"])
+    patches, width, suffix = step_sizes(lm_name)
     work = Work.draw((2,) * images, 1, patches, width, suffix, lm.model.config.vocab_size, lm.device, lm.dtype)
     projectors = [new_projector((width, lm.width), lm.dtype, seed, None, None).to(lm.device) for seed in range(runs)]
     engine = Engine(lm, projectors, MAX_TOKENS)

@@ -6,6 +6,7 @@ import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
 from cachegen.rng import stream_seed
+from engine.benchmark.naive_cost import KNOWN_ENCODERS
 from engine.lm_shape import KNOWN
 
 LMS = {"0.6b": "Qwen/Qwen3-0.6B", "1.7b": "Qwen/Qwen3-1.7B", "llama-1b": "meta-llama/Llama-3.2-1B"}
@@ -25,6 +26,13 @@ def lm_config(name: str, layers: int | None = None) -> PretrainedConfig:
     if layers is not None:
         sizes["num_hidden_layers"] = layers
     return (LlamaConfig if name.startswith("llama") else Qwen3Config)(**sizes)
+
+
+def step_sizes(name: str) -> tuple[int, int, int]:
+    """Patches of an image, width of the features and suffix tokens that go with an LM."""
+    if name == "tiny":
+        return (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2, TINY_ENCODER["embed_dim"], SUFFIX["tiny"]
+    return KNOWN_ENCODERS[ENCODER].patches, KNOWN_ENCODERS[ENCODER].width, SUFFIX["paper"]
 
 
 def vision_model(name: str) -> Any:

@@ -5,7 +5,7 @@ every position. Rows are batched, all of one length (no padding), in the same pr
 nothing is kept that a row does not need; only the answer's logits enter the loss.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -64,8 +64,7 @@ class Naive:
 def penultimate(encoder: Any, pixels: torch.Tensor) -> torch.Tensor:
     """(B, P, V) patch features of a timm vision transformer's penultimate block, as the paper's release takes them."""
     kept: list[torch.Tensor] = []
-    take: Callable[..., None] = lambda _block, _inputs, output: kept.append(output)  # noqa: E731
-    handle = encoder.blocks[-2].register_forward_hook(take)
+    handle = encoder.blocks[-2].register_forward_hook(lambda _block, _inputs, output: kept.append(output))
     try:
         encoder.forward_features(pixels)
     finally:

@@ -17,8 +17,7 @@ from cachegen.store import IDENTITY
 from cachegen.store_writer import open_writer
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.lockstep import REDUCED
-from engine.benchmark.models import ENCODER, SUFFIX, TINY_ENCODER, lm_config
-from engine.benchmark.naive_cost import KNOWN_ENCODERS
+from engine.benchmark.models import lm_config, step_sizes
 from engine.benchmark.own import Engine
 from engine.benchmark.work import Work
 from engine.features import Features, prefetched
@@ -38,10 +37,7 @@ def stream(lm_name: str, dtype: torch.dtype, device: torch.device, rounds: int) 
     """
     layers = lm_config(lm_name).num_hidden_layers if lm_name == "tiny" else REDUCED
     lm = FrozenLM.wrap(random_init_lm(lm_config(lm_name, layers), 0).to(dtype), None, device)
-    tiny = lm_name == "tiny"
-    patches = (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2 if tiny else KNOWN_ENCODERS[ENCODER].patches
-    width = TINY_ENCODER["embed_dim"] if tiny else KNOWN_ENCODERS[ENCODER].width
-    suffix = SUFFIX.get(lm_name, SUFFIX["paper"])
+    patches, width, suffix = step_sizes(lm_name)
     work = Work.draw((2,) * BATCH, 1, patches, width, suffix, lm.model.config.vocab_size, device, dtype)
     engine = Engine(lm, [new_projector((width, lm.width), dtype, 0, None, None).to(device)], MAX_TOKENS)
     with tempfile.TemporaryDirectory() as folder:

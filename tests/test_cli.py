@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_study import SETTINGS
 
-import cli
+from cli import options
 
 
 def last_json(stdout):
@@ -111,8 +111,7 @@ def test_presets_are_listed_printed_and_used(crosstax, small_study, tmp_path):
 def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        cli,
-        "probe",
+        "cli.runs.probe",
         lambda dataset, lm, out, *rest, **more: asked.update(lm=lm, out=out, rest=rest) or asked.update(more),
     )
     file = tmp_path / "probe.toml"
@@ -122,9 +121,13 @@ def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study,
     assert (asked["lm"], asked["out"], asked["rest"]) == (
         ["one", "two"],
         tmp_path / "probes",
-        (cli.Negatives.distinct,),
+        (options.Negatives.distinct,),
     )
-    assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (cli.Dtype.bfloat16, cli.Weights.pretrained, 0)
+    assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (
+        options.Dtype.bfloat16,
+        options.Weights.pretrained,
+        0,
+    )
     code, out, err = crosstax("sweep", file, "--dataset", small_study.dataset, "--dry-run", "--json")
     assert code == 0
     assert set(last_json(out)["lm"]) == {"one", "two"}

@@ -1,0 +1,81 @@
+"""The `crosstax` command: one verb per stage; it chains the rooms and computes nothing itself.
+
+Heavy libraries are imported inside the commands, so that `--help` answers at once. Human output goes to
+stderr; with --json the last line on stdout is one JSON object.
+"""
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.data import data_things, extract, stats
+from cli.machine import bench, doctor
+from cli.models import ask, export, probe
+from cli.options import say
+from cli.results import analyze, reanalyze, report
+from cli.runs import evaluate, presets, status, sweep, train
+from cli.study import demo, world, world_replicate
+
+app = typer.Typer(
+    name="crosstax",
+    help="Ask what a frozen language model knows about images that it was never told.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make a dataset folder from published data.", no_args_is_help=True)
+data_app.command("things")(data_things)
+world_app = typer.Typer()
+world_app.callback(invoke_without_command=True)(world)
+world_app.command("replicate")(world_replicate)
+app.add_typer(data_app, name="data")
+app.add_typer(world_app, name="world")
+for command in (
+    demo,
+    extract,
+    stats,
+    train,
+    presets,
+    sweep,
+    status,
+    evaluate,
+    ask,
+    export,
+    probe,
+    analyze,
+    reanalyze,
+    report,
+    doctor,
+    bench,
+):
+    app.command()(command)
+
+EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""Errors of the file system that a user can cause and mend."""
+
+
+@app.callback()
+def common(
+    _debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
+) -> None:
+    """Options before the command; `main` looks for --debug itself, since it also catches errors in this parsing."""
+
+
+def main() -> None:
+    """Run the command; what a user can cause is one line and exit code 2."""
+    from cachegen.errors import CrosstaxError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("interrupted; the same command resumes")
+        sys.exit(130)
+    except (CrosstaxError, OSError) as error:
+        expected = isinstance(error, CrosstaxError) or error.errno in EXPECTED
+        if "--debug" in sys.argv or not expected:
+            raise
+        say(f"error: {error}")
+        sys.exit(2)

@@ -1,0 +1,119 @@
+"""From images to a dataset folder, its statistics and its feature store."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Compute, Device, Json, OnUnreadable, OutFolder, print_json, say
+
+
+def data_things(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder or zip of THINGS; leave out to read how to get it.")
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="OSF's password_images.txt; else $CROSSTAX_THINGS_PASSWORD, else a prompt.")
+    ] = None,
+    taxonomy: Annotated[
+        Path | None, typer.Option(help="minimal_pair_sentences.jsonl or a category53 file; else downloaded.")
+    ] = None,
+    out: OutFolder = Path("things"),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Build from what is there even if it is not the paper's data.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the paper's dataset from your copy of the THINGS images; run it again to resume.
+
+    Example: crosstax data things --images images_THINGS.zip --password-file password_images.txt --out things
+    """
+    from cachegen.things.build import HOW_TO_GET_IMAGES, build_things, passwords_from
+
+    if images is None:
+        say(HOW_TO_GET_IMAGES)
+        raise typer.Exit(2)
+    dataset, summary = build_things(
+        images, out, taxonomy=taxonomy, passwords=lambda: passwords_from(password_file), partial=partial
+    )
+    say(dataset.summary())
+    done = [f"{summary[how]:,} {how}" for how in ("unpacked", "linked", "copied", "present") if summary[how]]
+    say("images: " + ", ".join(done))
+    for line in [*summary["notes"], *(f"not the paper's data: {line}" for line in summary["differences"])]:
+        say(line)
+    print_json(summary, as_json)
+
+
+def extract(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder: taxonomy.csv and images/<leaf>/.")],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="timm name, Hugging Face id, or local directory; NAME@384 reads images of 384 px, "
+            "NAME@384+NAME@384 is a fused encoder."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
+    on_unreadable: Annotated[OnUnreadable, typer.Option(help="What to do about a damaged image.")] = OnUnreadable.stop,
+    batch: Annotated[int, typer.Option(help="Images per encoder batch.", min=1)] = 64,
+    device: Device = "auto",
+    compute: Annotated[
+        Compute,
+        typer.Option(
+            help="Precision of the encoder's matrix products; auto: bfloat16 on CUDA, else float32. On CPUs with "
+            "AVX512-BF16 bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
+        ),
+    ] = Compute.auto,
+    as_json: Json = False,
+) -> None:
+    """Encode every image of a dataset once; run it again to resume.
+
+    Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
+    """
+    from cachegen.dataset import load_dataset
+    from cachegen.extract import extract as run
+
+    loaded = load_dataset(dataset)
+    say(loaded.summary())
+    summary = run(
+        loaded,
+        encoder,
+        out,
+        batch=batch,
+        on_unreadable=on_unreadable.value,
+        device=device,
+        compute=compute.value,
+    )
+    for key, reason in summary["unreadable"].items():
+        say(f"unreadable: {key}: {reason}")
+    say(f"{summary['encoded']} of {summary['images']} images encoded in {summary['seconds']:.1f} s: {out}")
+    print_json(summary, as_json)
+
+
+def stats(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder; no image is decoded.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSV tables, JSON and figures.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count questions at every ablation level (the paper's Tables 2 and 3) and describe the taxonomy (Figures 8, 9).
+
+    Example: crosstax stats things scope=mapping --out things-stats
+    """
+    from analysis.data_figures import write_data_figures
+    from cachegen.dataset import load_dataset
+    from engine.condition import Condition, parse_settings
+    from engine.stats import count_tables, distributions, table_rows, write_stats
+
+    loaded = load_dataset(dataset)
+    condition = Condition.of(parse_settings(settings or []), "stats")
+    tables, counted = count_tables(loaded, condition), distributions(loaded)
+    say(loaded.summary())
+    say(table_rows(tables).to_string(index=False))
+    for name, table in counted.items():
+        say(f"\n{name}\n{table.to_string(index=False)}")
+    if out is not None:
+        write_stats(out, tables, counted)
+        write_data_figures(out, counted)
+        say(f"tables and figures: {out}")
+    print_json({"dataset": str(dataset), "tables": tables, "notes": list(loaded.notes)}, as_json)

@@ -1,0 +1,87 @@
+"""What this machine has, and how fast the engine is on it."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import BenchAblation, BenchLM, Device, Dtype, Json, Threads, fix_threads, print_json, say
+
+
+def doctor(
+    dataset: Annotated[
+        Path | None, typer.Option(help="Also check a dataset: taxonomy, and every image decoded.")
+    ] = None,
+    features: Annotated[Path | None, typer.Option(help="Also check a feature store: every row's checksum.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what was found on this machine, what the engine will use and why, and whether data are sound."""
+    from engine.doctor import examine, examine_dataset, examine_features
+
+    findings = examine()
+    for name, value in findings.items():
+        say(f"{name:<14}{value}")
+    if dataset is not None:
+        findings["dataset"] = examine_dataset(dataset)
+        say(findings["dataset"])
+    if features is not None:
+        findings["features"] = examine_features(features)
+        say(findings["features"])
+    print_json(findings, as_json)
+
+
+def bench(
+    lm_config: Annotated[BenchLM, typer.Option(help="Sizes of the LM; its weights are random.")] = BenchLM.small,
+    ablation: Annotated[BenchAblation, typer.Option(help="Questions of an image as at this level, in %.")] = (
+        BenchAblation.all
+    ),
+    dtype: Annotated[Dtype | None, typer.Option(help="Precision, else the faster one of this machine.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Depths to time, such as 4,8; full depth is on the line through two of them.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one to warm up.", min=1)] = 3,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="How cost grows, what fits, and hours of the paper's grid instead.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json or scaling.svg.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Time the engine against a naive loop on this machine: training, evaluation, lockstep, extraction, streaming.
+
+    Example: crosstax bench --lm-config 0.6b --ablation 10
+    """
+    fix_threads(threads)
+    import torch
+
+    from cachegen.device import best_dtype, choose_device
+    from cachegen.files import write_text
+
+    place = choose_device(device)
+    precision = dtype.value if dtype else best_dtype(place)[0]
+    if scaling:
+        from analysis.scaling_figure import scaling_figure
+        from engine.benchmark.scaling import scaling as run_scaling
+        from engine.benchmark.scaling_text import scaling_text
+        from engine.benchmark.speed import measured_speed
+        from engine.features import device_memory
+
+        result = run_scaling(measured_speed(place, precision), device_memory(place), place)
+        text, files = scaling_text(result), {"scaling.svg": scaling_figure(result)}
+    else:
+        from engine.benchmark.bench import bench as run_bench
+        from engine.benchmark.bench import bench_text
+        from engine.benchmark.compare import Setting, read_depths
+
+        setting = Setting(lm_config.value, int(ablation.value), getattr(torch, precision), place, rounds)
+        result = run_bench(setting, read_depths(layers))
+        text, files = bench_text(result), {}
+    say(text)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        name = "scaling.json" if scaling else "bench.json"
+        for file, content in {name: json.dumps(result, indent=2) + "\n", **files}.items():
+            write_text(out / file, content)
+    print_json(result, as_json)

@@ -1,0 +1,139 @@
+"""Questions to an LM alone and to a finished run, and the run as a model of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    Device,
+    Dtype,
+    ExportFormat,
+    Json,
+    MaxTokens,
+    Negatives,
+    Threads,
+    Weights,
+    fix_threads,
+    print_json,
+    say,
+)
+
+
+def ask(
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
+    words: Annotated[list[str], typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, then a question.")],
+    question: Annotated[
+        list[str] | None, typer.Option("--question", "-q", help="A further question; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym of the run's dataset.")] = False,
+    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a finished run about any pictures, in its own template, and print p(yes).
+
+    Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
+
+    Example: crosstax ask runs/RUN crow.jpg owl.jpg --all
+    """
+    fix_threads(threads)
+    from engine.ask import answers_json, answers_text, open_asker, read_words
+
+    images, asked = read_words(words, question or [], everything)
+    asker = open_asker(run, device, encoder)
+    if everything:
+        asked += asker.taxonomy_questions()
+    answers = asker.ask(images, asked)
+    for text in asker.unknown(asked):
+        say(f"note: this LM has no token for a word of {text!r}; ask as the run did (--all shows its wording)")
+    say(answers_text(answers, ranked=everything))
+    print_json({"run": str(run), "images": answers_json(answers)}, as_json)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
+    to: Annotated[ExportFormat, typer.Option(help="llava: a LlavaForConditionalGeneration of transformers.")] = (
+        ExportFormat.llava
+    ),
+    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write encoder, projector and LM of a finished run as one model that transformers loads by itself.
+
+    Example: crosstax export runs/RUN --to llava model
+    """
+    from analysis.f1 import mean_macro_f1
+    from engine.export.llava import export_llava
+    from engine.finished_run import open_run
+
+    assert to is ExportFormat.llava
+    scores = mean_macro_f1(open_run(run).answers("test"))
+    written = export_llava(run, out, scores, device=device, encoder=encoder)
+    say(f"written: {out}; its README.md says how to load and ask it")
+    if written["line"]:
+        say(f"LLaVA cannot drop the encoder's {written['registers']} registers; after loading, run\n{written['line']}")
+    print_json(written, as_json)
+
+
+def probe(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    lm: Annotated[list[str], typer.Option(help="Language model: local directory or Hugging Face id; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, or a folder to name files in.")] = Path(
+        "probe"
+    ),
+    negatives: Annotated[
+        Negatives,
+        typer.Option(help="image-level: counted as published; distinct: the same, each once; all: every false pair."),
+    ] = Negatives.image_level,
+    phrasing: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A question with {leaf_phrase} or {leaf_noun}, {hypernym_phrase} or {hypernym_noun}, and {is} or "
+            "{Is}; repeatable. Else four, the paper's first."
+        ),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Where no chat template is used: text with {question}, ending in {answer}.")
+    ] = None,
+    answer_yes: Annotated[str | None, typer.Option(help="Answer that means yes.")] = None,
+    answer_no: Annotated[str | None, typer.Option(help="Answer that means no.")] = None,
+    no_chat_template: Annotated[bool, typer.Option("--no-chat-template", help="Even if the LM has one.")] = False,
+    lm_init: Annotated[Weights, typer.Option(help="random: weights drawn for the LM's configuration.")] = (
+        Weights.pretrained
+    ),
+    lm_seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
+    data_seed: Annotated[int, typer.Option(help="Seed of the study whose negatives are asked.", min=0)] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = Dtype.float32,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: MaxTokens = 4096,
+    as_json: Json = False,
+) -> None:
+    """Ask LMs in text alone whether a crow is a type of bird, about every pair of a dataset.
+
+    Example: crosstax probe birds --lm Qwen/Qwen3-0.6B --lm Qwen/Qwen3-1.7B --out probe
+    """
+    if out.suffix == ".parquet" and len(lm) > 1:
+        raise typer.BadParameter("one .parquet file holds one LM; give a folder", param_hint="--out")
+    fix_threads(threads)
+    from analysis.probe_scores import describe_probe, probe_result
+    from cachegen.dataset import load_dataset
+    from engine.probe import probe_path, run_probe, settings_for, write_probe
+
+    wording = {"phrasings": phrasing and tuple(phrasing), "template": template}
+    wording |= {"answer_yes": answer_yes, "answer_no": answer_no}
+    given = {name: value for name, value in wording.items() if value} | {"lm_init": lm_init.value, "lm_seed": lm_seed}
+    given |= {"negatives": negatives.value, "data_seed": data_seed, "dtype": dtype.value}
+    loaded, results = load_dataset(dataset), {}
+    for name in lm:
+        settings = settings_for(name, chat_template=not no_chat_template, **given)
+        table, record = run_probe(loaded, name, settings, device, max_tokens)
+        path = probe_path(out, record)
+        write_probe(path, table, record)
+        results[name] = probe_result(table, name) | {"file": str(path)}
+        say(describe_probe(results[name], record))
+    print_json({"lm": results}, as_json)

@@ -1,0 +1,107 @@
+"""Options that several commands share, and how they print."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class WorldSize(StrEnum):
+    demo = "demo"
+    smoke = "smoke"
+
+
+class OnUnreadable(StrEnum):
+    stop = "stop"
+    mark = "mark"
+
+
+class ExecutorName(StrEnum):
+    local = "local"
+    slurm = "slurm"
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+class Negatives(StrEnum):
+    image_level = "image-level"
+    distinct = "distinct"
+    all = "all"
+
+
+class Weights(StrEnum):
+    pretrained = "pretrained"
+    random = "random"
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Compute(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class ExportFormat(StrEnum):
+    llava = "llava"
+
+
+class BenchLM(StrEnum):
+    small = "0.6b"
+    large = "1.7b"
+    llama = "llama-1b"
+    tiny = "tiny"
+
+
+class BenchAblation(StrEnum):
+    all = "100"
+    little = "10"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of PyTorch, else its default; they can move last bits.", min=1)
+]
+MaxTokens = Annotated[int, typer.Option(help="Tokens of one packed row; lower it when memory is short.", min=1)]
+RowTokens = Annotated[
+    int | None, typer.Option("--max-tokens", help="Tokens of one packed row, else chosen from the memory.", min=1)
+]
+GroupSize = Annotated[
+    int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
+]
+ProbeFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--probe", help="Text probe of an LM of the sweep, a .parquet of `crosstax probe --negatives all`; repeatable."
+    ),
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
+
+
+def fix_threads(count: int | None) -> None:
+    """Fix what moves last bits and speed on a CPU: threads, and denormal numbers."""
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+    torch.set_flush_denormal(True)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def print_json(value: dict[str, Any], wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(value, ensure_ascii=False))

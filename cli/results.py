@@ -1,0 +1,83 @@
+"""From saved predictions, ours or the authors', to tables, figures and a report."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, OutFolder, ProbeFiles, print_json, say
+
+
+def analyze(
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
+    out: OutFolder = Path("results"),
+    probe: ProbeFiles = None,
+    as_json: Json = False,
+) -> None:
+    """Compute every table and figure of a sweep from its saved predictions, and print the essentials.
+
+    OUT gets each table as CSV and Parquet, columns.csv, which says what the columns mean, and the figures.
+
+    Example: crosstax analyze runs --probe probe/lm.parquet --out results
+    """
+    from analysis.overview import essentials, overview
+    from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
+    from analysis.tables import analyze as run
+    from cachegen.progress import console
+
+    started = time.perf_counter()
+    study = run(load_sweep(folder), out, read_probes(probe or []))
+    console.print(overview(study))
+    say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
+    print_json({"out": str(out), **essentials(study)}, as_json)
+
+
+def reanalyze(
+    release: Annotated[
+        Path, typer.Argument(metavar="RELEASE_DIR", help="Checkout of the authors' release, any subset of its files.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for claims.csv, means.csv and claims.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute the paper's published statistics from the authors' release, and say which agree.
+
+    Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
+    """
+    from analysis.release.reanalyze import reanalyze as run
+    from analysis.release.reanalyze import write_reanalysis
+    from analysis.release.text import reanalysis_text
+    from cachegen.progress import console
+    from engine.published import REMOVED_HYPERNYMS
+
+    started = time.perf_counter()
+    found = run(release, REMOVED_HYPERNYMS)
+    console.print(reanalysis_text(found, console.width))
+    if out is not None:
+        write_reanalysis(found, out)
+        say(f"claims and means: {out}")
+    say(f"done in {time.perf_counter() - started:.1f} s")
+    print_json(found.as_json(), as_json)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
+    out: OutFolder = Path("report"),
+    world: Annotated[Path | None, typer.Option(help="The microworld the sweep ran on, if it did.")] = None,
+    probe: ProbeFiles = None,
+    as_json: Json = False,
+) -> None:
+    """Write OUT/index.html: one self-contained page about a sweep.
+
+    Example: crosstax report runs --probe probe/lm.parquet --out report
+    """
+    from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
+    from analysis.report import write_report
+
+    summary = write_report(load_sweep(folder), out, world=world, seconds={}, probes=read_probes(probe or []))
+    say(f"report: {summary['report']}")
+    print_json(summary, as_json)

@@ -1,0 +1,237 @@
+"""Training and evaluating conditions, one or a whole sweep."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.models import probe
+from cli.options import (
+    Device,
+    Dtype,
+    ExecutorName,
+    GroupSize,
+    Json,
+    MaxTokens,
+    Negatives,
+    OutFolder,
+    RowTokens,
+    Split,
+    Threads,
+    Weights,
+    fix_threads,
+    print_json,
+    say,
+)
+
+
+def train(
+    dataset: Annotated[Path, typer.Option(help="Dataset folder.")],
+    features: Annotated[Path, typer.Option(help="Feature store of that dataset.")],
+    lm: Annotated[str, typer.Option(help="Language model: local directory or Hugging Face id.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--settings", help="Preset to start from: paper, release, fast.")
+    ] = None,
+    out: OutFolder = Path("runs"),
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: RowTokens = None,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate one condition.
+
+    Example: crosstax train --dataset birds --features birds.h5 --lm Qwen/Qwen3-0.6B shuffle=across run_seed=42
+    """
+    fix_threads(threads)
+    from cachegen.errors import RunError
+    from engine.condition import Sweep, parse_settings
+    from engine.plan import Execution
+    from engine.run_directory import RunDirectory
+    from engine.sweep import run_sweep
+    from engine.sweep_file import default_fields
+
+    places = {"dataset": str(dataset), "features": str(features), "lm": lm}
+    grid = default_fields(preset) | places | parse_settings(settings or [])
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=1)
+    folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
+    for directory in map(RunDirectory, folders):
+        if directory.failed:
+            raise RunError(f"{directory.path}: {directory.reason}")
+    say(f"done: {', '.join(map(str, folders))}")
+    print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": []}, as_json)
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Preset to print, to copy and edit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the presets (settings, and a sweep for each figure and table of the paper), or print one as TOML.
+
+    Example: crosstax presets fig6 > mine.toml
+    """
+    from engine.presets import load_preset, preset_names
+
+    if name is not None:
+        preset = load_preset(name)
+        if not as_json:
+            print(preset.text, end="")
+        print_json({"name": name, "about": preset.about, "toml": preset.text}, as_json)
+        return
+    about = {each: load_preset(each).about for each in preset_names()}
+    for each, line in about.items():
+        say(f"{each:<12}{line}")
+    print_json({"presets": about}, as_json)
+
+
+def sweep(
+    file: Annotated[Path | None, typer.Argument(help="TOML file; see `crosstax presets NAME` for its form.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Sweep preset instead of a file, for example fig6.")] = None,
+    settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Dataset folder.")] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only runs with FIELD=VALUE, or with this in their id; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many runs.", min=1)] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, its tokens, operations, disk and time, and stop.")
+    ] = False,
+    out: OutFolder = Path("runs"),
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: RowTokens = None,
+    group_size: GroupSize = None,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
+    ] = ExecutorName.local,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
+
+    Example: crosstax sweep --preset fig6 --dataset things --features dinov2.h5 --out runs --dry-run
+    """
+    from engine.condition import parse_settings
+    from engine.presets import load_preset
+    from engine.sweep_file import complete, locate, read_probe, read_sweep, select
+
+    if (file is None) == (preset is None):
+        raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
+    source = load_preset(preset) if preset is not None else file
+    assert source is not None
+    stores = features or []
+    if (asked := read_probe(source)) is not None:
+        _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
+        return
+    runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
+    runs = select(locate(runs, dataset, stores), only or [], limit)
+    fix_threads(threads)
+    if dry_run:
+        from engine.dry_run import dry_run as forecast
+        from engine.dry_run_text import dry_run_text
+
+        expected = forecast(runs, out, device)
+        say(dry_run_text(expected))
+        print_json(expected, as_json)
+        return
+    plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
+    from engine.executors import choose_executor
+    from engine.executors.options import executor_options
+    from engine.plan import Execution
+    from engine.run_directory import RunDirectory
+    from engine.sweep import run_sweep
+
+    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=wait)
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
+    folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
+    left = [folder.name for folder in folders if not RunDirectory(folder).over]
+    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+    for name, reason in failed.items():
+        say(f"failed: {name}: {reason}")
+    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed)} failed: {out}")
+    if left:
+        say(f"{len(left)} runs are not over: crosstax status {out}")
+    if failed:
+        say("the same command with --retry-failed tries failed runs again")
+    result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
+    print_json(result, as_json)
+    if failed or (left and (wait or executor is not ExecutorName.slurm)):
+        raise typer.Exit(1)
+
+
+def _sweep_probe(
+    asked: Any, dataset: Path | None, out: Path, device: str, threads: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """A sweep of the text-only probe: one LM after the other, what `crosstax probe` does."""
+    if dry_run:
+        from engine.dry_run import dry_run_probe
+
+        expected = dry_run_probe(asked, dataset)
+        for name, cost in expected["lm"].items():
+            say(f"{name}: {cost['prompts']:,} prompts" + (f", {cost['flops']:.1e} FLOP" if cost["flops"] else ""))
+        print_json(expected, as_json)
+        return
+    if dataset is None:
+        from cachegen.errors import ConditionError
+
+        raise ConditionError("this sweep of probes leaves the dataset open; give --dataset DIR")
+    probe(
+        dataset,
+        list(asked.lm),
+        out,
+        Negatives(asked.negatives),
+        lm_init=Weights(asked.lm_init),
+        lm_seed=asked.lm_seed,
+        data_seed=asked.data_seed,
+        dtype=Dtype(asked.dtype),
+        device=device,
+        threads=threads,
+        as_json=as_json,
+    )
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder, also while it is written to.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a sweep is, what failed and why, who works on it, and how long it will take."""
+    from engine.status import status_text, sweep_status
+
+    found = sweep_status(folder)
+    say(status_text(found))
+    print_json(found, as_json)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory with a trained projector.")],
+    split: Annotated[Split, typer.Option(help="Whose questions to ask.")] = Split.test,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: MaxTokens = 4096,
+    as_json: Json = False,
+) -> None:
+    """Ask a trained run its questions again, on any split or device, and print macro F1."""
+    fix_threads(threads)
+    from analysis.f1 import mean_macro_f1
+    from engine.plan import Execution
+    from engine.sweep import evaluate_run
+
+    answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens))
+    if out is not None:
+        answers.to_parquet(out, index=False)
+    scores = mean_macro_f1(answers)
+    for group, score in scores.items():
+        say(f"{group}: macro F1 {score:.1f}")
+    print_json({"run": str(run), "split": split.value, "questions": len(answers), "macro_f1": scores}, as_json)

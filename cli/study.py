@@ -1,0 +1,97 @@
+"""The demo, the worlds it runs on, and its replication over fresh worlds."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
+
+
+def demo(
+    out: OutFolder = Path("demo"),
+    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
+    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Run the whole study on a world made from a seed, and write OUT/report/index.html.
+
+    Example: crosstax demo --out demo --seed 3
+    """
+    fix_threads(threads)
+    from analysis.predictions import load_sweep
+    from analysis.probes import read_probes
+    from analysis.report import write_report
+    from engine.plan import Execution
+    from engine.study import probe_lms, run_study
+
+    # Models this small fit a whole lockstep step into one row.
+    study = run_study(out, size.value, seed, Execution(device="cpu", max_tokens=16384))
+    started = time.perf_counter()
+    probes = read_probes(probe_lms(study, out / "probes"))
+    sweep, world = load_sweep(study.sweep), study.world.path
+    summary = write_report(sweep, out / "report", world=world, seconds=study.seconds, probes=probes)
+    summary["seconds"] = study.seconds | {"report": round(time.perf_counter() - started, 2)}
+    say(f"report {summary['seconds']['report']:.1f} s: {summary['report']}")
+    print_json(summary, as_json)
+
+
+def world(
+    context: typer.Context,
+    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
+    seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder; else $CROSSTAX_CACHE or ~/.cache/crosstax.")] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Also its twins: two LMs that lack a part of the text, a SigLIP encoder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a microworld (images, encoder, LM and its random-init twins), or find it in the cache.
+
+    Example: crosstax world --seed 3 --twins
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from cachegen.microworld.twins import TWINS, build_twin, twin_manifest
+    from cachegen.microworld.world import build_world
+
+    made = build_world(size.value, seed, cache)
+    built = {name: build_twin(made, name) for name in TWINS} if twins else {}
+    paths = {"dataset": made.dataset, "encoder": made.encoder, "lm": made.lm, "contact_sheet": made.contact_sheet}
+    facts = {name: value for name, value in made.manifest.items() if name != "files"}
+    for name, path in {"world": made.path, **paths, **built}.items():
+        say(f"{name}: {path}")
+    say(f"random_lm_seeds: {', '.join(map(str, facts['random_lm_seeds']))}")
+    for name in built:
+        facts[name] = {key: value for key, value in twin_manifest(made, name).items() if key != "files"}
+    named = {name: str(path) for name, path in (paths | built).items()}
+    print_json({"world": str(made.path), "paths": named, **facts}, as_json)
+
+
+def world_replicate(
+    worlds: Annotated[int, typer.Option(help="How many worlds.", min=1)] = 5,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first world; the others follow.", min=0)] = 101,
+    size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = WorldSize.demo,
+    twins: Annotated[bool, typer.Option("--twins", help="Also runs with the worlds' twins.")] = False,
+    out: OutFolder = Path("replication"),
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Repeat the demo study over fresh worlds; OUT gets worlds.csv, replicate.json and replicate.md.
+
+    The world is the unit of every interval. Run it again to resume, or with more worlds to go on.
+
+    Example: crosstax world replicate --worlds 5 --first-seed 101 --out replication
+    """
+    fix_threads(threads)
+    from analysis.replicate import write_replication
+    from engine.plan import Execution
+    from engine.replicate import replicate
+
+    seeds = range(first_seed, first_seed + worlds)
+    studies = replicate(out, size.value, seeds, twins, Execution(device="cpu", max_tokens=16384))
+    result = write_replication(out, {seed: study.runs for seed, study in studies.items()})
+    say((out / "replicate.md").read_text(encoding="utf-8"))
+    print_json({"out": str(out), **result}, as_json)

@@ -34,6 +34,7 @@ COLUMNS = [
     *("t", "df", "p", "p_holm", "tost_p", "equivalent", "boot_equivalent", "verdict"),
     *("n_hypernyms", "n_runs_above", "n_runs_below"),
 ]
+ONLY_THESE_SEEDS = "with these seeds, not shown over seeds"
 Row = dict[str, Any]
 Array = NDArray[np.float64]
 
@@ -47,7 +48,8 @@ def contrast_table(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.
     % crossed bootstrap; worst: lowest run above less highest run below (contrasts only); t, df, p: paired test over
     hypernyms; p_holm: adjusted over the confirmatory contrasts; tost_p, equivalent: equivalence within 5 points by the
     same test; boot_equivalent: the bootstrap's 90 % interval lies within 5 points too. The test over hypernyms takes
-    the seeds as they are; an exploratory verdict says so where the bootstrap, which draws seeds too, does not agree.
+    the seeds as they are; the verdict of a chance check or an exploratory row says so where the bootstrap, which draws
+    seeds too, does not agree.
     """
     shown = shown_runs(runs)
     cells = _Cells(shown, categories)
@@ -56,7 +58,11 @@ def contrast_table(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.
         draws = cells.own(null.setup, null.key, "permuted_f1")
         row: Row = {"status": CONFIRMATORY, "kind": "chance", "setup": null.setup, "above": null.cell}
         row |= {"below": "its own answers, permuted", "n_runs_above": null.n_runs, "n_runs_below": null.n_runs}
-        rows.append(_tested(row, null.difference, (null.low, null.high), null.n_hypernyms, 0.90, draws, null.verdict))
+        row = _tested(row, null.difference, (null.low, null.high), null.n_hypernyms, 0.90, draws, null.verdict)
+        held = row["boot_equivalent"] if null.equivalent else row["boot_low"] > 0 or row["boot_high"] < 0
+        if not (held or null.undecided):
+            row["verdict"] += f"; {ONLY_THESE_SEEDS}"
+        rows.append(row)
     rows += [_contrast(c, EXPLORATORY, cells) for c in exploratory_contrasts(categories, shown)]
     rows += _against_yardsticks(runs, categories, yardsticks, cells)
     rows += _setups_and_swaps(runs, categories, cells)
@@ -176,7 +182,7 @@ def _verdict(test: Equivalence, within: bool, apart: bool) -> str:
     if test.different and apart:
         return f"different from zero: {test.difference:+.1f} points".replace("-", "−")
     if test.different:
-        return "different with these seeds, not shown over seeds"
+        return f"different {ONLY_THESE_SEEDS}"
     if test.equivalent:
-        return f"within {EQUIVALENCE_MARGIN:g} points with these seeds, not shown over seeds"
+        return f"within {EQUIVALENCE_MARGIN:g} points {ONLY_THESE_SEEDS}"
     return "undecided (neither a difference nor equivalence is shown)"

@@ -85,6 +85,11 @@ class Null:
         return bool(self.low > -EQUIVALENCE_MARGIN and self.high < EQUIVALENCE_MARGIN)
 
     @property
+    def undecided(self) -> bool:
+        """Neither a difference from chance nor equivalence is shown."""
+        return not (self.equivalent or self.low > 0 or self.high < 0)
+
+    @property
     def verdict(self) -> str:
         """Plain words: equivalent to chance, above, below, or undecided."""
         if self.equivalent:

@@ -22,6 +22,7 @@ CAPTIONS = {
     "models": "Fixed effects of the mixed models of held-out macro F1 (REML, Satterthwaite’s degrees of freedom), each "
     "with an equivalence test at 5 points.",
     "model_variances": "Random effects of the mixed models: standard deviations and correlations.",
+    "model_checks": "Residuals of the mixed models: are they normal, and as wide at low as at high fitted values?",
     "answers": "How each condition answers: share of yes, ties, probability on neither answer, calibration error.",
     "reliability": "Reliability diagrams as a table: in bins of p(yes | yes or no), its mean beside the share of "
     "questions whose right answer is yes.",
@@ -203,6 +204,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "sd": ("standard deviation of the random effect", DIFFERENCE),
     "correlations": ("its correlations with the earlier effects of its block", TEXT),
     "model_variances.group": ("grouping factor, or residual", TEXT),
+    "skewness": ("skewness of the residuals, 0 if normal", NUMBER),
+    "kurtosis": ("their kurtosis in excess of the normal distribution's", NUMBER),
+    "far_share": ("share beyond three standard deviations, .003 if normal", SHARE),
+    "largest": ("the residual farthest from zero, in standard deviations", NUMBER),
+    "sd_low": ("standard deviation of the residuals of the third of rows with the lowest fitted values", DIFFERENCE),
+    "sd_high": ("the same of the third with the highest", DIFFERENCE),
+    "outside_share": ("share of fitted values below 0 or above 100", SHARE),
     # images and text
     "pooled": ("pooling of patch features: pooled_patches (paper) or pooled_all_tokens (release)", TEXT),
     "all_pairs": ("mean cosine of all pairs of training images: the paper's coherence", "-1 to 1"),

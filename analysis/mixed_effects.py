@@ -43,6 +43,8 @@ class MixedModel:
     n: rows. groups: levels per group.
     singular: some effect, or some combination of the effects of a block, has no variance.
     converged: the gradient is zero, no direction leads down, and two starts or more ended here.
+    rows: index of the data, columns fitted (fixed effects and predicted random effects) and residual, in units of the
+        response.
     notes: one sentence each on what a reader of the table must know.
     """
 
@@ -55,6 +57,7 @@ class MixedModel:
     groups: dict[str, int]
     singular: bool
     converged: bool
+    rows: pd.DataFrame
     notes: tuple[str, ...]
 
 
@@ -103,6 +106,7 @@ def mixed_model(formula: str, data: pd.DataFrame, *, level: float = 0.95) -> Mix
         groups,
         bool(singular),
         flat and agreeing > 1,
+        pd.DataFrame(_rows(design, best, effects.estimate_p), index=data.index),
         _notes(groups, singular, flat, agreeing, fits, effects.dropped),
     )
 
@@ -151,6 +155,15 @@ def _random_effects(design: Design, fit: Evaluation) -> pd.DataFrame:
             earlier = tuple(float(r) for r in correlation[i, :i])
             rows.append((block.group, name, float(sigma * length_k[i] / scale_k[i]), earlier))
     return pd.DataFrame(rows, columns=["group", "term", "sd", "correlations"])
+
+
+def _rows(design: Design, fit: Evaluation, estimate_p: Array) -> dict[str, Array]:
+    """Fitted values and residuals, with the random effects as `ranef` of lme4 predicts them."""
+    fitted_n, products = design.X_np @ estimate_p, fit.products
+    for block, span, scale_k in zip(design.blocks, products.spans, products.z_scale, strict=True):
+        effect_km = products.y_scale * fit.modes_q[span.columns].reshape(span.k, span.m) / scale_k[:, None]
+        fitted_n = fitted_n + (block.values_nk * effect_km[:, block.level_n].T).sum(axis=1)
+    return {"fitted": fitted_n, "residual": design.y_n - fitted_n}
 
 
 def _notes(

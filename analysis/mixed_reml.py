@@ -145,6 +145,14 @@ class Evaluation:
         return self.products.Zy_q - self._ZZL_qq @ self._solved[:, -1] - self.zvq_qp @ self.gamma_p
 
     @cached_property
+    def modes_q(self) -> Array:
+        """Predicted random effects Lambda Lambda' Z' P y, on the scale of the products."""
+        modes_q = np.empty_like(self.zpy_q)
+        for span, T in zip(self.products.spans, self.T, strict=True):
+            modes_q[span.columns] = (T @ T.T @ self.zpy_q[span.columns].reshape(span.k, span.m)).ravel()
+        return modes_q
+
+    @cached_property
     def zpz_qq(self) -> Array:
         """Z' P Z, with P = V^-1 - V^-1 Q S^-1 Q' V^-1."""
         W_qq = self.products.ZZ_qq - self._ZZL_qq @ cho_solve(self._A, self._ZZL_qq.T, check_finite=False)

@@ -21,6 +21,7 @@ from analysis.means import f1_means, heldout_means
 from analysis.models import Fitted, effects_table, fit_models, variances_table
 from analysis.predictions import Sweep, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
+from analysis.residuals import checks_table
 from analysis.swap_tests import swap_tests
 from analysis.visual import Visual
 from analysis.yardsticks import composed_margins, measure_yardstick
@@ -110,6 +111,11 @@ class Study:
     def model_variances(self) -> pd.DataFrame:
         """Random effects of the mixed models, see `analysis.models.variances_table`."""
         return variances_table(self.fitted)
+
+    @cached_property
+    def model_checks(self) -> pd.DataFrame:
+        """Residuals of the mixed models, see `analysis.residuals.checks_table`."""
+        return checks_table(self.fitted)
 
     @cached_property
     def answering(self) -> pd.DataFrame:

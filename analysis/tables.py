@@ -99,9 +99,9 @@ def comparisons_table(study: Study) -> pd.DataFrame:
 def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of a study by name, in reading order; `analysis.dictionary` says what each and its columns hold.
 
-    Always results, f1, heldout, contrasts, hypernym_tests, models, model_variances, answers, reliability, categories,
-    baselines, coherence and label_maps, empty where there is nothing to tell; the others where the runs, inputs and
-    probes at hand allow them.
+    Always results, f1, heldout, contrasts, hypernym_tests, models, model_variances, model_checks, answers, reliability,
+    categories, baselines, coherence and label_maps, empty where there is nothing to tell; the others where the runs,
+    inputs and probes at hand allow them.
     """
     always = {
         "results": results_table(study),
@@ -111,6 +111,7 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "hypernym_tests": study.hypernyms,
         "models": study.models,
         "model_variances": study.model_variances,
+        "model_checks": study.model_checks,
         "answers": study.answering,
         "reliability": study.reliability,
         "categories": study.categories,

@@ -76,6 +76,25 @@ def test_the_whole_answer_for_sleepstudy() -> None:
     assert (wide["high"] > model.fixed["high"]).all()
 
 
+# "Scaled residuals" of R's summary: residuals over sigma.
+SCALED_RESIDUALS = [
+    ("Reaction ~ Days + (Days | Subject)", sleepstudy, [-3.9536, -0.4634, 0.0231, 0.4634, 5.1793]),
+    ("diameter ~ 1 + (1 | plate) + (1 | sample)", penicillin, [-2.07923, -0.67140, 0.06292, 0.58377, 2.97959]),
+    ("Yield ~ 1 + (1 | Batch)", dyestuff, [-1.4117, -0.7634, 0.1418, 0.7792, 1.8296]),
+]
+
+
+@pytest.mark.parametrize(("formula", "data", "quartiles"), SCALED_RESIDUALS)
+def test_residuals_are_those_that_r_prints(formula, data, quartiles) -> None:
+    table = data()
+    model = mixed_model(formula, table)
+    found = np.quantile(model.rows["residual"] / model.sigma, [0, 0.25, 0.5, 0.75, 1])
+    for one, expected in zip(found, quartiles, strict=True):
+        assert one == pytest.approx(expected, abs=like_printed(expected))
+    response = table[formula.partition(" ~")[0]]
+    assert (model.rows.sum(axis=1) - response).abs().max() < 1e-9 * response.abs().max()
+
+
 def test_a_singular_fit_is_said_and_keeps_its_numbers() -> None:
     model = mixed_model("Yield ~ 1 + (1 | Batch)", dyestuff2())
     assert model.singular

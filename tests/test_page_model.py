@@ -57,9 +57,10 @@ def test_tables_hold_every_effect(report: ModelReport, model: MixedModel) -> Non
         *zip(model.random["group"], model.random["sd"], strict=True),
         ("residual", model.sigma),
     ]
-    size, went, note, *_ = report.diagnostics
+    size, went, residuals, note, *_ = report.diagnostics
     assert size == "96 rows; levels of the random effects: seed 4, category 12."
     assert went.startswith("The fit converged and is not singular")
+    assert residuals.startswith("Residuals: skewness ")
     assert note == "A note."
 
 

@@ -1,10 +1,11 @@
 """The main finding: sentences that follow from the numbers, and the study in a few facts."""
 
 import numpy as np
+import pandas as pd
 
 from analysis.cells import Row
 from analysis.conditions import seed_text, short_name
-from analysis.contrasts import Contrast, Null
+from analysis.contrasts import Contrast
 from analysis.page.page import Data, Page
 
 LEAF_FLOOR = 80.0  # below this leaf F1 a failure on hypernyms says little
@@ -23,15 +24,15 @@ def finding(page: Page) -> Data:
         ("seeds", seed_text(runs)),
     ]
     return {
-        "verdict": [page.short(text) for text in headline(page.cells, page.contrasts, page.nulls)],
+        "verdict": [page.short(text) for text in headline(page.cells, page.contrasts, page.study.contrasts)],
         "facts": facts,
         "failed": len(page.study.sweep.failed),
         "sweep": page.study.sweep.folder.name,
     }
 
 
-def headline(cells: list[Row], contrasts: list[Contrast], nulls: list[Null]) -> list[str]:
-    """The verdict in sentences that follow from the numbers."""
+def headline(cells: list[Row], contrasts: list[Contrast], table: pd.DataFrame) -> list[str]:
+    """The verdict in sentences that follow from the numbers; `table`: of `analysis.contrast_table`."""
     if not contrasts:
         return ["This study has no pretrained original or within run with held-out hypernyms, so it cannot answer."]
     sentences = []
@@ -50,8 +51,10 @@ def headline(cells: list[Row], contrasts: list[Contrast], nulls: list[Null]) -> 
     else:
         verb = "holds" if shown == 1 else "hold"
         sentences.append(f"{shown} of the {len(contrasts)} contrasts fixed in advance {verb}; the rest are not shown.")
-    if nulls and len(setups) == 1:
-        sentences.append("Against chance: " + "; ".join(f"{null.cell}, is {null.verdict}" for null in nulls) + ".")
+    chance = table[table["kind"] == "chance"]
+    if len(chance) and len(setups) == 1:
+        told = (f"{row['above']}, is {row['verdict'].replace(';', ',')}" for _, row in chance.iterrows())
+        sentences.append("Against chance: " + "; ".join(told) + ".")
     weak = [(row, row["leaf"]["macro_f1"]["mean"]) for row in cells if row["leaf"]["macro_f1"]["mean"] < LEAF_FLOOR]
     if weak:
         named = [f"{f1:.1f} ({', '.join(filter(None, (row['name'], row['setup'])))})" for row, f1 in weak]

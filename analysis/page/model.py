@@ -9,6 +9,7 @@ import numpy as np
 from analysis.equivalence import Equivalence
 from analysis.mixed_effects import MixedModel
 from analysis.page.table import Column, Table, number, p_value, table
+from analysis.residuals import Residuals, check_residuals
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class ModelReport:
         return [
             size,
             f"{went} and is {kind}; REML criterion {self.model.criterion:.2f}.",
+            residual_sentence(check_residuals(self.model)),
             *self.notes,
             *self.model.notes,
         ]
@@ -109,6 +111,18 @@ def equivalence_sentence(effect: str, test: Equivalence) -> str:
         f"Equivalence of {effect} within ±{test.margin:g}: difference {number(test.difference, 2, sign=True)}, "
         f"{100 * (1 - 2 * test.alpha):.0f} % interval {low} to {high}, {p_text(test.p)} (two one-sided tests): "
         f"{test.verdict}."
+    )
+
+
+def residual_sentence(checks: Residuals) -> str:
+    """The checks of a model's residuals, each beside what a normal distribution would give."""
+    low, high = number(checks.sd_low), number(checks.sd_high)
+    outside = f"; {100 * checks.outside_share:.1f} % of fitted values lie outside 0 to 100" * bool(checks.outside_share)
+    return (
+        f"Residuals: skewness {number(checks.skewness, 2, sign=True)} and excess kurtosis "
+        f"{number(checks.kurtosis, 2, sign=True)} (0 if normal), {100 * checks.far_share:.1f} % beyond three SDs "
+        f"(0.3 % if normal), the farthest at {number(checks.largest, sign=True)}; SD {low} in the third with the "
+        f"lowest fitted values, {high} in that with the highest{outside}."
     )
 
 

@@ -12,7 +12,7 @@ from analysis.beside_paper import Pair, pair_cells
 from analysis.cells import cell_rows
 from analysis.comparisons import Comparison, compare_yardsticks
 from analysis.conditions import shown_runs
-from analysis.contrasts import Contrast, Null, chance_checks, confirmatory_contrasts
+from analysis.contrasts import Contrast, confirmatory_contrasts
 from analysis.naming import FAMILIES, encoder_names, last_part
 from analysis.page.figure import Figure
 from analysis.page.table import Column
@@ -71,11 +71,6 @@ class Page:
     def contrasts(self) -> list[Contrast]:
         """The contrasts fixed in advance."""
         return confirmatory_contrasts(self.study.categories, self.shown)
-
-    @cached_property
-    def nulls(self) -> list[Null]:
-        """Across and random-init beside chance."""
-        return chance_checks(self.study.categories, self.shown)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:

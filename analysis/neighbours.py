@@ -12,6 +12,7 @@ map: one search serves all maps of the same training images.
 Legend: Q images asked about, N training images, K neighbours, M neighbours in reserve, D width, L leaves, H hypernyms.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import faiss
@@ -64,13 +65,13 @@ def find_neighbours(
     k = max(1, min(NEIGHBOURS, len(train_keys) - int(sizes[-2:].sum())))
     reserve = min(k + int(sizes[-1]), len(train_keys) - int(sizes[-1]))
     depth = reserve + int(sizes[-1])  # so deep a search holds the reserve, whichever leaf is an image's own
-    found = {}
-    for space in SPACES:
+
+    def search(space: str) -> Neighbourhoods:
         units_train = unit_vectors(vectors[space][0], train_keys, f"{space} pooled_patches")
         units_asked = unit_vectors(vectors[space][1], asked_keys, f"{space} pooled_patches")
         around_train, around_asked = _search(units_train, units_train, depth), _search(units_train, units_asked, depth)
         itself = around_train == np.arange(len(train_keys))[:, None]
-        found[space] = Neighbourhoods(
+        return Neighbourhoods(
             train_keys,
             asked_keys,
             asked_leaves,
@@ -81,7 +82,9 @@ def find_neighbours(
             units_asked,
             units_train,
         )
-    return found
+
+    with ThreadPoolExecutor(len(SPACES)) as pool:
+        return dict(zip(SPACES, pool.map(search, SPACES), strict=True))
 
 
 def whitening(vectors_ND: Array) -> tuple[Array, Array]:
@@ -136,14 +139,10 @@ def purity(found: Neighbourhoods, images: LabelMap, dataset: Dataset) -> pd.Data
 
 def _search(among: Array, around: Array, depth: int) -> Numbers:
     """Numbers (Q, depth) of the `depth` vectors of `among` most similar to each of `around`, nearest first."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # another number of threads moves last bits, and with them ties
-    try:
-        index = faiss.IndexFlatIP(among.shape[1])
-        index.add(among.astype(np.float32))
-        similarity, number = index.search(around.astype(np.float32), min(depth, len(among)))
-    finally:
-        faiss.omp_set_num_threads(threads)
+    faiss.omp_set_num_threads(1)  # of this thread; another number moves last bits, and with them ties
+    index = faiss.IndexFlatIP(among.shape[1])
+    index.add(among.astype(np.float32))
+    similarity, number = index.search(around.astype(np.float32), min(depth, len(among)))
     order = np.lexsort((number, -similarity))
     return np.take_along_axis(number, order, axis=1)
 

@@ -38,8 +38,17 @@ class Probe:
 
 
 def read_probes(paths: Sequence[Path]) -> list[Probe]:
-    """Probes from files written by `crosstax probe`. Raises RunError for one that cannot be read."""
-    return [Probe(path, *read_probe(path)) for path in paths]
+    """Probes from files written by `crosstax probe`, or all of a folder.
+
+    Raises RunError for one that cannot be read, and for a folder without any.
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        if not inside:
+            raise RunError(f"no .parquet file in {path}; give a probe, or the folder that `crosstax probe` wrote to")
+        files += inside
+    return [Probe(path, *read_probe(path)) for path in files]
 
 
 def match_probes(runs: pd.DataFrame, probes: Sequence[Probe]) -> tuple[dict[str, Probe], list[str]]:

@@ -83,7 +83,8 @@ GroupSize = Annotated[
 ProbeFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--probe", help="Text probe of an LM of the sweep, a .parquet of `crosstax probe --negatives all`; repeatable."
+        "--probe",
+        help="Text probes of the sweep's LMs: what `crosstax probe --negatives all` wrote, or its folder; repeatable.",
     ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]

@@ -74,7 +74,7 @@ def test_few_images_give_few_neighbours() -> None:
     assert found.asked.shape[1] == 10  # all images of other leaves
 
 
-def test_the_number_of_threads_is_one_and_put_back() -> None:
+def test_the_number_of_threads_is_one_whatever_the_caller_has() -> None:
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(2)
     try:

@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(folder: Path) -> Study:
-    return measure(load_sweep(folder / "sweep"), read_probes([folder / "probe.parquet"]))
+    return measure(load_sweep(folder / "sweep"), read_probes([folder]))
 
 
 @pytest.fixture(scope="module")

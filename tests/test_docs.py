@@ -1,0 +1,160 @@
+"""What the documentation says can be done is done here, on tiny stand-ins: no example that does not run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from picture_study import LEAVES, save_encoder, write_pictures
+from small_study import article
+from synthetic_release import write_release
+from tiny import tiny_lm, tiny_tokenizer
+from typer.exceptions import TyperException
+
+from cli import app
+from engine.presets import load_preset
+from engine.sweep_file import read_sweep
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAND_INS = {
+    "vit_large_patch14_reg4_dinov2.lvd142m": "tiny/encoder",
+    "Qwen/Qwen3-0.6B": "tiny/small",
+    "Qwen/Qwen3-1.7B": "tiny/large",
+}
+QUICK = {  # what a command is given beside, so that it takes seconds
+    "sweep": ["--set", "dtype=float32", "--set", "epochs=1", "--threads", "1"],
+    "train": ["dtype=float32", "epochs=1", "--threads", "1"],
+}
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of the fenced blocks of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every crosstax command of a shell block."""
+    lines = (shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines())
+    return [line[1:] for line in lines if line and Path(line[0]).name == "crosstax"]
+
+
+EVERY_COMMAND = [
+    pytest.param(words, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, words in enumerate(
+        words for language, text in blocks(page) if language == "sh" for words in commands(text)
+    )
+]
+
+
+@pytest.mark.parametrize("words", EVERY_COMMAND)
+def test_every_command_in_the_documentation_is_understood(words: list[str]) -> None:
+    command, name = typer.main.get_command(app), "crosstax"
+    while words and (command_below := getattr(command, "commands", {}).get(words[0])):
+        (name, *words), command = words, command_below
+    assert name != "crosstax" or words == ["--help"], f"no command {words[:1]}"
+    if name != "crosstax":
+        command.make_context(name, list(words))
+
+
+@pytest.mark.parametrize(
+    "line", ["crosstax frobnicate", "crosstax sweep --presets fig6", "crosstax bench --rounds many"]
+)
+def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
+    (words,) = commands(line)
+    with pytest.raises((AssertionError, TyperException)):
+        test_every_command_in_the_documentation_is_understood(words)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with stand-ins for what the documentation's examples name."""
+    write_pictures(tmp_path / "birds")
+    (tmp_path / "things").symlink_to("birds")
+    first = next((tmp_path / "birds" / "images" / "crow").iterdir())
+    shutil.copy(first, tmp_path / "crow.jpg")
+    save_encoder("dinov2", "hf", tmp_path / "tiny" / "encoder")
+    names = [article(word) for group in LEAVES.items() for word in [group[0], *group[1]]]
+    sentences = [f"Is there {name} in this image? Yes No" for name in names]
+    for seed, size in enumerate(("small", "large")):
+        tiny_lm("qwen3", seed, vocab_size=512).save_pretrained(tmp_path / "tiny" / size)
+        tiny_tokenizer("qwen", sentences=[*sentences, "<image>\nIs there", "Yes", "No"]).save_pretrained(
+            tmp_path / "tiny" / size
+        )
+    write_release(tmp_path / "cross-modal-taxonomic-gen")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def for_stand_ins(words: list[str]) -> list[str]:
+    """A command as it is run here: its words with what they stand for here, and what makes it quick."""
+    said = []
+    for word in words:
+        for name, stand_in in STAND_INS.items():
+            word = word.replace(name, stand_in)
+        if "/RUN" in word:
+            folder, _, _ = word.partition("/RUN")
+            word = str(next(path for path in sorted(Path(folder).iterdir()) if (path / "DONE").is_file()))
+        said.append(word)
+    said += QUICK.get(words[0], [])
+    if "--preset" in words:  # the preset's models
+        models = [f"encoder={STAND_INS['vit_large_patch14_reg4_dinov2.lvd142m']}"]
+        if not any(word.startswith("lm=") for word in words):
+            models.append(f"lm={STAND_INS['Qwen/Qwen3-0.6B']}")
+        said += [word for each in models for word in ("--set", each)]
+        said += [] if "--limit" in words else ["--limit", "2"]
+    return said
+
+
+@pytest.mark.parametrize("page", ["experimenter.md"])
+def test_examples_run(page: str, workspace: Path, crosstax) -> None:
+    names: dict[str, object] = {}
+    for language, text in blocks(ROOT / "docs" / page):
+        if language == "toml":
+            for name, stand_in in STAND_INS.items():
+                text = text.replace(name, stand_in)
+            (workspace / text.splitlines()[0].removeprefix("# ")).write_text(text)
+        elif language == "sh":
+            for words in commands(text):
+                code, _, err = crosstax(*for_stand_ins(words))
+                assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
+        else:
+            assert language == "python"
+            exec(compile(text, page, "exec"), names)  # noqa: S102
+    assert (workspace / "fig6-report" / "index.html").is_file()
+    assert (workspace / "figures" / "main.pdf").is_file()
+    assert list(names["model"].groups) == ["run_seed", "category"]
+
+
+def test_the_table_of_presets_is_right() -> None:
+    text = (ROOT / "docs" / "experimenter.md").read_text(encoding="utf-8")
+    counted = {}
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        _, names, numbers, *_ = (cell.strip() for cell in row.strip("|").split("|"))
+        if found := re.findall(r"`(\w+)`", names):
+            counted |= dict(zip(found, map(int, numbers.split(", ")), strict=True))
+    assert set(counted) == {"fig3", "fig4", "fig6", "fig7", "fig10", "fig11", "fig12", "table5", "swap", "grid"}
+    assert counted == {name: len(read_sweep(load_preset(name))) for name in counted}
+
+
+def test_links_lead_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_files_that_the_documentation_names_exist() -> None:
+    """Names in backticks that look like files of this repository."""
+    missing = []
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
+        for name in re.findall(r"`((?:cachegen|engine|analysis|commands|tests)/[\w/.]+?)`", page.read_text("utf-8")):
+            if not (ROOT / name).exists():
+                missing.append(f"{page.name}: {name}")
+    assert not missing

@@ -23,10 +23,10 @@ from PIL import Image
 from cachegen import extract as extraction
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Encoded, Encoder, load_encoder
-from cachegen.errors import StoreError
+from cachegen.errors import RunError, StoreError
 from cachegen.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
 from cachegen.images import read_image
-from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, row_checksum
+from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, reasons_path, row_checksum
 from cachegen.store_writer import open_writer
 
 SIDE, BATCH = 28, 4
@@ -415,6 +415,97 @@ def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, 
     FeatureStore.open(out, allow_pending=True).verify()
     run(dataset, encoder, out, batch=1)
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+PART = """
+import os, signal, sys
+from pathlib import Path
+from cachegen.dataset import load_dataset
+from cachegen.encoders import Encoder
+from cachegen.extract import extract
+root, encoder, out, i, n, blocks = sys.argv[1:]
+plain, calls = Encoder.__call__, iter(range(99))
+def call(self, pixels):
+    if next(calls) == int(blocks):
+        print("here", flush=True)
+        sys.stdin.read(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, pixels)
+Encoder.__call__ = call
+print("ready", flush=True)
+sys.stdin.read(1)
+extract(
+    load_dataset(Path(root)), encoder, Path(out),
+    batch=4, workers=1, device="cpu", on_unreadable="mark", part=(int(i), int(n)),
+)
+"""
+
+
+def start_part(dataset: Dataset, encoder: str, out: Path, part: tuple[int, int], blocks: int = 99) -> Any:
+    """A process that waits for a byte, encodes its part, and after `blocks` blocks waits for another to kill itself."""
+    words = [sys.executable, "-c", PART, str(dataset.root), encoder, str(out), *map(str, part), str(blocks)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def say_go(process: Any) -> None:
+    process.stdin.write("x")
+    process.stdin.flush()
+
+
+def test_parts_by_several_processes_give_the_bytes_of_one(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """Three processes begin at once with no store there; the second is killed, the others go on, it is resumed.
+
+    6 blocks: 2 for each part. Two parts meet an unreadable image, so that all write to one list of reasons.
+    """
+    for number in (3, 13, 20):
+        damaged = dataset.image_path(dataset.images["key"][number])
+        damaged.write_bytes(b"?" * damaged.stat().st_size)
+    whole, out = tmp_path / "whole.h5", tmp_path / "f.h5"
+    run(dataset, encoder, whole, on_unreadable="mark")
+    processes = [start_part(dataset, encoder, out, (i, 3), blocks=1 if i == 2 else 99) for i in (1, 2, 3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        say_go(process)
+    assert processes[1].stdout.readline() == "here\n"
+    with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
+        run(dataset, encoder, out, part=(2, 3))
+    with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
+        run(dataset, encoder, out)
+    say_go(processes[1])
+    assert [process.wait() for process in processes] == [0, -signal.SIGKILL, 0]
+    done = FeatureStore.open(out, allow_pending=True).done
+    pending = np.flatnonzero(done == PENDING).tolist()
+    assert pending in (list(range(8, 16)), list(range(12, 16)))  # its first block may have reached the disk
+    assert out.read_bytes() != whole.read_bytes()
+    again = run(dataset, encoder, out, part=(2, 3), on_unreadable="mark")
+    facts = {name: again[name] for name in ("part", "rows", "encoded", "pending", "digest")}
+    digest = FeatureStore.open(whole).digest
+    assert facts == {"part": "2/3", "rows": [8, 16], "encoded": len(pending), "pending": 0, "digest": digest}
+    assert out.read_bytes() == whole.read_bytes()
+    assert reasons_path(out).read_bytes() == reasons_path(whole).read_bytes()
+    for process in processes:
+        process.communicate()
+
+
+def test_parts_one_after_another_and_more_parts_than_blocks(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """The batch of whoever made the store holds, so that parts agree on their rows whatever they were given."""
+    run(dataset, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "f.h5"
+    last = run(dataset, encoder, out, part=(9, 9))
+    assert (last["rows"], last["encoded"], last["pending"], last["digest"]) == ([20, 21], 1, 20, None)
+    with pytest.raises(StoreError, match="20 of 21 images are not extracted yet"):
+        FeatureStore.open(out)
+    rows = [run(dataset, encoder, out, part=(i, 9), batch=7)["rows"] for i in range(1, 9)]
+    assert [row for start, stop in rows for row in range(start, stop)] == list(range(20))
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_blocks_that_are_cut_elsewhere_are_other_blocks(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """Negative control for `equal bytes`: a store in blocks of 1 differs, in its recorded batch at the least."""
+    for batch in (1, BATCH):
+        run(dataset, encoder, tmp_path / f"{batch}.h5", batch=batch)
+    assert (tmp_path / "1.h5").read_bytes() != (tmp_path / f"{BATCH}.h5").read_bytes()
 
 
 def test_a_fused_encoder_fills_a_store_that_names_both(dataset: Dataset, encoder: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -417,39 +419,37 @@ def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, 
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-PART = """
-import os, signal, sys
-from pathlib import Path
-from cachegen.dataset import load_dataset
-from cachegen.encoders import Encoder
-from cachegen.extract import extract
-root, encoder, out, i, n, blocks = sys.argv[1:]
-plain, calls = Encoder.__call__, iter(range(99))
-def call(self, pixels):
-    if next(calls) == int(blocks):
-        print("here", flush=True)
-        sys.stdin.read(1)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(self, pixels)
-Encoder.__call__ = call
-print("ready", flush=True)
-sys.stdin.read(1)
-extract(
-    load_dataset(Path(root)), encoder, Path(out),
-    batch=4, workers=1, device="cpu", on_unreadable="mark", part=(int(i), int(n)),
-)
-"""
+FORK = multiprocessing.get_context("fork")  # importing what an encoder needs takes longer than all the rest
 
 
-def start_part(dataset: Dataset, encoder: str, out: Path, part: tuple[int, int], blocks: int = 99) -> Any:
-    """A process that waits for a byte, encodes its part, and after `blocks` blocks waits for another to kill itself."""
-    words = [sys.executable, "-c", PART, str(dataset.root), encoder, str(out), *map(str, part), str(blocks)]
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+@dataclass
+class PartProcess:
+    """A process that waits for `go`, encodes its part, and after `blocks` blocks says `there` until it is killed."""
 
+    out: Path
+    part: tuple[int, int]
+    blocks: int
+    go: Any = field(default_factory=FORK.Event)
+    there: Any = field(default_factory=FORK.Event)
 
-def say_go(process: Any) -> None:
-    process.stdin.write("x")
-    process.stdin.flush()
+    def start(self, dataset: Dataset, encoder: str) -> Any:
+        def work() -> None:
+            torch.set_num_threads(1)
+            plain, calls = Encoder.__call__, iter(range(99))
+
+            def watched(model: Encoder, pixels: torch.Tensor) -> Encoded:
+                if next(calls) == self.blocks:
+                    self.there.set()
+                    time.sleep(600)
+                return plain(model, pixels)
+
+            Encoder.__call__ = watched  # type: ignore[method-assign]
+            self.go.wait()
+            run(dataset, encoder, self.out, workers=1, on_unreadable="mark", part=self.part)
+
+        process = FORK.Process(target=work, daemon=True)
+        process.start()
+        return process
 
 
 def test_parts_by_several_processes_give_the_bytes_of_one(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
@@ -462,20 +462,19 @@ def test_parts_by_several_processes_give_the_bytes_of_one(dataset: Dataset, enco
         damaged.write_bytes(b"?" * damaged.stat().st_size)
     whole, out = tmp_path / "whole.h5", tmp_path / "f.h5"
     run(dataset, encoder, whole, on_unreadable="mark")
-    processes = [start_part(dataset, encoder, out, (i, 3), blocks=1 if i == 2 else 99) for i in (1, 2, 3)]
+    parts = [PartProcess(out, (i, 3), blocks=1 if i == 2 else 99) for i in (1, 2, 3)]
+    processes = [part.start(dataset, encoder) for part in parts]
+    for part in parts:
+        part.go.set()
+    assert parts[1].there.wait(60)
+    for refused in ((2, 3), None):
+        with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
+            run(dataset, encoder, out, part=refused)
+    processes[1].kill()
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        say_go(process)
-    assert processes[1].stdout.readline() == "here\n"
-    with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
-        run(dataset, encoder, out, part=(2, 3))
-    with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
-        run(dataset, encoder, out)
-    say_go(processes[1])
-    assert [process.wait() for process in processes] == [0, -signal.SIGKILL, 0]
-    done = FeatureStore.open(out, allow_pending=True).done
-    pending = np.flatnonzero(done == PENDING).tolist()
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    pending = np.flatnonzero(FeatureStore.open(out, allow_pending=True).done == PENDING).tolist()
     assert pending in (list(range(8, 16)), list(range(12, 16)))  # its first block may have reached the disk
     assert out.read_bytes() != whole.read_bytes()
     again = run(dataset, encoder, out, part=(2, 3), on_unreadable="mark")
@@ -484,8 +483,6 @@ def test_parts_by_several_processes_give_the_bytes_of_one(dataset: Dataset, enco
     assert facts == {"part": "2/3", "rows": [8, 16], "encoded": len(pending), "pending": 0, "digest": digest}
     assert out.read_bytes() == whole.read_bytes()
     assert reasons_path(out).read_bytes() == reasons_path(whole).read_bytes()
-    for process in processes:
-        process.communicate()
 
 
 def test_parts_one_after_another_and_more_parts_than_blocks(dataset: Dataset, encoder: str, tmp_path: Path) -> None:

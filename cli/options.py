@@ -24,6 +24,11 @@ class ExecutorName(StrEnum):
     slurm = "slurm"
 
 
+class TrackerName(StrEnum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 class Split(StrEnum):
     train = "train"
     validation = "validation"
@@ -85,6 +90,10 @@ ProbeFiles = Annotated[
     typer.Option(
         "--probe", help="Text probe of an LM of the sweep, a .parquet of `crosstax probe --negatives all`; repeatable."
     ),
+]
+Track = Annotated[
+    list[TrackerName] | None,
+    typer.Option("--track", help="Show metrics there too, W&B offline unless WANDB_MODE is set; repeatable."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from cachegen.errors import ConditionError
 from cachegen.files import digest_bytes, read_json
@@ -149,8 +150,8 @@ class _Wandb(Tracker):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
         import wandb
 
-        mode = os.environ.get("WANDB_MODE", "offline")
-        if mode == "online" and not wandb.login(prompt=False):
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        if mode not in ("offline", "dryrun", "disabled") and not wandb.login(prompt=False):
             raise ConnectionError("not logged in; run `wandb login`, or leave WANDB_MODE unset")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "crosstax"),

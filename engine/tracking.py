@@ -171,6 +171,7 @@ class _Wandb(Tracker):
                 x_disable_stats=True,
                 x_disable_meta=True,
                 x_disable_machine_info=True,
+                x_save_requirements=False,
             ),
         )
 

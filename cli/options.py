@@ -24,6 +24,11 @@ class ExecutorName(StrEnum):
     slurm = "slurm"
 
 
+class TrackerName(StrEnum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 class Split(StrEnum):
     train = "train"
     validation = "validation"
@@ -86,6 +91,10 @@ ProbeFiles = Annotated[
         "--probe",
         help="Text probes of the sweep's LMs: what `crosstax probe --negatives all` wrote, or its folder; repeatable.",
     ),
+]
+Track = Annotated[
+    list[TrackerName] | None,
+    typer.Option("--track", help="Show metrics there too, W&B offline unless WANDB_MODE is set; repeatable."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 

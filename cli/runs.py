@@ -18,6 +18,7 @@ from cli.options import (
     RowTokens,
     Split,
     Threads,
+    Track,
     Weights,
     fix_threads,
     print_json,
@@ -37,6 +38,7 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: RowTokens = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate one condition.
@@ -53,7 +55,7 @@ def train(
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=1)
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=1, track=tuple(map(str, track or ())))
     folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
     for directory in map(RunDirectory, folders):
         if directory.failed:
@@ -115,6 +117,7 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
     ] = None,
+    track: Track = None,
     wait: Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -153,7 +156,9 @@ def sweep(
     from engine.sweep import run_sweep
 
     carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=wait)
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
+    execution = Execution(
+        device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
+    )
     folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}

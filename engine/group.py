@@ -26,6 +26,7 @@ from engine.projector import Projector, new_projector
 from engine.prompts import PromptTokens, tokenise
 from engine.questions import build_questions, count_questions
 from engine.run_directory import RunDirectory
+from engine.tracking import tracking
 from engine.training import TrainingRun, train_group
 
 
@@ -111,7 +112,10 @@ def run_group(
         return
     started = time.perf_counter()
     steps = max(run.steps for run in runs)
-    with progress_bar(f"train {len(runs)} runs", steps, "steps") as advance:
+    with (
+        progress_bar(f"train {len(runs)} runs", steps, "steps") as advance,
+        tracking(execution.track, [run.directory for run in runs]) as logged,
+    ):
         train_group(
             runs,
             shared.lm,
@@ -121,6 +125,7 @@ def run_group(
             max_tokens=max_tokens,
             checkpoint_seconds=execution.checkpoint_seconds,
             advance=advance,
+            logged=logged,
         )
     trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
     asked = [questions[questions["split"] != "train"] for questions in tables]

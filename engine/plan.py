@@ -35,13 +35,14 @@ class Execution:
 
     `max_tokens`: tokens of one packed row; `group_size`: most runs in one lockstep group. Both are chosen from the
     device's memory where they are None, and fixed by the plan once a group has started. `checkpoint_seconds`: time
-    between checkpoints.
+    between checkpoints; `track`: where metrics are shown besides their log (`engine.tracking`).
     """
 
     device: str = "auto"
     max_tokens: int | None = None
     group_size: int | None = None
     checkpoint_seconds: float = 60.0
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from engine.rate import device_name
 from engine.run_directory import RunDirectory
 from engine.status import lock_holder
 from engine.timing import append_event, checkpoint_step
+from engine.tracking import require_trackers
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def run_sweep(
     on. Raises what concerns all runs, such as a store that is missing, and `RunError` if another process writes to
     `out`.
     """
+    require_trackers(execution.track)
     runs = {run.id: run for run in plan_runs(sweep)}
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", f"sweep {out}"):

@@ -99,11 +99,12 @@ def train_group(
     max_tokens: int,
     checkpoint_seconds: float,
     advance: Callable[[int], None],
+    logged: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
 
     All runs have the same kind of loss; it is the mean over a run's own supervised tokens of the step. Gradients are
-    accumulated over the rows of a step. `advance(n)` is told of finished steps.
+    accumulated over the rows of a step. `advance(n)` is told of finished steps, `logged()` of lines in the runs' logs.
     """
     if tokens.eos is not None:
         tokens = tokens.answered()
@@ -146,6 +147,7 @@ def train_group(
         if done == last or done % LOG_EVERY == 0 or time.monotonic() - saved >= checkpoint_seconds:
             sizes = _write_log(runs, log, done - len(log))
             log.clear()
+            logged()
             if done == last or time.monotonic() - saved >= checkpoint_seconds:
                 write_checkpoint(checkpoint, projectors, optimizer, done, sizes)
                 saved = time.monotonic()

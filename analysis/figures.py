@@ -29,6 +29,7 @@ from analysis.figure_encoders import encoder_figure
 from analysis.figure_loss import loss_figure
 from analysis.figure_main import auc_figure, main_figure
 from analysis.figure_shuffles import shuffle_figure
+from analysis.figure_tuning import tuning_figure
 from analysis.figure_yardsticks import yardstick_figure
 from analysis.study import Study
 
@@ -51,6 +52,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "depth": depth_figure,
     "dose": dose_figure,
     "loss": loss_figure,
+    "tuning": tuning_figure,
 }
 
 

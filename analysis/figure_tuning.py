@@ -1,15 +1,19 @@
 """New here: a tuning study trial by trial, what mattered in it, and every searched field against what decided."""
 
+from typing import TYPE_CHECKING
+
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from analysis.drawing import DOUBLE, GREY, INK, LOOKS, STYLE, Drawn, Look, NotDrawnError, key, legend, plain
-from analysis.study import Study
 from analysis.tuning import EXPLORATORY, Tuning
+
+if TYPE_CHECKING:
+    from analysis.study import Study  # imports all of analysis, which `crosstax tune` does without
 
 LOOK_OF = {
     "complete": LOOKS["original"],
@@ -18,10 +22,10 @@ LOOK_OF = {
 }
 PANEL = 1.75  # inches
 COLUMNS = 3
-LOG_SPAN = 20  # a field whose values span more than this factor has a log axis
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def tuning_figure(study: Study) -> Drawn:
+def tuning_figure(study: "Study") -> Drawn:
     """The study that the runs were tuned in. Raises NotDrawnError where there is none."""
     if study.tuning is None:
         raise NotDrawnError("The history of a search needs a tuning study (crosstax tune).")
@@ -64,6 +68,7 @@ def _dots(ax: Axes, tuning: Tuning, x: pd.Series) -> None:
     assert tuning.best is not None
     look, rows = LOOK_OF["best"], trials["number"] == tuning.best["number"]
     ax.plot(x[rows], trials.loc[rows, "score"].astype(float), look.marker, color=look.colour, mec=look.ink, ms=6)
+    ax.margins(x=0.08, y=0.15)
 
 
 def _history(ax: Axes, tuning: Tuning) -> None:
@@ -71,10 +76,11 @@ def _history(ax: Axes, tuning: Tuning) -> None:
     best = complete["score"].astype(float).cummax()
     ax.step(complete["number"], best, where="post", color=LOOK_OF["complete"].colour, lw=1)
     _dots(ax, tuning, tuning.trials["number"])
+    ax.set_title("history")
     failed = tuning.trials.loc[tuning.trials["state"] == "failed", "number"]
-    bottom = ax.get_ylim()[0]
-    ax.plot(failed, np.full(len(failed), bottom), "x", color=INK, clip_on=False)
-    ax.set_title("history" + (" (× failed)" if len(failed) else ""))
+    if len(failed):
+        ax.plot(failed, np.zeros(len(failed)), "x", color=INK, clip_on=False, transform=ax.get_xaxis_transform())
+        ax.set_title("history (×: failed)")
     ax.set_xlabel("trial")
     ax.set_ylabel("validation F1")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -99,10 +105,11 @@ def _field(ax: Axes, tuning: Tuning, name: str) -> None:
     values = tuning.trials[name]
     spec = tuning.record["table"]["space"][name]
     if isinstance(spec, dict):
-        _dots(ax, tuning, values.astype(float))
-        numbers = values.astype(float)
-        if spec["log"] or (numbers.min() > 0 and numbers.max() / numbers.min() > LOG_SPAN):
+        if spec["log"]:
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(PLAIN)
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        _dots(ax, tuning, values.astype(float))
     else:
         places = {repr(value): place for place, value in enumerate(spec)}
         _dots(ax, tuning, values.map(lambda value: places[repr(value)]))

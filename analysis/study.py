@@ -22,7 +22,7 @@ from analysis.models import Fitted, effects_table, fit_models, variances_table
 from analysis.predictions import Sweep, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.swap_tests import swap_tests
-from analysis.tuning import Tuning, read_tuning
+from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from analysis.visual import Visual
 from analysis.yardsticks import composed_margins, measure_yardstick
 

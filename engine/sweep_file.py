@@ -92,11 +92,8 @@ def read_grids(
     name, document = _name(source), read_document(source)
     if isinstance(source, Preset) and not source.is_sweep:
         raise ConditionError(f"preset {name!r} is settings, no sweep; use it as --preset fig6 --settings {name}")
-    searched = document.get("tune", {})
-    if open_fields := sorted(set(searched.get("space", {})) - set(overrides)):
-        raise ConditionError(
-            f"{name} leaves {open_fields[0]} to be searched; use `crosstax tune`, or give it with --set"
-        )
+    if unset := [field for field in _searched(document) if field not in overrides]:
+        raise ConditionError(f"{name} leaves {unset[0]} to be searched; use `crosstax tune`, or give it with --set")
     chosen = settings or document.get("settings")
     for other in document.get("include", []):
         yield from read_grids(load_preset(other), chosen, overrides)
@@ -108,6 +105,13 @@ def read_grids(
         if fields.get("dtype") == "auto":
             fields["dtype"] = _native_dtype()
         yield f"{name}: grid {number}", fields
+
+
+def _searched(document: dict[str, Any]) -> list[str]:
+    """Fields that a file leaves to `crosstax tune`, which says what is wrong with its table."""
+    table = document.get("tune")
+    space = table.get("space") if isinstance(table, dict) else None
+    return list(space) if isinstance(space, dict) else []
 
 
 def _native_dtype() -> str:

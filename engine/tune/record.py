@@ -56,13 +56,12 @@ class Record(BaseModel):
         return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
     def as_json(self) -> dict[str, Any]:
-        """`schema`, `exploratory` (unseen hypernyms decided), `objective` in words, `best`, and all fields."""
+        """`schema`, `exploratory` (unseen hypernyms decided), `best` (number, value, params), and all fields."""
+        best = self.best
         return {
             "schema": SCHEMA,
             "exploratory": self.table["objective"] == "unseen",
-            "best": None
-            if self.best is None
-            else self.best.model_dump(mode="json", include={"number", "value", "params"}),
+            "best": None if best is None else {"number": best.number, "value": best.value, "params": best.params},
             **self.model_dump(mode="json"),
         }
 

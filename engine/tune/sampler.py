@@ -54,7 +54,7 @@ def propose(table: TuneTable, trials: Sequence[Trial]) -> list[Params]:
 
 
 def importance(table: TuneTable, trials: Sequence[Trial]) -> dict[str, float] | None:
-    """Share of each field in what sets the best quarter of complete trials apart (PED-ANOVA), most important first.
+    """Share of each field in what sets the best quarter of complete trials apart (PED-ANOVA).
 
     None with fewer complete trials than tell anything.
     """
@@ -64,9 +64,7 @@ def importance(table: TuneTable, trials: Sequence[Trial]) -> dict[str, float] | 
     optuna = load_optuna()
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP)
     shares = optuna.importance.get_param_importances(_study(table, complete, None), evaluator=evaluator)
-    return {
-        name: round(float(share), 6) for name, share in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-    }
+    return {name: round(float(share), 6) for name, share in shares.items()}
 
 
 def _study(table: TuneTable, trials: Sequence[Trial], sampler: Any) -> "optuna.Study":
@@ -74,18 +72,16 @@ def _study(table: TuneTable, trials: Sequence[Trial], sampler: Any) -> "optuna.S
     optuna = load_optuna()
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space = _distributions(table)
+    states = optuna.trial.TrialState
     for trial in trials:
-        complete = trial.state == "complete"
-        states = optuna.trial.TrialState
+        complete, failed = trial.state == "complete", trial.state == "failed"
         study.add_trial(
             optuna.trial.create_trial(
                 state=states.COMPLETE if complete else states.PRUNED,
                 value=trial.value if complete else None,
                 params=trial.params,
                 distributions=space,
-                intermediate_values={}
-                if trial.state == "failed"
-                else {rung.epochs: rung.value for rung in trial.rungs},
+                intermediate_values={rung.epochs: rung.value for rung in trial.rungs if not failed},
             )
         )
     return study
@@ -105,7 +101,7 @@ def _distributions(table: TuneTable) -> dict[str, Any]:
 
 
 def _readable(params: Params, table: TuneTable) -> Params:
-    """Numbers of a range without steps shortened to a few digits, inside their range; in the order of the space."""
+    """Numbers of a range without steps shortened to a few digits, inside their range."""
     found = {}
     for name, values in table.space.items():
         value = params[name]

@@ -138,7 +138,8 @@ class _Batch:
             for candidate in alive:
                 candidate.state = "complete"
             return
-        reached = [each.rungs[place].value for each in (*self.before, *alive) if len(each.rungs) > place]
+        climbed = [*(trial.rungs for trial in self.before), *(candidate.rungs for candidate in alive)]
+        reached = [rungs[place].value for rungs in climbed if len(rungs) > place]
         if not reached:
             return
         bar = sorted(reached, reverse=True)[math.ceil(prune.keep * len(reached)) - 1]
@@ -181,7 +182,8 @@ def _check_same(record: Record, table: TuneTable, runs_of: RunsOf, out: Path) ->
                 f"{out / FILE} is another study: {name} was {theirs.get(name, 'absent')}, now it is "
                 f"{ours.get(name, 'absent')}; use that file again, or another --out"
             )
-    runs, names = [], []
+    runs: list[tuple[Inputs, Condition]] = []
+    names: list[str] = []
     for trial in record.trials:
         for rung, epochs in zip(trial.rungs, [*(table.prune.epochs if table.prune else ()), None], strict=False):
             runs += shortened(runs_of(trial.params), epochs)
@@ -192,8 +194,8 @@ def _check_same(record: Record, table: TuneTable, runs_of: RunsOf, out: Path) ->
     for run, name in zip(runs, names, strict=True):
         if ids[run].id != name:
             raise RunError(
-                f"{out / FILE} is another study: {name} is now {ids[run].id}; its fixed fields, dataset, features or LM "
-                "have changed, so restore them, or use another --out"
+                f"{out / FILE} is another study: {name} is now {ids[run].id}; its fixed fields, dataset, features or "
+                "LM have changed, so restore them, or use another --out"
             )
 
 

@@ -3,7 +3,7 @@
     [tune]
     trials = 24             how many settings are tried
     batch = 8               so many at once, as one sweep; the next ones are chosen when these are over
-    sampler = "tpe"         or "random", or "grid": every combination of lists, in the order they are written
+    sampler = "tpe"         or "random", or "grid": every combination of lists, the last field (by name) fastest
     startup = 10            trials of tpe that are drawn at random before it learns from them
     seed = 0
     objective = "seen"      validation questions on leaves and seen hypernyms; "unseen" makes the study exploratory
@@ -23,7 +23,7 @@ from difflib import get_close_matches
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 from pydantic.types import StrictFloat
 
 from cachegen.errors import ConditionError
@@ -31,7 +31,7 @@ from engine.condition import PLACES, Condition
 from engine.sweep_file import read_document
 
 Params = dict[str, Any]
-"""Values of the searched fields, in the order of the space."""
+"""Values of the searched fields, in the order of their names."""
 
 Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
@@ -88,6 +88,17 @@ class TuneTable(BaseModel):
     prune: Prune | None = None
     space: dict[str, Range | tuple[Any, ...]] = Field(min_length=1)
 
+    @field_validator("space", mode="before")
+    @classmethod
+    def _in_order(cls, space: Any) -> Any:
+        """Fields by name, so that the order in the file moves nothing."""
+        if not isinstance(space, dict):
+            raise ValueError("no table; write [tune.space] with a line for each searched field")
+        for name, values in space.items():
+            if not isinstance(values, dict | list | tuple):
+                raise ValueError(f"{name}: neither a list of values nor a range such as {{low = 1e-4, high = 1e-2}}")
+        return dict(sorted(space.items()))
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, values in self.space.items():
@@ -108,7 +119,7 @@ class TuneTable(BaseModel):
 
     @property
     def cells(self) -> list[Params]:
-        """All combinations of lists, the last field fastest."""
+        """All combinations of lists."""
         return [dict(zip(self.space, cell, strict=True)) for cell in product(*self.space.values())]
 
     @property

@@ -23,8 +23,17 @@ from difflib import get_close_matches
 from itertools import product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
-from pydantic.types import StrictFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cachegen.errors import ConditionError
 from engine.condition import PLACES, Condition
@@ -33,7 +42,14 @@ from engine.sweep_file import read_document
 Params = dict[str, Any]
 """Values of the searched fields, in the order of their names."""
 
-Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return value
+
+
+Number = Annotated[int | float, PlainValidator(_number)]
 
 
 class Range(BaseModel):
@@ -57,6 +73,12 @@ class Range(BaseModel):
         if self.step is not None and self.step <= 0:
             raise ValueError(f"step is {self.step}; it must be above 0")
         return self
+
+
+Entry = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Tag("values")],
+    Discriminator(lambda entry: "range" if isinstance(entry, dict | Range) else "values"),
+]
 
 
 class Prune(BaseModel):
@@ -86,7 +108,7 @@ class TuneTable(BaseModel):
     seed: int = Field(0, ge=0, strict=True)
     objective: Literal["seen", "unseen"] = "seen"
     prune: Prune | None = None
-    space: dict[str, Range | tuple[Any, ...]] = Field(min_length=1)
+    space: dict[str, Entry] = Field(min_length=1)
 
     @field_validator("space", mode="before")
     @classmethod
@@ -154,8 +176,7 @@ def read_tune(source: Any, name: str, **changes: Any) -> TuneTable:
         return TuneTable.model_validate(table | changes)
     except ValidationError as error:
         problem = error.errors()[0]
-        loc = [str(part) for part in problem["loc"] if part not in ("Range", "tuple[Any, ...]")]
-        field = ".".join(loc)
+        field = ".".join(str(part) for part in problem["loc"] if part not in ("range", "values"))
         message = problem["msg"].removeprefix("Value error, ")
         raise ConditionError(f"{name}: [tune]: {field + ': ' if field else ''}{message}; correct this field") from None
 

@@ -157,13 +157,13 @@ class TuneTable(BaseModel):
 
     @property
     def extremes(self) -> list[Params]:
-        """Settings in which every value that bounds the space occurs once or more, for a check before anything runs."""
+        """Settings to check before anything runs: the first values, then each other value that bounds a field."""
         ends = {
             name: (values.low, values.high) if isinstance(values, Range) else values
             for name, values in self.space.items()
         }
-        most = max(map(len, ends.values()))
-        return [{name: values[min(n, len(values) - 1)] for name, values in ends.items()} for n in range(most)]
+        first = {name: values[0] for name, values in ends.items()}
+        return [first, *(first | {name: value} for name, values in ends.items() for value in values[1:])]
 
 
 def read_tune(source: Any, name: str, **changes: Any) -> TuneTable:

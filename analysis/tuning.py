@@ -46,14 +46,14 @@ class Tuning:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial: number, state, epochs and score of its last rung (missing where it failed before one),
+        """One row per trial: number, state, trained (epochs) and score of its last rung (missing where it failed before one),
         `value_<group>`, n_runs, reason, and a column for each searched field."""
         rows = []
         for trial in self.record["trials"]:
             last = trial["rungs"][-1] if trial["rungs"] else {"epochs": None, "value": None, "groups": {}, "runs": []}
             groups = {f"value_{group}": value for group, value in last["groups"].items()}
             rows.append(
-                {"number": trial["number"], "state": trial["state"], "epochs": last["epochs"], "score": last["value"]}
+                {"number": trial["number"], "state": trial["state"], "trained": last["epochs"], "score": last["value"]}
                 | groups
                 | {"n_runs": len(last["runs"]), "reason": trial["reason"] or "", **trial["params"]}
             )

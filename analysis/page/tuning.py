@@ -17,13 +17,13 @@ def tuning(page: Page) -> Data | None:
     columns = [
         Column("trial", "number", digits=0),
         *(Column(name, _shown(name), "text") for name in found.searched),
-        Column("epochs", "epochs", digits=0),
+        Column("epochs trained", "trained", digits=0),
         Column("runs", "n_runs", digits=0),
         Column("validation F1", "score", digits=2),
         *(Column(str(name).removeprefix("value_"), str(name), digits=2) for name in groups if len(groups) > 1),
         Column("outcome", lambda row: (row["state"], row["reason"]), "noted"),
     ]
-    rows = found.trials.astype({"epochs": float, "score": float}).replace({None: np.nan}).to_dict("records")
+    rows = found.trials.astype({"trained": float, "score": float}).replace({None: np.nan}).to_dict("records")
     caption = f"Every trial: the means over its runs of macro F1 on {found.decided}, after its last training."
     return {
         "verdict": found.verdict,

@@ -46,7 +46,7 @@ class Tuning:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial: number, state, trained (epochs) and score of its last rung (missing where it failed before one),
+        """One row per trial: number, state, trained (epochs) and score of its last rung (missing where it has none),
         `value_<group>`, n_runs, reason, and a column for each searched field."""
         rows = []
         for trial in self.record["trials"]:

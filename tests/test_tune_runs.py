@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_resume import in_a_child_that_is_killed, kill_on_call
 
 pytest.importorskip("optuna")
 
+from analysis.figure_tuning import draw_tuning
 from analysis.predictions import load_sweep
 from analysis.tuning import read_tuning
 from cachegen.errors import ConditionError, RunError
@@ -211,6 +213,11 @@ def test_trials_that_fail_or_contradict_themselves_stop_nobody(small_study, tmp_
     assert "not finite" in record.trials[4].reason
     assert list(load_sweep(tmp_path).runs.index) == list(record.best.rungs[-1].runs)
     assert load_sweep(tmp_path).failed.empty
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a layout that collapses is a warning
+        drawn = draw_tuning(read_tuning(tmp_path))
+    assert "(2 complete, 0 pruned, 3 failed)" in drawn.alt
+    assert drawn.svg().startswith("<?xml")
 
 
 def test_only_the_best_trial_is_analysed(whole):

@@ -30,6 +30,7 @@ from analysis.figure_loss import loss_figure
 from analysis.figure_main import auc_figure, main_figure
 from analysis.figure_residuals import residual_figure
 from analysis.figure_shuffles import shuffle_figure
+from analysis.figure_tuning import tuning_figure
 from analysis.figure_yardsticks import yardstick_figure
 from analysis.study import Study
 
@@ -53,6 +54,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "dose": dose_figure,
     "loss": loss_figure,
     "residuals": residual_figure,
+    "tuning": tuning_figure,
 }
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from analysis.tuning import read_tuning
 from cachegen.errors import RunError
 from cachegen.files import digest_file, read_json
 
@@ -129,7 +130,7 @@ def load_sweep(folder: Path) -> Sweep:
 
     Runs that are not finished, runs marked FAILED and runs with logits that are not finite are listed in `failed`.
     Raises RunError, one line, for a file that differs from its hash in DONE, a config of another schema, or a
-    folder without finished runs.
+    folder without finished runs. Of a tuning study only the best trial's runs are read.
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder; give the sweep folder that holds the runs")
@@ -138,6 +139,8 @@ def load_sweep(folder: Path) -> Sweep:
     )
     if not places:
         raise RunError(f"no runs in {folder}; give the sweep folder that holds the runs, or train some first")
+    if (tuning := read_tuning(folder)) is not None:
+        places = [place for place in places if place.name in tuning.runs]
     rows: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
     for place in places:
@@ -149,6 +152,8 @@ def load_sweep(folder: Path) -> Sweep:
             rows.append(_read_config(place))
         else:
             failed.append((place.name, reason))
+    if not rows and not failed:
+        raise RunError(f"{folder} is a tuning study without a best trial yet; let `crosstax tune` go on")
     if not rows:
         raise RunError(f"none of the {len(failed)} runs in {folder} has results; the first: {failed[0][1]}")
     runs = pd.DataFrame(rows).set_index("run_id").sort_index()

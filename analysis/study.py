@@ -23,6 +23,7 @@ from analysis.predictions import Sweep, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.residuals import checks_table
 from analysis.swap_tests import swap_tests
+from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from analysis.visual import Visual
 from analysis.yardsticks import composed_margins, measure_yardstick
 
@@ -143,6 +144,11 @@ class Study:
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property
+    def tuning(self) -> Tuning | None:
+        """The tuning study whose best trial the runs are; None where they are no trials."""
+        return read_tuning(self.sweep.folder)
+
+    @cached_property
     def text(self) -> pd.DataFrame:
         """Text probe beside held-out scores, see `analysis.probes.probe_points`."""
         return probe_points(self.runs, self.categories, self.probes)
@@ -185,6 +191,8 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
+    tuning = read_tuning(sweep.folder)
+    caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return Study(
         sweep,
         runs.assign(map=[map_of_run[run_id] for run_id in order]),
@@ -197,7 +205,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
-        notes=(*visual.inputs.notes, *dict.fromkeys(notes)),
+        notes=(*visual.inputs.notes, *caution, *dict.fromkeys(notes)),
     )
 
 

@@ -20,7 +20,8 @@ def summary(study: Study) -> dict[str, Any]:
     baseline: of the headline's original runs. conditions: one per run. coherence, coherence_centred: mean over
     hypernyms of whole shuffles. yardsticks: held-out means of each cell of the headline beside each yardstick, with
     the difference. ablation: points of the curves. dose: means per dose of a partial shuffle. The last three are
-    empty lists where the runs or inputs do not allow them.
+    empty lists where the runs or inputs do not allow them. tuning, only where the runs were chosen in a search: whether
+    unseen hypernyms decided (exploratory), and the best trial.
     """
     leaf, heldout = study.test("leaf"), study.test("heldout")
     shown = shown_runs(study.runs)
@@ -40,8 +41,10 @@ def summary(study: Study) -> dict[str, Any]:
     ]
     coherence = study.hypernym_coherence().merge(shown[["map", "shuffle"]].drop_duplicates(), on="map")
     means = coherence.groupby("shuffle")[["all_pairs", "centred"]].mean().reindex(COHERENT)
+    tuning = study.tuning
     return _json_safe(
         {
+            **({} if tuning is None else {"tuning": {"exploratory": tuning.exploratory, "best": tuning.best}}),
             "baseline": {
                 "leaf": leaf.loc[original, "majority_f1"].mean(),
                 "heldout": heldout.loc[original, "majority_f1"].mean(),

@@ -17,6 +17,7 @@ from cli.options import say
 from cli.results import analyze, reanalyze, report
 from cli.runs import evaluate, presets, status, sweep, train
 from cli.study import demo, world, world_replicate
+from cli.tune import tune
 
 app = typer.Typer(
     name="crosstax",
@@ -40,6 +41,7 @@ for command in (
     train,
     presets,
     sweep,
+    tune,
     status,
     evaluate,
     ask,

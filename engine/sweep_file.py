@@ -5,6 +5,7 @@
     include = ["fig3"]      sweep presets whose runs belong to this sweep too
     [defaults]              fields of all grids
     [[grid]]                fields; a list is an axis, `together` is an axis of tables
+    [tune]                  how `crosstax tune` searches fields that are left open, see `engine.tune.table`
 
 Dataset and features may be left to the command line: a grid then names its `encoder`, which is looked up in the
 feature stores that are given.
@@ -23,7 +24,7 @@ from cachegen.store import FeatureStore
 from engine.condition import PLACES, Condition, Inputs, Sweep, cross
 from engine.presets import Preset, load_preset
 
-TABLES = {"about", "settings", "include", "defaults", "grid", "probe"}
+TABLES = {"about", "settings", "include", "defaults", "grid", "probe", "tune"}
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
 TIMM_NAMES = {
@@ -76,12 +77,26 @@ def read_sweep(
 
 
 def _runs(source: Path | Preset, settings: str | None, overrides: dict[str, Any]) -> Iterator[Wanted]:
+    for where, fields in read_grids(source, settings, overrides):
+        for places, condition in cross(fields, where):
+            yield _wanted(places, condition, where)
+
+
+def read_grids(
+    source: Path | Preset, settings: str | None, overrides: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each grid stands, for messages, and all its fields, those of settings and defaults among them.
+
+    Raises `ConditionError` for a file that cannot be read, or leaves fields open to `crosstax tune`.
+    """
     name, document = _name(source), read_document(source)
     if isinstance(source, Preset) and not source.is_sweep:
         raise ConditionError(f"preset {name!r} is settings, no sweep; use it as --preset fig6 --settings {name}")
+    if unset := [field for field in _searched(document) if field not in overrides]:
+        raise ConditionError(f"{name} leaves {unset[0]} to be searched; use `crosstax tune`, or give it with --set")
     chosen = settings or document.get("settings")
     for other in document.get("include", []):
-        yield from _runs(load_preset(other), chosen, overrides)
+        yield from read_grids(load_preset(other), chosen, overrides)
     first = default_fields(chosen) | document.get("defaults", {})
     for number, grid in enumerate(document.get("grid", [] if "include" in document else [{}]), 1):
         fields = first | grid | overrides
@@ -89,9 +104,14 @@ def _runs(source: Path | Preset, settings: str | None, overrides: dict[str, Any]
             fields = _absolute(fields, source.parent)
         if fields.get("dtype") == "auto":
             fields["dtype"] = _native_dtype()
-        where = f"{name}: grid {number}"
-        for places, condition in cross(fields, where):
-            yield _wanted(places, condition, where)
+        yield f"{name}: grid {number}", fields
+
+
+def _searched(document: dict[str, Any]) -> list[str]:
+    """Fields that a file leaves to `crosstax tune`, which says what is wrong with its table."""
+    table = document.get("tune")
+    space = table.get("space") if isinstance(table, dict) else None
+    return list(space) if isinstance(space, dict) else []
 
 
 def _native_dtype() -> str:

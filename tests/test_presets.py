@@ -21,6 +21,7 @@ from engine.published import REMOVED_HYPERNYMS
 from engine.questions import Categories, build_questions, count_questions, select, split_images
 from engine.sweep_file import complete, default_fields, locate, read_probe, read_sweep, same_encoder
 from engine.sweep_file import select as select_runs
+from engine.tune.table import read_tune
 
 FIGURES = ("fig3", "fig4", "fig6", "fig7", "fig10", "fig11", "fig12", "table5", "swap")
 LMS = {
@@ -116,6 +117,8 @@ def test_every_preset_is_sound(name):
     assert "\n" not in preset.about
     if "probe" in preset.document:
         assert set(read_probe(preset).lm) <= set(LMS)
+    elif name == "tune":
+        assert read_tune(preset, name).count == 24
     elif name == "curves":  # its LM is a world's, given on the command line
         runs = read_sweep(preset, overrides={"lm": "world/lm"})
         assert len({run.condition for run in runs}) == len(runs) == 2 * 6 + 2 * 2 * 3 + 5

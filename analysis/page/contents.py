@@ -26,6 +26,7 @@ from analysis.page.swap import swap
 from analysis.page.taxonomy import taxonomy
 from analysis.page.text import text
 from analysis.page.training import training
+from analysis.page.tuning import tuning
 from analysis.page.world import world
 from analysis.page.yardsticks import yardsticks
 
@@ -65,6 +66,7 @@ SECTIONS = (
     Section("examples", "Examples", "A closer look", examples),
     Section("taxonomy", "The taxonomy", "A closer look", taxonomy),
     Section("training", "Training", "A closer look", training),
+    Section("tuning", "Tuning", "A closer look", tuning),
     Section("world", "How this world was made", "Record", world),
     Section("methods", "Methods, to be copied", "Record", methods),
     Section("provenance", "Provenance", "Record", provenance),

@@ -7,6 +7,7 @@ from analysis.cells import Row
 from analysis.conditions import seed_text, short_name
 from analysis.contrasts import Contrast
 from analysis.page.page import Data, Page
+from analysis.tuning import EXPLORATORY
 
 LEAF_FLOOR = 80.0  # below this leaf F1 a failure on hypernyms says little
 SETUPS = 3  # of the headline, that are spelled out
@@ -23,8 +24,10 @@ def finding(page: Page) -> Data:
         ("LMs" if len(lms) > 1 else "LM", ", ".join(lms)),
         ("seeds", seed_text(runs)),
     ]
+    tuning = page.study.tuning
+    caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return {
-        "verdict": [page.short(text) for text in headline(page.cells, page.contrasts, page.study.contrasts)],
+        "verdict": [*caution, *map(page.short, headline(page.cells, page.contrasts, page.study.contrasts))],
         "facts": facts,
         "failed": len(page.study.sweep.failed),
         "sweep": page.study.sweep.folder.name,

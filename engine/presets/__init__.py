@@ -1,7 +1,7 @@
 """Presets: settings and sweep files that come with the package, as TOML to copy and edit.
 
-A file with [[grid]] tables (or an `include`) is a sweep, one for each figure and table of the paper; a file with
-[defaults] only holds settings that sweeps start from.
+A file with [[grid]] tables (or an `include`) is a sweep, one for each figure and table of the paper; so is one with
+[probe] or [tune]. A file with [defaults] only holds settings that sweeps start from.
 """
 
 import tomllib
@@ -27,7 +27,7 @@ class Preset:
 
     @property
     def is_sweep(self) -> bool:
-        return any(table in self.document for table in ("grid", "probe"))
+        return any(table in self.document for table in ("grid", "probe", "tune"))
 
 
 def preset_names() -> list[str]:

@@ -1,0 +1,93 @@
+"""Searching hyperparameters."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    Device,
+    ExecutorName,
+    GroupSize,
+    Json,
+    OutFolder,
+    RowTokens,
+    Threads,
+    fix_threads,
+    print_json,
+    say,
+)
+
+
+def tune(
+    file: Annotated[
+        Path | None, typer.Argument(help="Sweep file with a [tune] table; see `crosstax presets tune`.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset instead of a file: tune.")] = None,
+    settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Dataset folder.")] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
+    ] = None,
+    allow_unseen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unseen", help="Decide by validation answers on unseen hypernyms; all is then called exploratory."
+        ),
+    ] = False,
+    out: OutFolder = Path("tune"),
+    device: Device = "auto",
+    threads: Threads = None,
+    max_tokens: RowTokens = None,
+    group_size: GroupSize = None,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
+    ] = ExecutorName.local,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Search hyperparameters of a sweep file by validation answers on leaves and seen hypernyms; run again to resume.
+
+    OUT gets the trials' runs, tune.json, best.toml (the best setting as a sweep file) and figures/tuning.
+
+    Example: crosstax tune --preset tune --dataset W/dataset --features w.h5 --set lm=W/lm --out tuned
+    """
+    from engine.condition import parse_settings
+    from engine.presets import load_preset
+    from engine.tune.tune_file import TuneFile
+
+    if (file is None) == (preset is None):
+        raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets tune` prints one")
+    source = load_preset(preset) if preset is not None else file
+    assert source is not None
+    asked = TuneFile(source, settings, parse_settings(sets or [], ("lm", "encoder")), dataset, features or [])
+    table = asked.table(allow_unseen)
+    fix_threads(threads)
+    from analysis.figure_tuning import draw_tuning
+    from analysis.page.figure import FOLDER
+    from analysis.tuning import read_tuning
+    from engine.executors import choose_executor
+    from engine.executors.options import executor_options
+    from engine.plan import Execution
+    from engine.tune.study import run_tune
+
+    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=True)
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
+    record = run_tune(table, asked.runs_of, out, execution, carry_out)
+    best = asked.write_best(record, out)
+    tuning = read_tuning(out)
+    if best is None or tuning is None:
+        say(f"no trial is complete; the first failed: {record.trials[0].reason}")
+    else:
+        draw_tuning(tuning).write(out / FOLDER, "tuning")
+        say(best.read_text(encoding="utf-8"))
+        say(f"{tuning.verdict} As a sweep file: {best}")
+    print_json({"out": str(out), "toml": str(best) if best else None, **record.as_json()}, as_json)
+    if best is None:
+        raise typer.Exit(1)

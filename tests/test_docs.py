@@ -26,6 +26,7 @@ STAND_INS = {
 }
 QUICK = {  # what a command is given beside, so that it takes seconds
     "sweep": ["--set", "dtype=float32", "--set", "epochs=1", "--threads", "1"],
+    "tune": ["--set", "dtype=float32", "--set", "epochs=1", "--threads", "1"],
     "train": ["dtype=float32", "epochs=1", "--threads", "1"],
 }
 

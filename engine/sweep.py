@@ -47,6 +47,11 @@ class Task:
         return self.group.runs[0]
 
     @property
+    def work(self) -> float:
+        """Floating-point operations of its runs."""
+        return sum(sum(work) for work in self.group.work if work is not None)
+
+    @property
     def device(self) -> str:
         return self.execution.device
 

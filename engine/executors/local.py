@@ -17,7 +17,7 @@ from cachegen.device import choose_device
 from cachegen.errors import RunError
 from cachegen.progress import progress_bar
 from engine.group import Opener
-from engine.jobs import Executor, Job, in_this_process
+from engine.jobs import Executor, Job, in_this_process, longest_first
 
 
 def local(workers: int | None = None) -> Executor:
@@ -29,7 +29,7 @@ def local(workers: int | None = None) -> Executor:
         if count == 1:
             in_this_process(jobs)
         else:
-            _in_workers(jobs, count, gpus)
+            _in_workers(longest_first(jobs), count, gpus)
 
     return carry_out
 

@@ -14,7 +14,7 @@ from typing import Any
 from cachegen.errors import ConditionError, CrosstaxError, RunError
 from cachegen.progress import console, progress_bar
 from engine.executors import missing, run_elsewhere, wants_gpu
-from engine.jobs import Executor, Job
+from engine.jobs import Executor, Job, longest_first
 
 RETRIES = 100  # of a job whose process or node dies; each time it has got further
 PLASMA = 100_000_000  # bytes of the object store of a Ray started here: jobs pass files, not objects
@@ -37,7 +37,7 @@ def ray_cluster(address: str | None = None) -> Executor:
 
     def carry_out(jobs: Sequence[Job]) -> None:
         with _connected(ray, address, max(job.threads for job in jobs)):
-            submitted = _submit(ray, jobs)
+            submitted = _submit(ray, longest_first(jobs))
             try:
                 _follow(ray, submitted)
             except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 from cachegen.errors import ConditionError, RunError
 from cachegen.progress import console
 from engine.executors import missing, run_elsewhere, wants_gpu
-from engine.jobs import Executor, Job
+from engine.jobs import Executor, Job, longest_first
 from engine.timing import append_event
 
 FOLDER = "slurm"
@@ -46,7 +46,8 @@ def slurm(options: Mapping[str, str], *, wait: bool = False, cluster: str = "slu
         raise missing("submitit", "slurm") from None
     given = {key: int(value) if value.isdigit() else value for key, value in options.items()}
 
-    def carry_out(jobs: Sequence[Job]) -> None:
+    def carry_out(unordered: Sequence[Job]) -> None:
+        jobs = longest_first(unordered)
         folder = jobs[0].out / FOLDER
         needs: dict[str, Any] = {"timeout_min": MINUTES, "cpus_per_task": max(job.threads for job in jobs)}
         if any(map(wants_gpu, jobs)):

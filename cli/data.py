@@ -64,12 +64,21 @@ def extract(
             "AVX512-BF16 bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = Compute.auto,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only the I-th of N parts; the others by other processes, at once or later, same --out."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Encode every image of a dataset once; run it again to resume.
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
+    from cachegen.parts import parse_part
+
+    chosen = parse_part(part) if part else None
     from cachegen.dataset import load_dataset
     from cachegen.extract import extract as run
 
@@ -83,10 +92,13 @@ def extract(
         on_unreadable=on_unreadable.value,
         device=device,
         compute=compute.value,
+        part=chosen,
     )
     for key, reason in summary["unreadable"].items():
         say(f"unreadable: {key}: {reason}")
     say(f"{summary['encoded']} of {summary['images']} images encoded in {summary['seconds']:.1f} s: {out}")
+    if summary["pending"]:
+        say(f"{summary['pending']} images are left to the other parts")
     print_json(summary, as_json)
 
 

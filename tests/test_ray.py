@@ -5,7 +5,6 @@ Marked slow: each process of Ray imports PyTorch anew. Without a `finally` a clu
 
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +132,5 @@ def test_a_node_dies_in_the_middle_of_a_group(small_study, cluster, tmp_path):
     assert bytes_of(out) == bytes_of(tmp_path / "local") != {}
     starts = [event["from_step"] for event in begun(out) if event["group"] == hit[0]]
     assert starts[0] == 0 < starts[1]
-    other = tmp_path / "other"
-    run_sweep(small_study.sweep(run_seed=[3, 4], epochs=20), other, replace(PAIRS, group_size=2))
-    assert set(bytes_of(other).values()).isdisjoint(set(bytes_of(out).values()))
+    first, second = (path.read_bytes() for path in out.glob("*/projector.safetensors"))
+    assert first != second

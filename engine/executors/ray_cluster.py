@@ -7,6 +7,7 @@ checkpoint. All nodes have to see the same files, with the same Python environme
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise ConditionError(f"ray: no cluster at {named or 'this machine'} ({reason}); see --ray-address") from None
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray says that a node has died
+            yield
     finally:
         ray.shutdown()
 

@@ -49,6 +49,7 @@ def slurm(options: Mapping[str, str], *, wait: bool = False, cluster: str = "slu
     def carry_out(unordered: Sequence[Job]) -> None:
         jobs = longest_first(unordered)
         folder = jobs[0].out / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
         needs: dict[str, Any] = {"timeout_min": MINUTES, "cpus_per_task": max(job.threads for job in jobs)}
         if any(map(wants_gpu, jobs)):
             needs["gpus_per_node"] = 1

@@ -98,3 +98,12 @@ def test_an_image_that_cannot_be_read_stops_all(dataset, encoder, tmp_path):
 def test_options_of_other_executors():
     with pytest.raises(ConditionError, match="no option partition"):
         extraction_executor("local", {"partition": "gpu"}, 2)
+
+
+def test_a_part_or_all_tasks(crosstax, dataset, encoder, tmp_path):
+    words = ("extract", dataset.root, "--encoder", encoder, "--out", tmp_path / "x.h5", "--tasks", 2)
+    for wrong, said in (("--part", "1/2"), "one part of a store"), (("--ray-address", "a:1"), "needs --executor ray"):
+        code, _, err = crosstax(*words, *wrong)
+        assert code == 2
+        assert said in " ".join(err.split())
+    assert not (tmp_path / "x.h5").exists()

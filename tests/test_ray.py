@@ -4,16 +4,20 @@ Marked slow: each process of Ray imports PyTorch anew. Without a `finally` a clu
 """
 
 import os
+import signal
 import threading
 from pathlib import Path
 
 import pytest
+from real_slurm import free_ports
 from small_study import make_small_study
-from test_executors import EVERY_STEP, PAIRS, begun, bytes_of, free_ports, planned, wait_for
+from test_executors import EVERY_STEP, PAIRS, begun, bytes_of, planned, wait_for
 
 from cachegen.errors import ConditionError, StoreError
 from engine.executors import choose_executor
 from engine.executors.options import executor_options
+from engine.executors.ray_cluster import ENVIRONMENT
+from engine.run_directory import RunDirectory
 from engine.sweep import run_sweep
 
 pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")
@@ -71,20 +75,50 @@ def test_no_cluster_at_an_address(small_study, disconnected, tmp_path):
         run_sweep(small_study.sweep(run_seed=[1]), tmp_path, PAIRS, executor=executor)
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_the_jobs(small_study, disconnected, tmp_path):
+    """At once, and the same sweep goes on from their checkpoints, here without Ray."""
+    runs = small_study.sweep(run_seed=[1], epochs=20)
+
+    def interrupt():
+        wait_for(lambda: list(tmp_path.glob("*.checkpoint.safetensors")), SECONDS)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(runs, tmp_path, EVERY_STEP, executor=choose_executor("ray", {"address": "local"}))
+    (worker,) = [int(event["by"].split()[-1]) for event in begun(tmp_path)]
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())
+    (left,) = planned(runs, tmp_path)
+    assert not any(RunDirectory(tmp_path / run).over for run in left.group.runs)
+    run_sweep(runs, tmp_path, PAIRS)
+    first, second = [event["from_step"] for event in begun(tmp_path)]
+    assert first == 0 < second
+
+
+def patiently(start):
+    """Ray gives a process half a minute to start, which may be too little on a busy machine."""
+    for left in (2, 1, 0):
+        try:
+            return start()
+        except Exception:
+            if not left:
+                raise
+
+
 @pytest.fixture
-def cluster(disconnected):
+def cluster(disconnected, monkeypatch):
     """A head without CPUs and two nodes with one each."""
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False},
-    )
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    size = {"object_store_memory": MEMORY, "include_dashboard": False}
+    nodes = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **size}))
     try:
         for _ in range(2):
-            nodes.add_node(num_cpus=1, object_store_memory=MEMORY)
+            patiently(lambda: nodes.add_node(num_cpus=1, object_store_memory=MEMORY))
         yield nodes
     finally:
         ray.shutdown()

@@ -21,8 +21,13 @@ RETRIES = 100  # of a job whose process or node dies; each time it has got furth
 PLASMA = 100_000_000  # bytes of the object store of a Ray started here: jobs pass files, not objects
 GRACE = 30.0  # seconds that jobs have to stop by themselves
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # and no tokens
-# Neither usage statistics, nor what Ray says about variables of accelerators in each worker.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+STARTS = 3  # Ray gives a node half a minute to start, which a busy machine may need more than once
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else each worker warns about it
+    "RAY_gcs_server_port_wait_time_s": "300",  # like the next, for busy machines; seconds
+    "RAY_worker_register_timeout_seconds": "600",
+}
 
 
 def ray_cluster(address: str | None = None) -> Executor:
@@ -54,15 +59,15 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.update(QUIET)
-    code = str(Path(__file__).resolve().parents[2])
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"PYTHONPATH": code}
+    os.environ.update(ENVIRONMENT)
+    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables["PYTHONPATH"] = os.pathsep.join(paths)
     always = {"logging_level": "ERROR", "log_to_driver": False, "runtime_env": {"env_vars": variables}}
-    here = {"include_dashboard": False, "object_store_memory": PLASMA, "num_cpus": max(cpus, _cores())}
     named = address or os.environ.get("RAY_ADDRESS")
     try:
         if named == "local":
-            ray.init("local", **always, **here)
+            _start(ray, max(cpus, _cores()), always)
         elif named:
             _knock(named)
             ray.init(named, **always)
@@ -70,8 +75,8 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
             try:
                 ray.init("auto", **always)
             except ConnectionError:  # none runs here
-                ray.init("local", **always, **here)
-    except (OSError, RuntimeError, ValueError) as error:
+                _start(ray, max(cpus, _cores()), always)
+    except Exception as error:  # Ray's are of a dozen types, and plain ones among them
         reason = " ".join(str(error).split())
         raise ConditionError(f"ray: no cluster at {named or 'this machine'} ({reason}); see --ray-address") from None
     try:
@@ -79,6 +84,18 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, cpus: int, always: dict[str, Any]) -> None:
+    """Start a cluster of this machine alone."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=PLASMA, **always)
+            return
+        except Exception:
+            if not left:
+                raise
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:

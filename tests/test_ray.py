@@ -3,6 +3,7 @@
 Marked slow: each process of Ray imports PyTorch anew. Without a `finally` a cluster would outlive its test.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -98,12 +99,10 @@ def test_ctrl_c_stops_the_jobs(small_study, disconnected, tmp_path):
 
 def patiently(start):
     """Ray gives a process half a minute to start, which may be too little on a busy machine."""
-    for left in (2, 1, 0):
-        try:
+    for _ in range(2):
+        with contextlib.suppress(Exception):
             return start()
-        except Exception:
-            if not left:
-                raise
+    return start()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ class OnUnreadable(StrEnum):
 class ExecutorName(StrEnum):
     local = "local"
     slurm = "slurm"
+    ray = "ray"
 
 
 class TrackerName(StrEnum):
@@ -85,6 +86,31 @@ RowTokens = Annotated[
 GroupSize = Annotated[
     int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
 ]
+DatasetFolder = Annotated[Path | None, typer.Option(help="Dataset folder.")]
+Stores = Annotated[
+    list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
+]
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option("--executor", help="Who carries it out: this machine's GPUs, or a cluster's scheduler.")
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm", metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Ray cluster, such as head:6379; else $RAY_ADDRESS, else one that runs here, else one started for the "
+        "command, as `local` always does.",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")]
 ProbeFiles = Annotated[
     list[Path] | None,
     typer.Option(

@@ -7,18 +7,25 @@ import typer
 
 from cli.models import probe
 from cli.options import (
+    DatasetFolder,
     Device,
     Dtype,
     ExecutorName,
+    ExecutorOption,
     GroupSize,
     Json,
     MaxTokens,
     Negatives,
     OutFolder,
+    RayAddress,
     RowTokens,
+    Sets,
+    Slurm,
     Split,
+    Stores,
     Threads,
     Track,
+    Wait,
     Weights,
     fix_threads,
     print_json,
@@ -90,13 +97,9 @@ def sweep(
     file: Annotated[Path | None, typer.Argument(help="TOML file; see `crosstax presets NAME` for its form.")] = None,
     preset: Annotated[str | None, typer.Option(help="Sweep preset instead of a file, for example fig6.")] = None,
     settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Dataset folder.")] = None,
-    features: Annotated[
-        list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
-    ] = None,
+    sets: Sets = None,
+    dataset: DatasetFolder = None,
+    features: Stores = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only runs with FIELD=VALUE, or with this in their id; repeatable.")
     ] = None,
@@ -110,15 +113,11 @@ def sweep(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
-    executor: Annotated[
-        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
-    ] = ExecutorName.local,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
-    ] = None,
+    executor: ExecutorOption = ExecutorName.local,
+    slurm: Slurm = None,
+    ray_address: RayAddress = None,
     track: Track = None,
-    wait: Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")] = False,
+    wait: Wait = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
@@ -155,7 +154,8 @@ def sweep(
     from engine.run_directory import RunDirectory
     from engine.sweep import run_sweep
 
-    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=wait)
+    options = executor_options(executor.value, slurm, ray_address)
+    carry_out = choose_executor(executor.value, options, wait=wait)
     execution = Execution(
         device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
     )

@@ -6,13 +6,20 @@ from typing import Annotated
 import typer
 
 from cli.options import (
+    DatasetFolder,
     Device,
     ExecutorName,
+    ExecutorOption,
     GroupSize,
     Json,
     OutFolder,
+    RayAddress,
     RowTokens,
+    Sets,
+    Slurm,
+    Stores,
     Threads,
+    Track,
     fix_threads,
     print_json,
     say,
@@ -25,13 +32,9 @@ def tune(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Preset instead of a file: tune.")] = None,
     settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
-    ] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Dataset folder.")] = None,
-    features: Annotated[
-        list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
-    ] = None,
+    sets: Sets = None,
+    dataset: DatasetFolder = None,
+    features: Stores = None,
     allow_unseen: Annotated[
         bool,
         typer.Option(
@@ -43,13 +46,10 @@ def tune(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
-    executor: Annotated[
-        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
-    ] = ExecutorName.local,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
-    ] = None,
+    executor: ExecutorOption = ExecutorName.local,
+    slurm: Slurm = None,
+    ray_address: RayAddress = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Search hyperparameters of a sweep file by validation answers on leaves and seen hypernyms; run again to resume.
@@ -77,8 +77,11 @@ def tune(
     from engine.plan import Execution
     from engine.tune.study import run_tune
 
-    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=True)
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
+    options = executor_options(executor.value, slurm, ray_address)
+    carry_out = choose_executor(executor.value, options, wait=True)
+    execution = Execution(
+        device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
+    )
     record = run_tune(table, asked.runs_of, out, execution, carry_out)
     best = asked.write_best(record, out)
     tuning = read_tuning(out)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from cachegen.errors import StoreError
-from cachegen.files import exclusive_lock, write_atomically, write_text
+from cachegen.files import exclusive_lock, remove_leftovers, write_atomically, write_text
 from cachegen.store import (
     DONE,
     FEATURES,
@@ -53,6 +53,7 @@ class StoreWriter:
             if reasons:
                 self._reasons |= {keys[position]: reason for position, reason in reasons.items()}
                 lines = [json.dumps({"key": key, "reason": reason}) for key, reason in self._reasons.items()]
+                remove_leftovers(reasons_path(self.store.path))
                 write_text(reasons_path(self.store.path), "\n".join(lines) + "\n")
             os.fdatasync(self._descriptor)
             self._pwrite("done", start, done)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cachegen.errors import RunError
-from cachegen.files import write_atomically
+from cachegen.files import remove_leftovers, write_atomically
 from engine.run_directory import RunDirectory
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -31,7 +31,8 @@ def write_checkpoint(
             state = optimizer.state.get(parameter, {})
             tensors |= {f"{number}.{name}.{moment}": state[moment] for moment in MOMENTS if state}
     header = {"step": str(step), "log_sizes": json.dumps(log_sizes)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    content = save(tensors, metadata=header)  # its own writer leaves temporary files when it is killed
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_checkpoint(
@@ -39,8 +40,10 @@ def read_checkpoint(
 ) -> int:
     """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
 
-    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file.
+    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file. The caller holds
+    the group.
     """
+    remove_leftovers(path)
     if not path.is_file():
         for directory in directories:
             directory.cut_metrics(0)

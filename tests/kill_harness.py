@@ -183,13 +183,6 @@ def survives(command: Command, folder: Path, kills: Sequence[Kill]) -> int:
     return met
 
 
-def seconds_of(work: Callable[[], object], log: Path) -> float:
-    """Length of an undisturbed run."""
-    started = time.monotonic()
-    assert ended(spawn(work, log), log) == 0, log.read_text()
-    return time.monotonic() - started
-
-
 def random_times(rng: random.Random, seconds: float) -> list[Kill]:
     """One to three kills at random moments of a run of that length."""
     return [partial(killed_after, rng.uniform(0, seconds)) for _ in range(rng.randint(1, 3))]

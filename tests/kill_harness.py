@@ -53,16 +53,13 @@ def spawn(work: Callable[[], object], log: Path) -> int:
     code = 1
     try:
         os.setsid()
-        with log.open("w") as handle:
-            os.dup2(handle.fileno(), 1)
-            os.dup2(handle.fileno(), 2)
+        sys.stdout = sys.stderr = log.open("w", buffering=1)  # pytest's own are objects, not descriptors
         work()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        traceback.print_exc(file=sys.__stderr__)
-        sys.__stderr__.flush()
+        traceback.print_exc()
     finally:
         os._exit(code)
 

@@ -92,7 +92,7 @@ def open_writer(
                 for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
                     leftover.unlink()  # of a killed creator: we hold its lock
                 reasons_path(path).unlink(missing_ok=True)
-                write_atomically(path, lambda temporary: _create(temporary, keys, n_patches, width, attributes))
+                write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
             writer = StoreWriter(FeatureStore.open(path, allow_pending=True), os.open(path, os.O_RDWR))
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
@@ -106,6 +106,13 @@ def open_writer(
                 f"({name}: {there[name]} there, {attributes[name]} now); choose another --out or delete it"
             )
         yield writer
+
+
+def _make(path: Path, *contents: Any) -> None:
+    try:
+        _create(path, *contents)
+    except RuntimeError as error:  # HDF5's, where it cannot write what it kept back till the end
+        raise StoreError(f"cannot write {path.parent}, the disk may be full; make room ({error})") from error
 
 
 def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]) -> None:

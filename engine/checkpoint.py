@@ -40,7 +40,8 @@ def read_checkpoint(
 ) -> int:
     """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
 
-    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file. The caller holds
+    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file, and where a
+    log is shorter than it was then. The caller holds
     the group.
     """
     remove_leftovers(path)
@@ -63,6 +64,12 @@ def read_checkpoint(
                     optimizer.state[parameter] = moments
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise RunError(f"checkpoint {path} is damaged ({error}); delete it to train its runs anew") from None
+    short = [each.path for each, size in zip(directories, log_sizes, strict=True) if each.log_size < size]
+    if short:
+        raise RunError(
+            f"checkpoint {path} stands at step {step:,}, but {short[0] / 'metrics.jsonl'} does not reach so far; "
+            "restore it, or delete the checkpoint to train its runs anew"
+        )
     for directory, size in zip(directories, log_sizes, strict=True):
         directory.cut_metrics(size)
     return step

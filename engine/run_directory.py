@@ -80,12 +80,18 @@ class RunDirectory:
     def append_metrics(self, lines: Iterable[dict[str, float | int]]) -> int:
         """Append log lines durably and return the file's size; values that are not finite become null."""
         if self.sealed:
-            return self.file("metrics.jsonl").stat().st_size
+            return self.log_size
         text = "".join(
             json.dumps({key: value if math.isfinite(value) else None for key, value in line.items()}) + "\n"
             for line in lines
         )
         return append_text(self.file("metrics.jsonl"), text)
+
+    @property
+    def log_size(self) -> int:
+        """Bytes of the metrics log; 0 if there is none."""
+        log = self.file("metrics.jsonl")
+        return log.stat().st_size if log.is_file() else 0
 
     def append_timing(self, *lines: dict[str, Any]) -> None:
         """Append lines to the timing log."""

@@ -8,6 +8,7 @@ parent kills then.
 A command is a `Command`: what to run, what must stay once it is there, and what must be there in the end.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -64,6 +65,13 @@ def spawn(work: Callable[[], object], log: Path) -> int:
         os._exit(code)
 
 
+def end(child: int) -> None:
+    """Kill a child that nobody has waited for, and all that it started, if it has got as far as `setsid`."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+
+
 def ended(child: int, log: Path) -> int:
     """Wait for a child and return its exit code, negative for a signal; one that hangs is killed and is an error."""
     until = time.monotonic() + PATIENCE
@@ -72,7 +80,7 @@ def ended(child: int, log: Path) -> int:
         if done:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() > until:
-            os.killpg(child, signal.SIGKILL)
+            end(child)
             os.waitpid(child, 0)
             raise AssertionError(f"it hangs: {log.read_text()}")
         time.sleep(0.002)
@@ -82,7 +90,7 @@ def killed_after(seconds: float, work: Callable[[], object], log: Path) -> bool:
     """Do `work` in a fork that is killed after `seconds`; whether it was still running then."""
     child = spawn(work, log)
     time.sleep(seconds)
-    os.killpg(child, signal.SIGKILL)
+    end(child)
     code = ended(child, log)
     assert code in (0, -signal.SIGKILL), log.read_text()
     return code != 0

@@ -104,7 +104,7 @@ def whole(inputs, tmp_path_factory):
 def one_line(code: int, lines: list[str]) -> str:
     """The error line of a command that ended as it should for what a user can mend."""
     errors = [line for line in lines if line.startswith("error: ")]
-    assert code == 2, lines
+    assert code == 2, "\n".join(lines)
     assert len(errors) == 1, lines
     assert lines[-1] == errors[0], lines
     assert "Traceback" not in "".join(lines)
@@ -245,15 +245,28 @@ def test_images_that_vanish_during_extraction(inputs, whole, tmp_path):
 
 def test_a_sweep_folder_that_vanishes_is_one_line(inputs, whole, tmp_path):
     def before():
-        original = training.write_checkpoint
+        original = training.step_loss
 
         def vanish(*args):
-            shutil.rmtree(tmp_path / "runs")
-            original(*args)
+            shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+            return original(*args)
 
-        training.write_checkpoint = vanish
+        training.step_loss = vanish
 
     one_line(*crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log", before))
+    assert crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log")[0] == 0
+    assert results(tmp_path) == whole["sweep"]
+
+
+def test_a_log_that_vanished_is_not_filled_with_zeros(inputs, whole, tmp_path):
+    """As when somebody deletes the folder of one run, but not the checkpoint of its group."""
+    killed_in_training(inputs, tmp_path, tmp_path / "log")
+    (planned,) = read_plan(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / planned.runs[1])
+    message = one_line(*crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log"))
+    assert planned.runs[1] in message
+    assert "delete the checkpoint to train its runs anew" in message
+    planned.checkpoint(tmp_path / "runs").unlink()
     assert crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log")[0] == 0
     assert results(tmp_path) == whole["sweep"]
 

@@ -21,6 +21,7 @@ from cachegen.encoders import Encoder
 from cachegen.files import append_text, exclusive_lock
 from cachegen.store import PENDING, FeatureStore
 from engine import group, training
+from engine.executors.local import local
 from engine.plan import Execution
 from engine.plan_file import read_plan
 from engine.run_directory import HASHED, RunDirectory
@@ -405,6 +406,25 @@ def test_ctrl_c_that_a_shell_ignores_stays_ignored(inputs, whole, tmp_path):
 
     assert crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log", before)[0] == 0
     assert results(tmp_path) == whole["sweep"]
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_sweep_that_is_killed(small_study, tmp_path):
+    runs = small_study.sweep(run_seed=[1, 2], epochs=200)
+    execution, log = Execution(device="cpu", group_size=1, max_tokens=4096), tmp_path / "log"
+    parent = spawn(lambda: run_sweep(runs, tmp_path / "runs", execution, executor=local(workers=2)), log)
+    until = time.monotonic() + 120
+    while sum(path.stat().st_size > 0 for path in tmp_path.glob("runs/*/metrics.jsonl")) < 2:
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
+    os.kill(parent, signal.SIGKILL)
+    ended(parent, log)
+    workers = [int(event["by"].split()[-1]) for event in read_events(tmp_path / "runs")]
+    assert parent not in workers
+    while any(Path(f"/proc/{worker}/stat").exists() for worker in workers):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert all(group.checkpoint(tmp_path / "runs").is_file() for group in read_plan(tmp_path / "runs"))
 
 
 # What is done stays as it is

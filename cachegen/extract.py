@@ -4,7 +4,9 @@ The three go on side by side: threads decode up to `BLOCKS_AHEAD` blocks before 
 `BLOCKS_BEHIND` blocks after it, and on CUDA the device has its next block before it is done with this one.
 
 A block is always rows [i * batch, (i + 1) * batch) of the store, with `batch` as recorded when it was made and an
-unreadable image left in its place as zeros. So a resumed run computes the very same batches, and the same bytes.
+unreadable image left in its place as zeros. So a resumed run computes the very same batches, and the same bytes; and so
+do several processes that share the work, each with a part of the blocks, on the same kind of device with the same
+number of threads.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ from cachegen.dataset import Dataset
 from cachegen.encoders import Compute, Encoder, load_encoder
 from cachegen.errors import StoreError
 from cachegen.images import Transform, read_image, unreadable_reason
+from cachegen.parts import Part
 from cachegen.progress import progress_bar
 from cachegen.store import PENDING, FeatureStore
 from cachegen.store_writer import open_writer
@@ -54,12 +57,15 @@ def extract(
     device: str = "auto",
     compute: Compute | Literal["auto"] = "auto",
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
+    part: Part | None = None,
 ) -> dict[str, Any]:
     """Encode every image of `dataset` into the feature store `out`, resuming whatever is there.
 
     `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
     one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
-    Returns a JSON-ready summary. Raises `ModelError` for the encoder, `StoreError` for images and the store.
+    `part` (i, n) encodes the i-th of n ranges of rows only, beside other processes that encode the others.
+    Returns a JSON-ready summary, in which `digest` is None while rows are pending. Raises `ModelError` for the encoder,
+    `StoreError` for images and the store, `RunError` if another process writes any of these rows.
     """
     started = time.perf_counter()
     model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder
@@ -70,11 +76,11 @@ def extract(
         "batch": batch,
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
-    with open_writer(Path(out), keys, model.n_patches, model.width, attributes) as writer:
-        before = writer.store
+    with open_writer(Path(out), keys, model.n_patches, model.width, attributes, part) as writer:
+        before, rows = writer.store, writer.rows
         size = before.attributes["batch"]
-        starts = [start for start in range(0, len(keys), size) if (before.done[start : start + size] == PENDING).any()]
-        slices = [range(start, min(start + size, len(keys))) for start in starts]
+        blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        slices = [block for block in blocks if (before.done[block.start : block.stop] == PENDING).any()]
         paths = [dataset.image_path(key) for key in keys]
         encoded = sum(map(len, slices))
         with progress_bar("encoding", encoded, "images") as advance:
@@ -98,20 +104,24 @@ def extract(
                             "with --on-unreadable mark (finished rows are kept)"
                         )
                     write_behind(block, _encoded(model, block.pixels, dtype))
-    store = FeatureStore.open(out)
+    store = FeatureStore.open(out, allow_pending=part is not None)
+    pending = int((store.done == PENDING).sum())
     seconds = time.perf_counter() - started
     return {
         "store": str(out),
         "encoder": model.name,
         "images": len(keys),
+        "part": "{}/{}".format(*part) if part else None,
+        "rows": [rows.start, rows.stop],
         "encoded": encoded,
+        "pending": pending,
         "unreadable": store.unreadable,
         "shape": list(store.patches.shape),
         "dtype": dtype,
         "compute": store.attributes["compute"],
         "batch": size,
         "bytes": store.path.stat().st_size,
-        "digest": store.digest,
+        "digest": None if pending else store.digest,
         "seconds": round(seconds, 3),
     }
 

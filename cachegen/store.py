@@ -92,7 +92,7 @@ class FeatureStore:
         }
         if len({len(keys), len(done), len(crc32), *map(len, maps.values())}) != 1:
             raise ValueError("its datasets differ in length")
-        reasons = _read_reasons(path)
+        reasons = read_reasons(path)
         unreadable = {keys[row]: reasons.get(keys[row], "unknown") for row in np.flatnonzero(done == UNREADABLE)}
         return cls(path, attributes, keys, done, crc32, **maps, unreadable=unreadable, offsets=offsets)
 
@@ -167,7 +167,7 @@ def reasons_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.unreadable.jsonl")
 
 
-def _read_reasons(path: Path) -> dict[str, str]:
+def read_reasons(path: Path) -> dict[str, str]:
     """Key -> reason from the JSON-lines sidecar; none when no image was unreadable."""
     sidecar = reasons_path(path)
     if not sidecar.exists():

@@ -1,7 +1,9 @@
-"""Writing a feature store: create it whole, then fill rows so that a kill at any moment loses at most one block."""
+"""Writing a feature store: create it whole, then fill rows so that a kill at any moment loses at most one block.
+
+Several processes may fill one store, each a part of its rows of its own.
+"""
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -13,7 +15,8 @@ import h5py
 import numpy as np
 
 from cachegen.errors import StoreError
-from cachegen.files import exclusive_lock, remove_leftovers, write_atomically, write_text
+from cachegen.files import reason_of, remedy_of, remove_leftovers, write_atomically, write_text
+from cachegen.parts import Part, RowLocks, part_rows
 from cachegen.store import (
     DONE,
     FEATURES,
@@ -22,18 +25,20 @@ from cachegen.store import (
     STORAGE,
     UNREADABLE,
     FeatureStore,
+    read_reasons,
     reasons_path,
     row_checksum,
 )
 
 
 class StoreWriter:
-    """The one locked writer of a store. `store` is the state found when it was opened."""
+    """The one locked writer of `rows` of a store. `store` is the state found when it was opened."""
 
-    def __init__(self, store: FeatureStore, descriptor: int) -> None:
+    def __init__(self, store: FeatureStore, rows: range, descriptor: int, locks: RowLocks) -> None:
         self.store = store
+        self.rows = rows
         self._descriptor = descriptor
-        self._reasons = dict(store.unreadable)
+        self._locks = locks
 
     def write(self, start: int, features: Sequence[np.ndarray], reasons: dict[int, str]) -> None:
         """Make rows `start`, `start + 1`, ... durable: features in the order of `FEATURES`, each (n, ...).
@@ -51,10 +56,7 @@ class StoreWriter:
             for name, part in zip((*FEATURES, "crc32"), (*parts, crc32), strict=True):
                 self._pwrite(name, start, part)
             if reasons:
-                self._reasons |= {keys[position]: reason for position, reason in reasons.items()}
-                lines = [json.dumps({"key": key, "reason": reason}) for key, reason in self._reasons.items()]
-                remove_leftovers(reasons_path(self.store.path))
-                write_text(reasons_path(self.store.path), "\n".join(lines) + "\n")
+                self._add_reasons({keys[position]: reason for position, reason in reasons.items()})
             os.fdatasync(self._descriptor)
             self._pwrite("done", start, done)
             os.fdatasync(self._descriptor)
@@ -62,6 +64,17 @@ class StoreWriter:
             raise StoreError(
                 f"cannot write {self.store.path}: {error.strerror or error}; finished rows are kept, run it again"
             ) from error
+
+    def _add_reasons(self, reasons: dict[str, str]) -> None:
+        """Add to the sidecar, which all parts share: in the order of rows, so that it tells nothing of who was first.
+
+        What is there of rows that are still pending is kept; each row is written with its reason of now.
+        """
+        with self._locks.shared():
+            known = read_reasons(self.store.path) | reasons
+            lines = [json.dumps({"key": key, "reason": known[key]}) for key in self.store.keys if key in known]
+            remove_leftovers(reasons_path(self.store.path))
+            write_text(reasons_path(self.store.path), "\n".join(lines) + "\n")
 
     def close(self) -> None:
         """End writing, also for a thread that still would: its number may soon be another file's."""
@@ -78,26 +91,39 @@ class StoreWriter:
 
 @contextlib.contextmanager
 def open_writer(
-    path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]
+    path: Path,
+    keys: Sequence[str],
+    n_patches: int,
+    width: int,
+    attributes: dict[str, Any],
+    part: Part | None = None,
 ) -> Iterator[StoreWriter]:
-    """Create the store, or open it to resume, holding the writer's lock.
+    """Create the store, or open it to resume, holding the lock of the rows of `part`; None: of all rows.
 
-    Raises `StoreError` if an existing store differs in an `IDENTITY` attribute, or there is no space for a new one.
+    Of several that come at once one creates it, and the others wait for it and use it. Raises `StoreError` if an
+    existing store differs in an `IDENTITY` attribute, or there is no space for a new one, and `RunError` if another
+    process writes any of these rows.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_lock(path.with_name(f"{path.name}.lock"), f"feature store {path}"))
-            # A store without a finished row holds nothing worth keeping: it is made anew, whatever it was made for.
-            if not path.exists() or not FeatureStore.open(path, allow_pending=True).done.any():
-                for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                    leftover.unlink()  # of a killed creator: we hold its lock
-                reasons_path(path).unlink(missing_ok=True)
-                write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
-            writer = StoreWriter(FeatureStore.open(path, allow_pending=True), os.open(path, os.O_RDWR))
+            locks = RowLocks(path.with_name(f"{path.name}.lock"), f"feature store {path}")
+            stack.callback(locks.close)
+            with locks.shared():
+                # A store without a finished row holds nothing worth keeping: it is made anew, whatever it was made for.
+                if locks.nobody_writes() and not (
+                    path.exists() and FeatureStore.open(path, allow_pending=True).done.any()
+                ):
+                    remove_leftovers(path)
+                    reasons_path(path).unlink(missing_ok=True)
+                    write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
+                store = FeatureStore.open(path, allow_pending=True)
+                rows = part_rows(len(store.keys), store.attributes["batch"], part)
+                locks.take(rows, "part {}/{}".format(*part) if part else "all rows")
+            writer = StoreWriter(store, rows, os.open(path, os.O_RDWR), locks)
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+            raise StoreError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
         stack.callback(writer.close)
-        there = writer.store.attributes
+        there = store.attributes
         differing = [name for name in IDENTITY if there[name] != attributes[name]]
         if differing:
             name = differing[0]

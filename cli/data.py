@@ -1,11 +1,26 @@
 """From images to a dataset folder, its statistics and its feature store."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cli.options import Compute, Device, Json, OnUnreadable, OutFolder, print_json, say
+from cli.options import (
+    Compute,
+    Device,
+    ExecutorName,
+    ExecutorOption,
+    Json,
+    OnUnreadable,
+    OutFolder,
+    RayAddress,
+    Slurm,
+    Threads,
+    Wait,
+    fix_threads,
+    print_json,
+    say,
+)
 
 
 def data_things(
@@ -64,13 +79,41 @@ def extract(
             "AVX512-BF16 bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = Compute.auto,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only the I-th of N parts; the others by other processes, at once or later, same --out."
+        ),
+    ] = None,
+    tasks: Annotated[
+        int,
+        typer.Option(help="Parts that the executor carries out; local at once, each with --threads threads.", min=1),
+    ] = 1,
+    executor: ExecutorOption = ExecutorName.local,
+    slurm: Slurm = None,
+    ray_address: RayAddress = None,
+    wait: Wait = False,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Encode every image of a dataset once; run it again to resume.
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
+    from cachegen.parts import parse_part
+
+    chosen = parse_part(part) if part else None
+    fix_threads(threads)
     from cachegen.dataset import load_dataset
+
+    if tasks > 1 or executor is not ExecutorName.local:
+        if part:
+            raise typer.BadParameter("--part is one part of a store, --tasks all of them; give one of the two")
+        _extract_in_parts(
+            dataset, out, tasks, executor.value, slurm, ray_address, wait, as_json,
+            encoder=encoder, batch=batch, on_unreadable=on_unreadable.value, device=device, compute=compute.value,
+        )  # fmt: skip
+        return
     from cachegen.extract import extract as run
 
     loaded = load_dataset(dataset)
@@ -83,11 +126,43 @@ def extract(
         on_unreadable=on_unreadable.value,
         device=device,
         compute=compute.value,
+        part=chosen,
     )
     for key, reason in summary["unreadable"].items():
         say(f"unreadable: {key}: {reason}")
     say(f"{summary['encoded']} of {summary['images']} images encoded in {summary['seconds']:.1f} s: {out}")
+    if summary["pending"]:
+        say(f"{summary['pending']} images are left to the other parts")
     print_json(summary, as_json)
+
+
+def _extract_in_parts(
+    dataset: Path,
+    out: Path,
+    tasks: int,
+    executor: str,
+    slurm: list[str] | None,
+    ray_address: str | None,
+    wait: bool,
+    as_json: bool,
+    **encoding: Any,
+) -> None:
+    """Extraction by several processes, where an executor finds them."""
+    from cachegen.dataset import load_dataset
+    from engine.executors.extraction import Encoding, extract_in_parts, extraction_executor
+    from engine.executors.options import executor_options
+
+    options = executor_options(executor, slurm, ray_address)
+    carry_out = extraction_executor(executor, options, tasks, wait=wait)
+    loaded = load_dataset(dataset)
+    say(loaded.summary())
+    summary = extract_in_parts(loaded, out, Encoding(**encoding), tasks, carry_out)
+    for key, reason in summary["unreadable"].items():
+        say(f"unreadable: {key}: {reason}")
+    say(f"{summary['images'] - summary['pending']} of {summary['images']} images are encoded: {out}")
+    print_json(summary, as_json)
+    if summary["pending"] and (wait or executor != "slurm"):
+        raise typer.Exit(1)
 
 
 def stats(

@@ -44,6 +44,9 @@ def bench(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="How cost grows, what fits, and hours of the paper's grid instead.")
     ] = False,
+    scheduling: Annotated[
+        bool, typer.Option("--scheduling", help="What local, Ray and Slurm executors add to each job instead.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json or scaling.svg.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -61,7 +64,13 @@ def bench(
 
     place = choose_device(device)
     precision = dtype.value if dtype else best_dtype(place)[0]
-    if scaling:
+    if scheduling:
+        from engine.benchmark.scheduling import scheduling as run_scheduling
+        from engine.benchmark.scheduling import scheduling_text
+
+        result = run_scheduling()
+        text, files = scheduling_text(result), {}
+    elif scaling:
         from analysis.scaling_figure import scaling_figure
         from engine.benchmark.scaling import scaling as run_scaling
         from engine.benchmark.scaling_text import scaling_text
@@ -81,7 +90,7 @@ def bench(
     say(text)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        name = "scaling.json" if scaling else "bench.json"
+        name = "scheduling.json" if scheduling else "scaling.json" if scaling else "bench.json"
         for file, content in {name: json.dumps(result, indent=2) + "\n", **files}.items():
             write_text(out / file, content)
     print_json(result, as_json)

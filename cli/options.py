@@ -22,6 +22,7 @@ class OnUnreadable(StrEnum):
 class ExecutorName(StrEnum):
     local = "local"
     slurm = "slurm"
+    ray = "ray"
 
 
 class Split(StrEnum):
@@ -80,6 +81,24 @@ RowTokens = Annotated[
 GroupSize = Annotated[
     int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
 ]
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option("--executor", help="Who carries it out: this machine's GPUs, or a cluster's scheduler.")
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm", metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Ray cluster, such as head:6379; else $RAY_ADDRESS, else one that runs here, else one started for the "
+        "command, as `local` always does.",
+    ),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")]
 ProbeFiles = Annotated[
     list[Path] | None,
     typer.Option(

@@ -10,14 +10,18 @@ from cli.options import (
     Device,
     Dtype,
     ExecutorName,
+    ExecutorOption,
     GroupSize,
     Json,
     MaxTokens,
     Negatives,
     OutFolder,
+    RayAddress,
     RowTokens,
+    Slurm,
     Split,
     Threads,
+    Wait,
     Weights,
     fix_threads,
     print_json,
@@ -108,14 +112,10 @@ def sweep(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
-    executor: Annotated[
-        ExecutorName, typer.Option(help="Who carries groups out: this machine's GPUs, or a cluster's scheduler.")
-    ] = ExecutorName.local,
-    slurm: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Option of sbatch, such as partition=gpu or time=240; repeatable."),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")] = False,
+    executor: ExecutorOption = ExecutorName.local,
+    slurm: Slurm = None,
+    ray_address: RayAddress = None,
+    wait: Wait = False,
     as_json: Json = False,
 ) -> None:
     """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
@@ -152,7 +152,8 @@ def sweep(
     from engine.run_directory import RunDirectory
     from engine.sweep import run_sweep
 
-    carry_out = choose_executor(executor.value, executor_options(executor.value, slurm), wait=wait)
+    options = executor_options(executor.value, slurm, ray_address)
+    carry_out = choose_executor(executor.value, options, wait=wait)
     execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size)
     folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
     left = [folder.name for folder in folders if not RunDirectory(folder).over]

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import getpid
 from pathlib import Path
@@ -21,6 +20,7 @@ from cachegen.progress import console, progress_bar
 from engine.condition import Condition, Inputs, Sweep
 from engine.evaluation import evaluate
 from engine.group import Opener, fail, make_projector, run_group
+from engine.jobs import Executor, in_this_process
 from engine.locks import group_lock, plan_lock
 from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
 from engine.plan_file import Group, read_plan, write_plan
@@ -32,11 +32,7 @@ from engine.timing import append_event, checkpoint_step
 
 @dataclass(frozen=True)
 class Task:
-    """One planned group of the sweep folder `out`, for any process that sees the same files.
-
-    `runs`: those of its runs that take part; `threads`: of PyTorch, which move last bits on a CPU; `folder`: where
-    relative paths start.
-    """
+    """One planned group of the sweep folder `out`, as a job for executors; `runs`: those of its that take part."""
 
     out: Path
     group: Group
@@ -45,16 +41,30 @@ class Task:
     threads: int
     folder: Path
 
+    @property
+    def name(self) -> str:
+        """The group's first run, by which it is known."""
+        return self.group.runs[0]
 
-Executor = Callable[[Sequence[Task]], None]
-"""Sees to it that each task is given to `run_task` in some process; returns when they are over, or are submitted."""
+    @property
+    def work(self) -> float:
+        """Floating-point operations of its runs."""
+        return sum(sum(work) for work in self.group.work if work is not None)
 
+    @property
+    def device(self) -> str:
+        return self.execution.device
 
-def in_this_process(tasks: Sequence[Task]) -> None:
-    """Carry out one task after the other, loading little twice."""
-    opener = Opener(choose_device(tasks[0].execution.device))
-    for task in tasks:
-        run_task(task, opener)
+    def check(self) -> None:
+        """Raise `RunError` if its inputs have other digests than when it was planned."""
+        if plan_runs(Sweep(runs=tuple((run.inputs, run.condition) for run in self.runs))) != list(self.runs):
+            raise RunError(
+                f"{self.out / self.name}: its dataset, features or LM have changed since it was submitted; start the "
+                "sweep again"
+            )
+
+    def carry_out(self, opener: Opener, patience: float) -> None:
+        run_task(self, opener, patience)
 
 
 def run_sweep(

@@ -24,6 +24,7 @@ from engine.benchmark.scaling_curves import IMAGES, LMS, SERIES, base_condition,
 from engine.benchmark.scaling_grid import grid_flops, grid_hours
 from engine.benchmark.scaling_measured import Reduced, _Point
 from engine.benchmark.scaling_memory import memory_table
+from engine.benchmark.scaling_schedule import GPUS, GROUP_SIZES, grid_schedule, makespan
 from engine.benchmark.scaling_text import scaling_text
 from engine.benchmark.speed import ASSUMED_SPEEDS, Speed
 from engine.condition import Condition
@@ -229,6 +230,45 @@ def test_hours_of_the_grid_are_those_of_a_dry_run(tmp_path):
             assert rows[-1][series] * 3600 == pytest.approx(summed / speed.flops_per_second)
 
 
+def test_the_gpu_that_is_free_first_takes_the_next_group():
+    seconds = [3.0, 1.0, 1.0, 4.0]
+    assert makespan(seconds, 1) == sum(seconds)
+    assert makespan(seconds, 2) == 6.0  # 3 | 1 1 4
+    assert makespan(sorted(seconds, reverse=True), 2) == 5.0  # 4 1 | 3 1
+    assert makespan(seconds, 3) == 5.0
+    assert makespan(seconds, 4) == makespan(seconds, 512) == 4.0
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return grid_schedule(ASSUMED_SPEEDS[-1])
+
+
+def test_hours_on_many_gpus_are_those_of_one_that_are_shared_out(schedule):
+    rows = {(row["group_size"], row["gpus"]): row for row in schedule["rows"]}
+    assert set(rows) == {(size, gpus) for size in GROUP_SIZES for gpus in GPUS}
+    assert [rows[1, gpus]["groups"] for gpus in GPUS] == [schedule["runs"]] * 4 == [441] * 4
+    (known,) = [row for row in grid_hours(grid_flops(), ASSUMED_SPEEDS[-1:]) if row["family"] == "all"]
+    work = {size: rows[size, 1]["hours"] - rows[size, 1]["start"] for size in GROUP_SIZES}
+    assert len({round(hours, 6) for hours in work.values()}) == 1
+    assert known["pairs"] < work[1] < 1.05 * known["pairs"]  # with the swap, without extraction
+    for row in rows.values():
+        assert row["bound"] <= row["hours"] * (1 + 1e-9)
+        assert row["hours"] < row["bound"] * (2 - 1 / row["gpus"]) + 1e-9  # Graham's bound of list scheduling
+        assert row["used"] * row["gpus"] * row["hours"] == pytest.approx(work[1])
+
+
+def test_small_groups_pay_on_many_gpus_alone(schedule):
+    rows = {(row["group_size"], row["gpus"]): row["hours"] for row in schedule["rows"]}
+    assert rows[16, 1] < rows[1, 1]
+    assert rows[1, 512] < rows[16, 512] / 4
+    assert schedule["best"]["1"] == 16
+    assert schedule["best"]["512"] == 1
+    later = grid_schedule(ASSUMED_SPEEDS[-1], start=3600)
+    assert later["rows"][0]["start"] > 30 * schedule["rows"][0]["start"]
+    assert any("assumed" in line for line in schedule["assumed"])
+
+
 # --- by measurement ---
 
 
@@ -276,6 +316,7 @@ def test_all_of_it_is_json_and_text(result):
     assert "0.5 TFLOP/s on a <fast> & $cheap$ -- device in float32, 50% of its products' rate (assumed)" in text
     assert "441 (435 known)" in text
     assert "not known" in text
+    assert "441 runs, simulated" in text
     assert text.count("engine, order pairs") == len(result["curves"]) + 1
 
 

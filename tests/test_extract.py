@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from PIL import Image
 from cachegen import extract as extraction
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Encoded, Encoder, load_encoder
-from cachegen.errors import StoreError
+from cachegen.errors import RunError, StoreError
 from cachegen.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
 from cachegen.images import read_image
-from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, row_checksum
+from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, reasons_path, row_checksum
 from cachegen.store_writer import open_writer
 
 SIDE, BATCH = 28, 4
@@ -415,6 +417,92 @@ def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, 
     FeatureStore.open(out, allow_pending=True).verify()
     run(dataset, encoder, out, batch=1)
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+FORK = multiprocessing.get_context("fork")  # importing what an encoder needs takes longer than all the rest
+
+
+@dataclass
+class PartProcess:
+    """A process that waits for `go`, encodes its part, and after `blocks` blocks says `there` until it is killed."""
+
+    out: Path
+    part: tuple[int, int]
+    blocks: int
+    go: Any = field(default_factory=FORK.Event)
+    there: Any = field(default_factory=FORK.Event)
+
+    def start(self, dataset: Dataset, encoder: str) -> Any:
+        def work() -> None:
+            torch.set_num_threads(1)
+            plain, calls = Encoder.__call__, iter(range(99))
+
+            def watched(model: Encoder, pixels: torch.Tensor) -> Encoded:
+                if next(calls) == self.blocks:
+                    self.there.set()
+                    time.sleep(600)
+                return plain(model, pixels)
+
+            Encoder.__call__ = watched  # type: ignore[method-assign]
+            self.go.wait()
+            run(dataset, encoder, self.out, workers=1, on_unreadable="mark", part=self.part)
+
+        process = FORK.Process(target=work, daemon=True)
+        process.start()
+        return process
+
+
+def test_parts_by_several_processes_give_the_bytes_of_one(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """Three processes begin at once with no store there; the second is killed, the others go on, it is resumed.
+
+    6 blocks: 2 for each part. Two parts meet an unreadable image, so that all write to one list of reasons.
+    """
+    for number in (3, 13, 20):
+        damaged = dataset.image_path(dataset.images["key"][number])
+        damaged.write_bytes(b"?" * damaged.stat().st_size)
+    whole, out = tmp_path / "whole.h5", tmp_path / "f.h5"
+    run(dataset, encoder, whole, on_unreadable="mark")
+    parts = [PartProcess(out, (i, 3), blocks=1 if i == 2 else 99) for i in (1, 2, 3)]
+    processes = [part.start(dataset, encoder) for part in parts]
+    for part in parts:
+        part.go.set()
+    assert parts[1].there.wait(60)
+    for refused in ((2, 3), None):
+        with pytest.raises(RunError, match=rf"pid {processes[1].pid}, part 2/3"):
+            run(dataset, encoder, out, part=refused)
+    processes[1].kill()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    pending = np.flatnonzero(FeatureStore.open(out, allow_pending=True).done == PENDING).tolist()
+    assert pending in (list(range(8, 16)), list(range(12, 16)))  # its first block may have reached the disk
+    assert out.read_bytes() != whole.read_bytes()
+    again = run(dataset, encoder, out, part=(2, 3), on_unreadable="mark")
+    facts = {name: again[name] for name in ("part", "rows", "encoded", "pending", "digest")}
+    digest = FeatureStore.open(whole).digest
+    assert facts == {"part": "2/3", "rows": [8, 16], "encoded": len(pending), "pending": 0, "digest": digest}
+    assert out.read_bytes() == whole.read_bytes()
+    assert reasons_path(out).read_bytes() == reasons_path(whole).read_bytes()
+
+
+def test_parts_one_after_another_and_more_parts_than_blocks(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """The batch of whoever made the store holds, so that parts agree on their rows whatever they were given."""
+    run(dataset, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "f.h5"
+    last = run(dataset, encoder, out, part=(9, 9))
+    assert (last["rows"], last["encoded"], last["pending"], last["digest"]) == ([20, 21], 1, 20, None)
+    with pytest.raises(StoreError, match="20 of 21 images are not extracted yet"):
+        FeatureStore.open(out)
+    rows = [run(dataset, encoder, out, part=(i, 9), batch=7)["rows"] for i in range(1, 9)]
+    assert [row for start, stop in rows for row in range(start, stop)] == list(range(20))
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_blocks_that_are_cut_elsewhere_are_other_blocks(dataset: Dataset, encoder: str, tmp_path: Path) -> None:
+    """Negative control for `equal bytes`: a store in blocks of 1 differs, in its recorded batch at the least."""
+    for batch in (1, BATCH):
+        run(dataset, encoder, tmp_path / f"{batch}.h5", batch=batch)
+    assert (tmp_path / "1.h5").read_bytes() != (tmp_path / f"{BATCH}.h5").read_bytes()
 
 
 def test_a_fused_encoder_fills_a_store_that_names_both(dataset: Dataset, encoder: str, tmp_path: Path) -> None:

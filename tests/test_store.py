@@ -1,10 +1,12 @@
 """The feature store: what a reader gets, what a killed writer leaves, what is refused."""
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cachegen.errors import CrosstaxError, StoreError
+from cachegen.errors import RunError, StoreError
+from cachegen.parts import parse_part, part_rows
 from cachegen.store import DONE, FEATURES, IDENTITY, PENDING, UNREADABLE, FeatureStore, reasons_path
 from cachegen.store_writer import open_writer
 
@@ -35,8 +38,14 @@ def features(rows: range, dtype: str = "bfloat16") -> list[np.ndarray]:
     return [bits if dtype == "bfloat16" else patches.astype(np.float16), *pooled]
 
 
-def fill(path: Path, *blocks: range, reasons: dict[int, str] | None = None, **changed: Any) -> Path:
-    with open_writer(path, KEYS, P, D, attributes(**changed)) as writer:
+def fill(
+    path: Path,
+    *blocks: range,
+    reasons: dict[int, str] | None = None,
+    part: tuple[int, int] | None = None,
+    **changed: Any,
+) -> Path:
+    with open_writer(path, KEYS, P, D, attributes(**changed), part) as writer:
         for block in blocks:
             writer.write(block.start, features(block, changed.get("dtype", "bfloat16")), reasons or {})
     return path
@@ -206,27 +215,84 @@ def test_leftovers_of_a_killed_creator_are_removed(path: Path) -> None:
     assert not reasons_path(path).exists()
 
 
-def test_second_writer_is_refused_and_told_who_writes(path: Path) -> None:
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from cachegen.files import exclusive_lock\n"
-            "with exclusive_lock(Path(sys.argv[1]), 'it'): print('held', flush=True); sys.stdin.read()",
-            str(path.with_name(path.name + ".lock")),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdin is not None
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(CrosstaxError, match=rf"pid {holder.pid}"):
-        fill(path, range(4))
-    holder.stdin.close()
-    holder.wait()
-    fill(path, range(4))
+@contextlib.contextmanager
+def other_writer(path: Path, part: tuple[int, int] | None) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds `part` of the store and has written nothing yet."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_store import *
+with open_writer(Path(sys.argv[1]), KEYS, P, D, attributes(), {part}):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=pipe, stdout=pipe, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def hold(path: Path, part: tuple[int, int] | None) -> list[int]:
+    """The rows that this process gets, if it gets them."""
+    with open_writer(path, KEYS, P, D, attributes(), part) as writer:
+        return list(writer.rows)
+
+
+def test_writers_of_the_same_rows_are_refused_and_told_who_writes(path: Path) -> None:
+    """10 rows in blocks of 4: part 1/2 is rows 0 to 3, part 2/2 the rest."""
+    with other_writer(path, (1, 2)) as holder:
+        name = rf"features\.h5 is being written by \S+ pid {holder.pid}, part 1/2; wait"
+        for part in (None, (1, 2), (1, 1), (1, 3), (2, 4)):
+            with pytest.raises(RunError, match=name):
+                hold(path, part)
+        assert hold(path, (2, 2)) == list(range(4, 10))  # nobody else's
+        assert hold(path, (1, 4)) == []
+    assert hold(path, None) == list(range(10))  # the kernel freed what the killed one held
+
+
+def test_a_whole_writer_keeps_all_parts_out_and_dead_holders_are_not_named(path: Path) -> None:
+    with other_writer(path, (2, 2)):
+        pass
+    with other_writer(path, (1, 2)) as first, pytest.raises(RunError) as refused:
+        hold(path, None)
+    assert f"pid {first.pid}, part 1/2; wait" in str(refused.value)  # and nobody else
+    with other_writer(path, None) as holder:
+        for part in (None, (1, 2), (2, 2)):
+            with pytest.raises(RunError, match=rf"pid {holder.pid}, all rows; wait"):
+                hold(path, part)
+
+
+def test_a_store_that_another_part_has_open_is_not_made_anew(path: Path) -> None:
+    with other_writer(path, (1, 2)):
+        before = path.stat().st_ino
+        with pytest.raises(StoreError, match="differs in weights_digest"):
+            fill(path, weights_digest="other", part=(2, 2))
+        assert hold(path, (2, 2))
+        assert path.stat().st_ino == before
+    assert hold(path, (2, 2))
+    assert path.stat().st_ino != before  # negative control: without a finished row and with nobody there it is
+
+
+@pytest.mark.parametrize(("images", "batch", "n"), [(10, 4, 2), (10, 4, 5), (1, 64, 3), (1000, 64, 7), (128, 64, 2)])
+def test_parts_are_whole_blocks_in_order_and_leave_nothing_out(images: int, batch: int, n: int) -> None:
+    parts = [part_rows(images, batch, (i, n)) for i in range(1, n + 1)]
+    assert [row for part in parts for row in part] == list(range(images))
+    assert all(part.start % batch == 0 for part in parts if part)
+    blocks = [-(-len(part) // batch) for part in parts]
+    assert max(blocks) - min(blocks) <= 1
+    assert part_rows(images, batch, None) == range(images)
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/3", "4/3", "1/0", "-1/3", "1/2/3", "a/b", "1/ 2", "1.0/2", "²/3"])
+def test_parts_that_there_are_not_are_refused(text: str) -> None:
+    assert parse_part("2/8") == (2, 8)
+    with pytest.raises(StoreError, match=r"part .*: write I/N with I from 1 to N, for example 2/8"):
+        parse_part(text)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5_000, -100])

@@ -9,6 +9,7 @@ from engine.benchmark.scaling_curves import curves, ratios
 from engine.benchmark.scaling_grid import grid_flops, grid_hours
 from engine.benchmark.scaling_measured import measured_scaling
 from engine.benchmark.scaling_memory import memory_table
+from engine.benchmark.scaling_schedule import grid_schedule
 from engine.benchmark.speed import ASSUMED_SPEEDS, Speed
 
 
@@ -16,7 +17,8 @@ def scaling(here: Speed, memory: int, device: torch.device, rounds: int = 5) -> 
     """One JSON-ready object, in about half a minute: nearly all of it for the measured steps.
 
     `here`: this device's speed, from which the curves' seconds are; `memory`: its bytes. Keys: speed, ratios, curves,
-    memory, grid (operations, and hours here and on GPUs whose speed is assumed), measured.
+    memory, grid (operations, and hours here and on GPUs whose speed is assumed), schedule (of the grid on many of the
+    last of these), measured.
     """
     families = grid_flops()
     return {
@@ -25,5 +27,6 @@ def scaling(here: Speed, memory: int, device: torch.device, rounds: int = 5) -> 
         "curves": curves(here.flops_per_second, memory),
         "memory": memory_table(memory),
         "grid": {"flops": families, "hours": grid_hours(families, (here, *ASSUMED_SPEEDS))},
+        "schedule": grid_schedule(ASSUMED_SPEEDS[-1]),
         "measured": measured_scaling(device, getattr(torch, here.dtype), rounds),
     }

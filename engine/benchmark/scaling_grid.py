@@ -33,11 +33,11 @@ def grid_flops() -> list[dict[str, Any]]:
     for run in runs:
         row = rows.setdefault(_family(run), {"runs": 0, "known": 0} | dict.fromkeys(SERIES, 0.0))
         row["runs"] += 1
-        if flops := _flops(run):
+        if flops := run_flops(run):
             row["known"] += 1
             for series in SERIES:
                 row[series] += flops[series]
-    encoders = {_encoder(run) for run in runs}
+    encoders = {encoder_of(run) for run in runs}
     once = IMAGES * sum(KNOWN_ENCODERS[name].flops for name in encoders)
     rows[EXTRACTION] = {"runs": 0, "known": 0, "images": once, "pairs": once, "naive": 0.0}
     return [{"family": family, **row} for family, row in rows.items()]
@@ -62,21 +62,21 @@ def grid_hours(families: Sequence[dict[str, Any]], speeds: Sequence[Speed]) -> l
 def _family(run: Wanted) -> str:
     if run.condition.subset == "swap":
         return "hypernym swap"
-    return FAMILIES[run.lm] if _encoder(run) == DINO else "SigLIP with Qwen3"
+    return FAMILIES[run.lm] if encoder_of(run) == DINO else "SigLIP with Qwen3"
 
 
-def _encoder(run: Wanted) -> str:
+def encoder_of(run: Wanted) -> str:
     return timm_name(run.encoder or "")[0]
 
 
-def _flops(run: Wanted) -> dict[str, float] | None:
+def run_flops(run: Wanted) -> dict[str, float] | None:
     """Operations of one run, one number for each of `SERIES`; None where its questions are not published."""
     questions, shape = Questions.published(run.condition), lm_shape(run.lm)
     if questions is None or shape is None:
         return None
-    sizes = Sizes(shape, *KNOWN_PATCHES[_encoder(run)], *text_tokens(run.condition))
+    sizes = Sizes(shape, *KNOWN_PATCHES[encoder_of(run)], *text_tokens(run.condition))
     orders = {order: run.condition.model_copy(update={"order": order}) for order in ("images", "pairs")}
-    naive = naive_cost_of(run.condition, questions, sizes, KNOWN_ENCODERS[_encoder(run)])
+    naive = naive_cost_of(run.condition, questions, sizes, KNOWN_ENCODERS[encoder_of(run)])
     return {order: cost_of(condition, questions, sizes).flops for order, condition in orders.items()} | {
         "naive": naive.flops
     }

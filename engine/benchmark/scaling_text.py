@@ -11,7 +11,14 @@ NAMES = {"images": "engine, order images", "pairs": "engine, order pairs", "naiv
 
 def scaling_text(result: dict[str, Any]) -> str:
     """Lines for people from what `engine.benchmark.scaling.scaling` returns."""
-    parts = (_ratios(result["ratios"]), _curves(result), _memory(result), _grid(result["grid"]), _measured(result))
+    parts = (
+        _ratios(result["ratios"]),
+        _curves(result),
+        _memory(result),
+        _grid(result["grid"]),
+        _schedule(result["schedule"]),
+        _measured(result),
+    )
     return "\n\n".join("\n".join(lines) for lines in parts)
 
 
@@ -74,6 +81,29 @@ def _grid(grid: dict[str, Any]) -> list[str]:
         *_aligned(rows),
         *(f"  {name}: {row['flops_per_second'] / 1e12:.3g} TFLOP/s, {row['basis']}" for name, row in devices.items()),
     ]
+
+
+def _schedule(schedule: dict[str, Any]) -> list[str]:
+    """Hours by number of GPUs and most runs in a group; in brackets those in the plan's order where they differ."""
+    table = {(row["group_size"], row["gpus"]): row for row in schedule["rows"]}
+    sizes, counts = (list(dict.fromkeys(place)) for place in zip(*table, strict=True))
+    first = counts[0]
+    rows = [["  most runs in a group", "groups", *(f"{count} GPUs" if count > 1 else "1 GPU" for count in counts)]]
+    for size in sizes:
+        hours = [_ordered(table[size, count]) for count in counts]
+        rows.append([f"    {size}", str(table[size, first]["groups"]), *hours])
+    best = [table[schedule["best"][str(count)], count] for count in counts]
+    rows.append(["  GPUs' time spent on runs, at best", "", *(f"{row['used']:.0%}" for row in best)])
+    return [
+        f"hours of the paper's grid, {schedule['runs']} runs, simulated: longest group first (in the plan's order)",
+        *_aligned(rows),
+        *(f"  assumed: {line}" for line in schedule["assumed"]),
+    ]
+
+
+def _ordered(row: dict[str, Any]) -> str:
+    longest, plan = f"{row['hours']:.2f}", f"{row['hours_plan']:.2f}"
+    return longest if longest == plan else f"{longest} ({plan})"
 
 
 def _hours(hours: float, row: dict[str, Any]) -> str:

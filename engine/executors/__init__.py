@@ -1,6 +1,6 @@
-"""Where the groups of a sweep are carried out: on this machine, or by the scheduler of a Slurm cluster.
+"""Where work is carried out: on this machine, by the scheduler of a Slurm cluster, or on a Ray cluster.
 
-An executor takes the tasks of `engine.sweep.run_sweep`, one for each group of the plan, and sees to it that each is
+An executor takes jobs (`engine.jobs`), such as one for each group of a sweep's plan, and sees to it that each is
 carried out by some process. Which process that is, how often it is interrupted, and in what order, moves no byte.
 """
 
@@ -10,27 +10,29 @@ from collections.abc import Mapping
 import torch
 
 from cachegen.device import choose_device
-from cachegen.errors import ConditionError, RunError
-from engine.condition import Sweep
+from cachegen.errors import ConditionError
 from engine.group import Opener
-from engine.plan import plan_runs
-from engine.sweep import Executor, Task, run_task
+from engine.jobs import Executor, Job
 
-NAMES = ("local", "slurm")
+NAMES = ("local", "slurm", "ray")
 PATIENCE = 120.0  # seconds in which the lock of a process that died with its machine is surely freed
 
 
 def choose_executor(name: str, options: Mapping[str, str], *, wait: bool = False) -> Executor:
     """The executor of that name.
 
-    `options`: for slurm those of `sbatch`, such as partition. `wait`: return only when all is over, which local always
-    does. Raises `ConditionError` for options that it does not have, or where the
-    scheduler's package is not installed.
+    `options`: for slurm those of `sbatch`, such as partition; for ray the `address` of its cluster. `wait`: return only
+    when all is over, which local and ray always do. Raises `ConditionError` for options that it does not have, or where
+    the scheduler's package is not installed.
     """
     if name == "slurm":
         from engine.executors.slurm import slurm
 
         return slurm(options, wait=wait)
+    if name == "ray":
+        from engine.executors.ray_cluster import ray_cluster
+
+        return ray_cluster(**options)
     if name != "local":
         raise ConditionError(f"there is no executor {name!r}; choose one of {', '.join(NAMES)}")
     if options:
@@ -45,22 +47,18 @@ def missing(package: str, extra: str) -> ConditionError:
     return ConditionError(f"--executor {extra} needs {package}; pip install 'crosstax[{extra}]'")
 
 
-def wants_gpu(task: Task) -> bool:
+def wants_gpu(job: Job) -> bool:
     """Whether a scheduler should be asked for a GPU; with --device auto it should."""
-    return task.execution.device != "cpu"
+    return job.device != "cpu"
 
 
-def run_elsewhere(task: Task, patience: float = PATIENCE) -> None:
-    """Carry out a task in a process that a scheduler started, perhaps long after it was planned.
+def run_elsewhere(job: Job, patience: float = PATIENCE) -> None:
+    """Carry out a job in a process that a scheduler started, perhaps long after it was planned.
 
     Raises `RunError` if the inputs have changed since.
     """
-    os.chdir(task.folder)
-    torch.set_num_threads(task.threads)
+    os.chdir(job.folder)
+    torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    if plan_runs(Sweep(runs=tuple((run.inputs, run.condition) for run in task.runs))) != list(task.runs):
-        raise RunError(
-            f"{task.out / task.group.runs[0]}: its dataset, features or LM have changed since it was submitted; start "
-            "the sweep again"
-        )
-    run_task(task, Opener(choose_device(task.execution.device)), patience)
+    job.check()
+    job.carry_out(Opener(choose_device(job.device)), patience)

@@ -18,19 +18,19 @@ from cachegen.device import choose_device
 from cachegen.errors import RunError
 from cachegen.progress import progress_bar
 from engine.group import Opener
-from engine.sweep import Executor, Task, in_this_process, run_task
+from engine.jobs import Executor, Job, in_this_process, longest_first
 
 
 def local(workers: int | None = None) -> Executor:
-    """Carry out tasks in this process, or in `workers` processes at once; None: as many as GPUs can be used."""
+    """Carry out jobs in this process, or in `workers` processes at once; None: as many as GPUs can be used."""
 
-    def carry_out(tasks: Sequence[Task]) -> None:
-        gpus = visible_gpus(tasks[0].execution.device)
-        count = min(len(tasks), workers or max(1, len(gpus)))
+    def carry_out(jobs: Sequence[Job]) -> None:
+        gpus = visible_gpus(jobs[0].device)
+        count = min(len(jobs), workers or max(1, len(gpus)))
         if count == 1:
-            in_this_process(tasks)
+            in_this_process(jobs)
         else:
-            _in_workers(tasks, count, gpus)
+            _in_workers(longest_first(jobs), count, gpus)
 
     return carry_out
 
@@ -43,23 +43,23 @@ def visible_gpus(device: str) -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _in_workers(tasks: Sequence[Task], count: int, gpus: list[str]) -> None:
-    """Let `count` processes take one task after the other; what stops one of them stops all."""
+def _in_workers(jobs: Sequence[Job], count: int, gpus: list[str]) -> None:
+    """Let `count` processes take one job after the other; what stops one of them stops all."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     places: SimpleQueue[str | None] = context.SimpleQueue()
     for number in range(count):
         places.put(gpus[number % len(gpus)] if gpus else None)
     before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context, _begin, (places,)) as pool:
-        waiting = [pool.submit(_work, task) for task in tasks]
+        waiting = [pool.submit(_work, job) for job in jobs]
         try:
-            with progress_bar(f"sweep with {count} workers", len(tasks), "groups") as advance:
-                for task in as_completed(waiting):
-                    task.result()
+            with progress_bar(f"{count} workers", len(jobs), "jobs") as advance:
+                for job in as_completed(waiting):
+                    job.result()
                     advance(1)
         except BaseException as error:
             for process in set(multiprocessing.active_children()) - before:
-                process.terminate()  # a group goes on from its checkpoint
+                process.terminate()  # a job goes on from its files
             pool.shutdown(cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise RunError(
@@ -95,11 +95,11 @@ def _end_with_parent() -> None:
 
 @cache
 def _opener(device: str) -> Opener:
-    """The one opener of a worker process, which keeps the LM from task to task."""
+    """The one opener of a worker process, which keeps the LM from job to job."""
     return Opener(choose_device(device))
 
 
-def _work(task: Task) -> None:
-    torch.set_num_threads(task.threads)
+def _work(job: Job) -> None:
+    torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    run_task(task, _opener(task.execution.device))
+    job.carry_out(_opener(job.device), 0.0)

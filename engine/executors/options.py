@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from cachegen.errors import ConditionError
 
 
-def executor_options(executor: str, slurm: Sequence[str] | None) -> dict[str, str]:
-    """Options of one executor, from KEY=VALUE words. Raises `ConditionError` for those of another."""
+def executor_options(executor: str, slurm: Sequence[str] | None, ray_address: str | None = None) -> dict[str, str]:
+    """Options of one executor, those of slurm from KEY=VALUE words. Raises `ConditionError` for those of another."""
     if slurm and executor != "slurm":
         raise ConditionError("options of slurm need --executor slurm")
-    options = {}
+    if ray_address and executor != "ray":
+        raise ConditionError("--ray-address needs --executor ray")
+    options = {"address": ray_address} if ray_address else {}
     for word in slurm or []:
         name, equals, value = word.partition("=")
         if not (name and equals and value):

@@ -1,0 +1,118 @@
+"""Extraction as jobs for executors: each writes a part of the rows of one feature store, with the bytes of one task."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cachegen.dataset import Dataset, load_dataset
+from cachegen.encoders import Compute
+from cachegen.errors import RunError, StoreError
+from cachegen.extract import extract
+from cachegen.parts import Part
+from cachegen.store import PENDING, FeatureStore
+from engine.executors import choose_executor
+from engine.group import Opener
+from engine.jobs import Executor
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images are encoded: arguments of `cachegen.extract.extract`."""
+
+    encoder: str
+    batch: int
+    on_unreadable: Literal["mark", "stop"]
+    device: str
+    compute: Compute | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class ExtractionPart:
+    """One part of the feature store `store` of `dataset`, whose images had `image_digest` when it was planned."""
+
+    dataset: Path
+    image_digest: str
+    store: Path
+    encoding: Encoding
+    part: Part
+    threads: int
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return jobs_folder(self.store)
+
+    @property
+    def name(self) -> str:
+        return "part {}/{}".format(*self.part)
+
+    @property
+    def work(self) -> float:
+        return 0.0  # parts are of one size
+
+    @property
+    def device(self) -> str:
+        return self.encoding.device
+
+    def check(self) -> None:
+        """Raise `RunError` if the dataset has other images than when it was planned."""
+        if load_dataset(self.dataset).image_digest != self.image_digest:
+            raise RunError(f"{self.dataset}: its images have changed since this was submitted; start the command again")
+
+    def carry_out(self, _opener: Opener, patience: float, /) -> None:
+        """Encode what is pending. Raises `RunError` if another process writes this part, also after `patience`."""
+        until = time.monotonic() + patience
+        dataset = load_dataset(self.dataset)
+        while True:
+            try:
+                extract(dataset, out=self.store, part=self.part, **asdict(self.encoding))
+                return
+            except RunError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)
+
+
+def jobs_folder(store: Path) -> Path:
+    """Where a scheduler's logs of the extraction into `store` are."""
+    return store.with_name(f"{store.name}.jobs")
+
+
+def extraction_executor(name: str, options: Mapping[str, str], tasks: int, *, wait: bool = False) -> Executor:
+    """The executor of that name for so many parts; local carries all of them out at once, in processes."""
+    if name == "local":
+        from engine.executors.local import local
+
+        choose_executor(name, options)  # refuses options
+        return local(tasks)
+    return choose_executor(name, options, wait=wait)
+
+
+def extract_in_parts(
+    dataset: Dataset, store: Path, encoding: Encoding, tasks: int, executor: Executor
+) -> dict[str, Any]:
+    """Have `executor` encode the store in `tasks` parts; a JSON-ready summary of the store when it returns.
+
+    Raises what stopped a part: see `cachegen.extract.extract`.
+    """
+    began, threads, folder = time.perf_counter(), torch.get_num_threads(), Path.cwd()
+    executor(
+        [
+            ExtractionPart(dataset.root, dataset.image_digest, store, encoding, (i, tasks), threads, folder)
+            for i in range(1, tasks + 1)
+        ]
+    )
+    images = len(dataset.images)
+    summary = {"store": str(store), "encoder": encoding.encoder, "images": images, "tasks": tasks}
+    summary |= {"pending": images, "digest": None, "unreadable": {}}
+    if store.exists():
+        found = FeatureStore.open(store, allow_pending=True)
+        pending = int((found.done == PENDING).sum())
+        if found.attributes["image_digest"] != dataset.image_digest:
+            raise StoreError(f"{store} was made from other images; choose another --out")
+        summary |= {"pending": pending, "digest": None if pending else found.digest, "unreadable": found.unreadable}
+    return summary | {"seconds": round(time.perf_counter() - began, 3)}

@@ -30,6 +30,8 @@ from cachegen.store import (
     row_checksum,
 )
 
+HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
+
 
 class StoreWriter:
     """The one locked writer of `rows` of a store. `store` is the state found when it was opened."""
@@ -159,6 +161,12 @@ def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attribu
     )
     if needed > free:
         raise StoreError(space)
+    # HDF5 dies noisily on a full disk, and a quota is not in `free`: see first whether all of it can be had.
+    try:
+        with path.open("wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, needed + HEADERS)
+    except OSError as error:
+        raise StoreError(f"{space} ({error.strerror})") from error
     # Page-aligned, so that maps are aligned for any dtype.
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=4096) as file:
         for name, (shape, dtype) in layout.items():

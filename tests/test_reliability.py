@@ -277,10 +277,11 @@ def test_a_log_that_vanished_is_not_filled_with_zeros(inputs, whole, tmp_path):
 # Two processes
 
 
-@pytest.mark.parametrize(("name", "lock"), [("extract", "f.h5.lock"), ("sweep", "runs/.lock")])
-def test_a_second_process_is_refused_and_the_first_named(inputs, tmp_path, name, lock):
+def test_a_second_process_is_refused_and_the_first_named(inputs, tmp_path):
+    """On one sweep; tests/test_store.py has two on one store."""
+
     def hold():
-        with exclusive_lock(tmp_path / lock, "it"):
+        with exclusive_lock(tmp_path / "runs" / ".lock", "it"):
             (tmp_path / "held").touch()
             signal.pause()
 
@@ -288,7 +289,7 @@ def test_a_second_process_is_refused_and_the_first_named(inputs, tmp_path, name,
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
     try:
-        message = one_line(*crosstax_in_a_fork(COMMANDS[name](inputs, tmp_path), tmp_path / "log"))
+        message = one_line(*crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log"))
     finally:
         os.kill(holder, signal.SIGKILL)
         ended(holder, tmp_path / "holder.log")

@@ -1,7 +1,9 @@
 """Files that are either whole or absent: atomic writes, digests, single-writer locks."""
 
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -11,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.errors import CrosstaxError, RunError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def fsync_directory(folder: Path) -> None:
@@ -27,20 +32,53 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     A failure (full disk, Ctrl-C) removes the temporary file and leaves an older `path` as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+        fsync_directory(path.parent)
     except OSError as error:
-        raise CrosstaxError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another --out"
-        ) from error
+        raise CrosstaxError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+        with contextlib.suppress(OSError):  # where it could not be made, or the disk is read-only by now
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed writers of `path` left beside it; for who holds the lock on it, else one may still write."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> int:
+    """Append lines durably and return the file's size; the half line of a killed writer is ended before them."""
+    try:
+        with path.open("ab+") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 1))
+            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+            return handle.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise CrosstaxError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """What went wrong, in the system's own words on one line; libraries add pages to theirs."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+
+
+def remedy_of(error: OSError) -> str:
+    """What a user can do about it."""
+    if error.errno in FULL:
+        return "make room and give the same command again, it goes on from there"
+    if error.errno in (errno.ENOENT, errno.ESTALE):
+        return "it has been removed meanwhile; restore it and give the same command again"
+    return "check the path and its permissions, or choose another"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,16 +122,20 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
 
     The kernel frees an fcntl lock when its process dies, so a killed writer blocks nobody.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("ab+", buffering=0)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+    with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            raise RunError(f"{what} is being written by {holder}; wait for it or stop it") from None
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{socket.gethostname()} pid {os.getpid()}")
-        handle.flush()
+            handle.truncate(0)
+            handle.write(f"{socket.gethostname()} pid {os.getpid()}".encode())
+        except OSError as error:
+            if error.errno in HELD:
+                handle.seek(0)
+                holder = handle.read().decode(errors="replace").strip() or "another process"
+                raise RunError(f"{what} is being written by {holder}; wait for it or stop it") from None
+            raise RunError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
         yield

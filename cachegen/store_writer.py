@@ -4,7 +4,6 @@ Several processes may fill one store, each a part of its rows of its own.
 """
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 
 from cachegen.errors import StoreError
-from cachegen.files import write_atomically, write_text
+from cachegen.files import reason_of, remedy_of, remove_leftovers, write_atomically, write_text
 from cachegen.parts import Part, RowLocks, part_rows
 from cachegen.store import (
     DONE,
@@ -30,6 +29,8 @@ from cachegen.store import (
     reasons_path,
     row_checksum,
 )
+
+HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
 
 
 class StoreWriter:
@@ -74,6 +75,7 @@ class StoreWriter:
         with self._locks.shared():
             known = read_reasons(self.store.path) | reasons
             lines = [json.dumps({"key": key, "reason": known[key]}) for key in self.store.keys if key in known]
+            remove_leftovers(reasons_path(self.store.path))
             write_text(reasons_path(self.store.path), "\n".join(lines) + "\n")
 
     def close(self) -> None:
@@ -113,16 +115,15 @@ def open_writer(
                 if locks.nobody_writes() and not (
                     path.exists() and FeatureStore.open(path, allow_pending=True).done.any()
                 ):
-                    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                        leftover.unlink()  # of a killed creator: we hold its lock
+                    remove_leftovers(path)
                     reasons_path(path).unlink(missing_ok=True)
-                    write_atomically(path, lambda temporary: _create(temporary, keys, n_patches, width, attributes))
+                    write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
                 store = FeatureStore.open(path, allow_pending=True)
                 rows = part_rows(len(store.keys), store.attributes["batch"], part)
                 locks.take(rows, "part {}/{}".format(*part) if part else "all rows")
             writer = StoreWriter(store, rows, os.open(path, os.O_RDWR), locks)
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+            raise StoreError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
         stack.callback(writer.close)
         there = store.attributes
         differing = [name for name in IDENTITY if there[name] != attributes[name]]
@@ -133,6 +134,13 @@ def open_writer(
                 f"({name}: {there[name]} there, {attributes[name]} now); choose another --out or delete it"
             )
         yield writer
+
+
+def _make(path: Path, *contents: Any) -> None:
+    try:
+        _create(path, *contents)
+    except RuntimeError as error:  # HDF5's, where it cannot write what it kept back till the end
+        raise StoreError(f"cannot write {path.parent}, the disk may be full; make room ({error})") from error
 
 
 def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attributes: dict[str, Any]) -> None:
@@ -153,6 +161,12 @@ def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attribu
     )
     if needed > free:
         raise StoreError(space)
+    # HDF5 dies noisily on a full disk, and a quota is not in `free`: see first whether all of it can be had.
+    try:
+        with path.open("wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, needed + HEADERS)
+    except OSError as error:
+        raise StoreError(f"{space} ({error.strerror})") from error
     # Page-aligned, so that maps are aligned for any dtype.
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=4096) as file:
         for name, (shape, dtype) in layout.items():

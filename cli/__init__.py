@@ -16,6 +16,7 @@ from cli.models import ask, export, probe
 from cli.options import say
 from cli.results import analyze, reanalyze, report
 from cli.runs import evaluate, presets, status, sweep, train
+from cli.stopping import stoppable
 from cli.study import demo, world, world_replicate
 from cli.tune import tune
 
@@ -55,7 +56,11 @@ for command in (
 ):
     app.command()(command)
 
-EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+EXPECTED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE),
+)
 """Errors of the file system that a user can cause and mend."""
 
 
@@ -71,13 +76,21 @@ def main() -> None:
     from cachegen.errors import CrosstaxError
 
     try:
-        app()
-    except KeyboardInterrupt:
-        say("interrupted; the same command resumes")
-        sys.exit(130)
+        with stoppable():
+            app()
     except (CrosstaxError, OSError) as error:
         expected = isinstance(error, CrosstaxError) or error.errno in EXPECTED
         if "--debug" in sys.argv or not expected:
             raise
-        say(f"error: {error}")
+        say(f"error: {_one_line(error)}")
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    """What a user needs of an error, also of one that no room of ours has put into words."""
+    if not isinstance(error, OSError):
+        return " ".join(str(error).split("\n"))
+    from cachegen.files import reason_of, remedy_of
+
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reason_of(error)}; {remedy_of(error)}"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from cachegen.errors import RunError
-from cachegen.files import write_atomically
+from cachegen.files import remove_leftovers, write_atomically
 from engine.run_directory import RunDirectory
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -31,7 +31,8 @@ def write_checkpoint(
             state = optimizer.state.get(parameter, {})
             tensors |= {f"{number}.{name}.{moment}": state[moment] for moment in MOMENTS if state}
     header = {"step": str(step), "log_sizes": json.dumps(log_sizes)}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    content = save(tensors, metadata=header)  # its own writer leaves temporary files when it is killed
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_checkpoint(
@@ -39,8 +40,11 @@ def read_checkpoint(
 ) -> int:
     """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
 
-    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file.
+    Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file, and where a
+    log is shorter than it was then. The caller holds
+    the group.
     """
+    remove_leftovers(path)
     if not path.is_file():
         for directory in directories:
             directory.cut_metrics(0)
@@ -60,6 +64,12 @@ def read_checkpoint(
                     optimizer.state[parameter] = moments
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
         raise RunError(f"checkpoint {path} is damaged ({error}); delete it to train its runs anew") from None
+    short = [each.path for each, size in zip(directories, log_sizes, strict=True) if each.log_size < size]
+    if short:
+        raise RunError(
+            f"checkpoint {path} stands at step {step:,}, but {short[0] / 'metrics.jsonl'} does not reach so far; "
+            "restore it, or delete the checkpoint to train its runs anew"
+        )
     for directory, size in zip(directories, log_sizes, strict=True):
         directory.cut_metrics(size)
     return step

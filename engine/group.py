@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from engine.batches import QuestionArrays
 from engine.condition import SCHEMA
 from engine.evaluation import evaluate
 from engine.features import Features
+from engine.held_signals import held_signals
 from engine.language_model import FrozenLM, load_lm, resolve_lm
 from engine.lm_shape import lm_shape
 from engine.plan import Execution, PlannedRun
@@ -97,7 +98,8 @@ def run_group(
     A run without a question table is marked FAILED and takes no part.
     """
     runs, tables = [], []
-    for member, directory in zip(members, directories, strict=True):
+    for member, folder in zip(members, directories, strict=True):
+        directory = replace(folder, sealed=folder.done)
         try:
             questions = _questions(member, shared)
         except CrosstaxError as error:
@@ -113,6 +115,7 @@ def run_group(
     started = time.perf_counter()
     steps = max(run.steps for run in runs)
     with (
+        held_signals() as held,
         progress_bar(f"train {len(runs)} runs", steps, "steps") as advance,
         tracking(execution.track, [run.directory for run in runs]) as logged,
     ):
@@ -126,6 +129,7 @@ def run_group(
             checkpoint_seconds=execution.checkpoint_seconds,
             advance=advance,
             logged=logged,
+            held=held,
         )
     trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
     asked = [questions[questions["split"] != "train"] for questions in tables]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cachegen.errors import RunError
-from cachegen.files import read_json, write_json
+from cachegen.files import read_json, remove_leftovers, write_json
 
 SCHEMA = 2
 FILE = "plan.json"
@@ -62,5 +62,6 @@ def read_plan(out: Path) -> list[Group]:
 
 
 def write_plan(out: Path, groups: Sequence[Group]) -> None:
-    """Write the plan of the sweep folder `out`."""
+    """Write the plan of the sweep folder `out`, whose lock the caller holds."""
+    remove_leftovers(out / FILE)
     write_json(out / FILE, {"schema": SCHEMA, "groups": [asdict(group) for group in groups]})

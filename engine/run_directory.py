@@ -10,7 +10,6 @@ DONE, or FAILED with the reason
 
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cachegen.errors import RunError
-from cachegen.files import digest_file, read_json, write_atomically, write_json
+from cachegen.files import (
+    append_text,
+    digest_file,
+    read_json,
+    reason_of,
+    remedy_of,
+    write_atomically,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn  # takes seconds to import; `crosstax status` does without
@@ -29,16 +36,23 @@ HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safete
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths and writers of one run; holds no state of its own."""
+    """Paths and writers of one run.
+
+    `sealed`: it is done, and takes part in its group for the others' sake only; `begin` and the log leave it as it is.
+    """
 
     path: Path
+    sealed: bool = False
 
     def file(self, name: str) -> Path:
         return self.path / name
 
     def begin(self, config: dict[str, Any], questions: pd.DataFrame) -> None:
-        """Create the directory with what is known before training."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Create the directory with what is known before training; what killed writers left in it goes."""
+        if self.sealed:
+            return
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
         write_json(self.file("config.json"), config)
         self.write_table("questions.parquet", questions)
 
@@ -46,38 +60,42 @@ class RunDirectory:
         write_atomically(self.file(name), lambda path: table.to_parquet(path, index=False))
 
     def write_projector(self, projector: "nn.Module") -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        weights = {name: value.detach().contiguous() for name, value in projector.state_dict().items()}
-        write_atomically(self.file("projector.safetensors"), lambda path: save_file(weights, path))
+        content = save({name: value.detach().contiguous() for name, value in projector.state_dict().items()})
+        write_atomically(self.file("projector.safetensors"), lambda path: path.write_bytes(content))
 
     def cut_metrics(self, size: int) -> None:
         """Cut the log to `size` bytes, where the checkpoint was taken; what a killed process wrote after it goes."""
-        with self.file("metrics.jsonl").open("ab") as handle:
-            handle.truncate(size)
+        if self.sealed:
+            return
+        try:
+            with self.file("metrics.jsonl").open("ab") as handle:
+                handle.truncate(size)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.file('metrics.jsonl')}: {reason_of(error)}; {remedy_of(error)}"
+            ) from error
 
     def append_metrics(self, lines: Iterable[dict[str, float | int]]) -> int:
         """Append log lines durably and return the file's size; values that are not finite become null."""
+        if self.sealed:
+            return self.log_size
         text = "".join(
             json.dumps({key: value if math.isfinite(value) else None for key, value in line.items()}) + "\n"
             for line in lines
         )
-        try:
-            with self.file("metrics.jsonl").open("a", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-                return handle.tell()
-        except OSError as error:
-            raise RunError(
-                f"cannot write {self.file('metrics.jsonl')}: {error.strerror or error}; make room and start again, "
-                "it goes on from the last checkpoint"
-            ) from error
+        return append_text(self.file("metrics.jsonl"), text)
+
+    @property
+    def log_size(self) -> int:
+        """Bytes of the metrics log; 0 if there is none."""
+        log = self.file("metrics.jsonl")
+        return log.stat().st_size if log.is_file() else 0
 
     def append_timing(self, *lines: dict[str, Any]) -> None:
         """Append lines to the timing log."""
-        with self.file("timing.jsonl").open("a", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(line) + "\n" for line in lines)
+        append_text(self.file("timing.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
 
     def finish(self) -> None:
         """Declare the run complete."""

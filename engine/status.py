@@ -161,7 +161,7 @@ def lock_holder(path: Path) -> dict[str, Any] | None:
     if kind == fcntl.F_UNLCK:
         return None
     host = named[0] if len(named) == 2 else "unknown host"
-    since = round(time.time() - path.stat().st_mtime, 1)
+    since = round(max(0.0, time.time() - path.stat().st_mtime), 1)  # a clock can have been set back since
     return {"host": host, "pid": int(named[1]) if len(named) == 2 and named[1].isdigit() else pid, "seconds": since}
 
 

@@ -86,13 +86,12 @@ def run_sweep(
     """
     require_trackers(execution.track)
     runs = {run.id: run for run in plan_runs(sweep)}
-    out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", f"sweep {out}"):
         try:
             with plan_lock(out):
                 tasks = _plan_tasks(runs, out, execution, retry_failed)
         except CrosstaxError as error:
-            append_event(out, "error", message=str(error))
+            _note(out, error)
             raise
         if tasks:
             executor(tasks)
@@ -103,11 +102,13 @@ def _plan_tasks(runs: dict[str, PlannedRun], out: Path, execution: Execution, re
     """Plan what is new, and make a task of every group with a run that is asked for and not over."""
     groups = read_plan(out)
     over = {run for run in {*runs, *(run for group in groups for run in group.runs)} if RunDirectory(out / run).over}
+    for group in groups:
+        if over.issuperset(group.runs):  # whoever finished it may have been killed before this
+            group.checkpoint(out).unlink(missing_ok=True)
+    again: set[str] = set()
     if retry_failed:
         groups, again = _release(groups, {run for run in runs if RunDirectory(out / run).failed}, over)
         over -= again
-        for run in again:
-            RunDirectory(out / run).forget_failure()
 
     def started(group: Group) -> bool:
         """Whether there is something that another grouping would make worthless."""
@@ -116,6 +117,8 @@ def _plan_tasks(runs: dict[str, PlannedRun], out: Path, execution: Execution, re
 
     groups = extend_plan(groups, runs, started, execution)
     write_plan(out, groups)
+    for run in again:  # last: a failed run that still stands in its old group is not to be trained with it again
+        RunDirectory(out / run).forget_failure()
     waiting = [group for group in groups if any(run in runs and run not in over for run in group.runs)]
     members = {group: [run for run in group.runs if not RunDirectory(out / run).never_began] for group in waiting}
     others = {run for names in members.values() for run in names} - set(runs)
@@ -152,8 +155,14 @@ def run_task(task: Task, opener: Opener, patience: float = 0.0) -> None:
             if set(group.runs) <= set(task.group.runs):  # all of the group, or what it was split into
                 carrier.carry_out(group, opener)
     except CrosstaxError as error:
-        append_event(task.out, "error", message=str(error))
+        _note(task.out, error)
         raise
+
+
+def _note(out: Path, error: CrosstaxError) -> None:
+    """Log what stops the sweep, if anything can be written at all."""
+    with contextlib.suppress(CrosstaxError):
+        append_event(out, "error", message=str(error))
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from cachegen.files import append_text
+
 FILE = "timing.jsonl"
 
 
 def append_event(out: Path, event: str, **facts: Any) -> None:
     """Add a line to the log of the sweep folder `out`."""
-    with (out / FILE).open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps({"event": event, **facts, "unix": round(time.time(), 2)}) + "\n")
+    append_text(out / FILE, json.dumps({"event": event, **facts, "unix": round(time.time(), 2)}) + "\n")
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from engine.batches import PackedRow, QuestionArrays, epoch_batches, n_batches, 
 from engine.checkpoint import read_checkpoint, write_checkpoint
 from engine.condition import Condition
 from engine.features import Features, prefetched
+from engine.held_signals import HeldSignals
 from engine.language_model import FrozenLM
 from engine.projector import Projector
 from engine.prompts import PromptTokens
@@ -99,12 +100,14 @@ def train_group(
     max_tokens: int,
     checkpoint_seconds: float,
     advance: Callable[[int], None],
+    held: HeldSignals,
     logged: Callable[[], None] = lambda: None,
 ) -> None:
     """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
 
     All runs have the same kind of loss; it is the mean over a run's own supervised tokens of the step. Gradients are
     accumulated over the rows of a step. `advance(n)` is told of finished steps, `logged()` of lines in the runs' logs.
+    A signal that waits in `held` is answered after the step, when a checkpoint is written.
     """
     if tokens.eos is not None:
         tokens = tokens.answered()
@@ -144,13 +147,15 @@ def train_group(
         advance(1)
 
         done = step + 1
-        if done == last or done % LOG_EVERY == 0 or time.monotonic() - saved >= checkpoint_seconds:
+        due = done == last or held.waiting or time.monotonic() - saved >= checkpoint_seconds
+        if due or done % LOG_EVERY == 0:
             sizes = _write_log(runs, log, done - len(log))
             log.clear()
             logged()
-            if done == last or time.monotonic() - saved >= checkpoint_seconds:
-                write_checkpoint(checkpoint, projectors, optimizer, done, sizes)
-                saved = time.monotonic()
+        if due:
+            write_checkpoint(checkpoint, projectors, optimizer, done, sizes)
+            saved = time.monotonic()
+            held.deliver()
 
 
 def step_loss(

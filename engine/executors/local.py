@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -76,11 +77,20 @@ class _NoTerminal(io.TextIOWrapper):
 
 
 def _begin(places: "SimpleQueue[str | None]") -> None:
-    """What a worker does first: take a GPU of its own, and leave Ctrl-C to the parent."""
+    """What a worker does first: take a GPU of its own, leave Ctrl-C to the parent, and never outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stderr = _NoTerminal(io.FileIO(2, "w", closefd=False), line_buffering=True)
     if (gpu := places.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work, and hold its GPU, for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # answered at a checkpoint where a group is being trained
 
 
 @cache

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from cachegen.encoders import Encoder
 from cachegen.errors import CrosstaxError, ModelError, RunError
-from cachegen.files import fsync_directory, write_json, write_text
+from cachegen.files import fsync_directory, reason_of, write_json, write_text
 from cachegen.images import Transform
 from cachegen.progress import quiet_transformers
 from engine.ask import question_tokens
@@ -207,7 +208,8 @@ def _write(out: Path, model: Any, processor: Any, facts: dict[str, Any], card: s
         write_text(aside / "README.md", card)
         aside.rename(out)
         fsync_directory(out.parent)
-    except OSError as error:
-        raise CrosstaxError(f"cannot write {out}: {error.strerror or error}; choose another folder") from error
+    except (OSError, SafetensorError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise CrosstaxError(f"cannot write {out}: {reason}; make room, or choose another folder") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -85,11 +85,11 @@ def _runs(source: Path | Preset, settings: str | None, overrides: dict[str, Any]
     first = default_fields(chosen) | document.get("defaults", {})
     for number, grid in enumerate(document.get("grid", [] if "include" in document else [{}]), 1):
         fields = first | grid | overrides
+        where = f"{name}: grid {number}"
         if isinstance(source, Path):
-            fields = _absolute(fields, source.parent)
+            fields = _absolute(fields, source.parent, where)
         if fields.get("dtype") == "auto":
             fields["dtype"] = _native_dtype()
-        where = f"{name}: grid {number}"
         for places, condition in cross(fields, where):
             yield _wanted(places, condition, where)
 
@@ -109,7 +109,7 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
         document = tomllib.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConditionError(f"sweep file {source} does not exist; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConditionError(f"{source} is not valid TOML: {error}") from None
     if unknown := sorted(set(document) - TABLES):
         raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
@@ -160,17 +160,20 @@ def _name(source: Path | Preset) -> str:
     return source.name if isinstance(source, Preset) else str(source)
 
 
-def _absolute(fields: dict[str, Any], base: Path) -> dict[str, Any]:
+def _absolute(fields: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """Make paths of one grid absolute; an `lm` that is no folder there is a Hugging Face id."""
     resolved = dict(fields)
     for key in {"dataset", "features", "lm"} & set(fields):
         values = fields[key] if isinstance(fields[key], list) else [fields[key]]
-        resolved[key] = [
-            str((base / value).resolve())
-            if isinstance(value, str) and (key != "lm" or (base / value).exists())
-            else value
-            for value in values
-        ]
+        try:
+            resolved[key] = [
+                str((base / value).resolve())
+                if isinstance(value, str) and (key != "lm" or (base / value).exists())
+                else value
+                for value in values
+            ]
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a link in a circle
+            raise ConditionError(f"{where}: {key} is no path ({error}); correct this field") from None
     return resolved
 
 

@@ -17,6 +17,7 @@ from cli.options import say
 from cli.results import analyze, reanalyze, report
 from cli.runs import evaluate, presets, status, sweep, train
 from cli.study import demo, world, world_replicate
+from cli.usage import run
 
 app = typer.Typer(
     name="crosstax",
@@ -53,15 +54,26 @@ for command in (
 ):
     app.command()(command)
 
-EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+EXPECTED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE),
+)
 """Errors of the file system that a user can cause and mend."""
 
 
 @app.callback()
 def common(
     _debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: no network at all. HF_HUB_OFFLINE=1 does the same.")
+    ] = False,
 ) -> None:
     """Options before the command; `main` looks for --debug itself, since it also catches errors in this parsing."""
+    if offline:
+        from cachegen.offline import go_offline
+
+        go_offline()
 
 
 def main() -> None:
@@ -69,7 +81,7 @@ def main() -> None:
     from cachegen.errors import CrosstaxError
 
     try:
-        app()
+        run(app)
     except KeyboardInterrupt:
         say("interrupted; the same command resumes")
         sys.exit(130)

@@ -225,12 +225,13 @@ def evaluate(
     """Ask a trained run its questions again, on any split or device, and print macro F1."""
     fix_threads(threads)
     from analysis.f1 import mean_macro_f1
+    from cachegen.files import write_atomically
     from engine.plan import Execution
     from engine.sweep import evaluate_run
 
     answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens))
     if out is not None:
-        answers.to_parquet(out, index=False)
+        write_atomically(out, lambda temporary: answers.to_parquet(temporary, index=False))
     scores = mean_macro_f1(answers)
     for group, score in scores.items():
         say(f"{group}: macro F1 {score:.1f}")

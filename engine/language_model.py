@@ -36,6 +36,8 @@ def resolve_lm(name: str) -> Path:
 
     Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access.
     """
+    if not name:
+        raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"{name} has no config.json; give a directory written by save_pretrained")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
@@ -137,8 +138,11 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
     columns = (leaf["phrase"], leaf["noun"], hypernym["phrase"], hypernym["noun"], verb, np.char.capitalize(verb))
     names = ("leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is")
     try:
+        fields = [part[1:] for part in Formatter().parse(phrasing) if part[1] is not None]
+        if any(name not in names or form or conversion for name, form, conversion in fields):
+            raise ValueError  # an attribute of a field, or a width of a billion spaces
         return [phrasing.format(**dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
-    except (KeyError, ValueError, IndexError):
+    except ValueError:
         known = ", ".join(f"{{{name}}}" for name in names)
         raise ConditionError(f"phrasing {phrasing!r} has a field that does not exist; fields are {known}") from None
 

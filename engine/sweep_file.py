@@ -23,7 +23,15 @@ from cachegen.store import FeatureStore
 from engine.condition import PLACES, Condition, Inputs, Sweep, cross
 from engine.presets import Preset, load_preset
 
-TABLES = {"about", "settings", "include", "defaults", "grid", "probe"}
+# Entry of a sweep file -> its type, what a list holds, and both in words.
+FORMS: dict[str, tuple[type, type | None, str]] = {
+    "about": (str, None, "text"),
+    "settings": (str, None, "text"),
+    "include": (list, str, "list of texts"),
+    "defaults": (dict, None, "table"),
+    "grid": (list, dict, "list of tables"),
+    "probe": (dict, None, "table"),
+}
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
 TIMM_NAMES = {
@@ -109,10 +117,16 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
         document = tomllib.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConditionError(f"sweep file {source} does not exist; check the path") from None
+    except OSError as error:
+        raise ConditionError(f"sweep file {source} cannot be read ({error.strerror}); check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConditionError(f"{source} is not valid TOML: {error}") from None
-    if unknown := sorted(set(document) - TABLES):
+    if unknown := sorted(set(document) - set(FORMS)):
         raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
+    for name, value in document.items():
+        kind, inside, what = FORMS[name]
+        if not isinstance(value, kind) or (inside and not all(isinstance(each, inside) for each in value)):
+            raise ConditionError(f"{source}: {name}: not a {what}; see `crosstax presets fig6` for its form")
     return document
 
 

@@ -62,10 +62,10 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(f"{folder} has no {SAFETENSORS}; download it whole or save it again")
     try:
         shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    except (AttributeError, KeyError, TypeError):
-        raise ModelError(f"{folder / INDEX} is not an index of shards; download it again") from None
-    if any(Path(shard).name != shard for shard in shards):  # another folder's files are not this model's
-        raise ModelError(f"{folder / INDEX} is not an index of shards beside it; download it again")
+        if not shards or any(Path(shard).name != shard for shard in shards):
+            raise ValueError  # another folder's files are not this model's
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{folder / INDEX} is not an index of shards beside it; download it again") from None
     for shard in shards:
         if not (folder / shard).is_file():
             raise ModelError(f"{folder} lacks {shard}, which its {INDEX} names; download it again")

@@ -97,7 +97,9 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
         missing = [column for column in required if column not in header]
         if missing or len(set(header)) < len(header):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
-            problems.append(f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)[:200]}")
+            problems.append(
+                f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)[:200]}"
+            )
             return []
         for cells in reader:
             place = f"{name}:{reader.line_num}"

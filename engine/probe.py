@@ -12,6 +12,7 @@ by image do not.) That is `negatives = "image-level"`; `distinct` has the same p
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ MICROWORLD: dict[str, Any] = {
 
 def settings_for(lm: str, **given: Any) -> Probe:
     """Settings that suit an LM: `MICROWORLD` for one that lies in a world's folder, else the defaults; then `given`."""
-    return Probe(**(MICROWORLD if (Path(lm).resolve().parent / MANIFEST).is_file() else {}) | given)
+    return Probe(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def probe_path(out: Path, record: dict[str, Any]) -> Path:
     weights = "pretrained" if record["lm_init"] == "pretrained" else f"random{record['lm_seed']}"
     content = {name: value for name, value in record.items() if name != "lm"}  # its digest says more than its path
     digest = digest_bytes(json.dumps(content, sort_keys=True).encode())[:8]
-    return out / f"{Path(record['lm']).resolve().name}-{weights}-{digest}.parquet"
+    return out / f"{Path(os.path.realpath(record['lm'])).name}-{weights}-{digest}.parquet"
 
 
 def write_probe(path: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:

@@ -119,7 +119,9 @@ COMMANDS = [
     words("sweep", "give a sweep file or --preset NAME"),
     words("sweep sweep.toml --preset fig3", "give a sweep file or --preset NAME"),
     words("sweep sweep.toml more.toml", "unexpected extra argument"),
-    words("sweep sweep.toml --out new --limit 0", "'--limit'.* greater than or equal to 1; see `crosstax sweep --help`"),
+    words(
+        "sweep sweep.toml --out new --limit 0", "'--limit'.* greater than or equal to 1; see `crosstax sweep --help`"
+    ),
     words("sweep sweep.toml --out new --limit many", "'--limit'.* valid integer"),
     words("sweep sweep.toml --out new --threads 0", "'--threads'.* greater than or equal to 1"),
     words("sweep sweep.toml --out new --threads -3", "'--threads'.* greater than or equal to 1"),
@@ -223,7 +225,9 @@ COMMANDS = [
 def test_command_lines(case, sound_study, tmp_path, crosstax, monkeypatch):
     from bad_input.study import run_name
 
-    case = Case(case.name, case.spoil, case.command.replace("RUN", f"runs/{run_name(sound_study)}"), case.says, case.leaves)
+    case = Case(
+        case.name, case.spoil, case.command.replace("RUN", f"runs/{run_name(sound_study)}"), case.says, case.leaves
+    )
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 

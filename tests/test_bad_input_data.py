@@ -57,7 +57,12 @@ TAXONOMIES = [
     at("taxonomy missing", "dataset/taxonomy.csv", remove, r"taxonomy\.csv: cannot be read \(No such file"),
     at("taxonomy is a folder", "dataset/taxonomy.csv", folder_there, r"taxonomy\.csv: cannot be read \(Is a directory"),
     at("taxonomy loops", "dataset/taxonomy.csv", loop, r"taxonomy\.csv: cannot be read \(Too many levels"),
-    at("taxonomy is a pipe", "dataset/taxonomy.csv", lambda path: (remove(path), os.mkfifo(path)), "is no plain file; a pipe or device"),
+    at(
+        "taxonomy is a pipe",
+        "dataset/taxonomy.csv",
+        lambda path: (remove(path), os.mkfifo(path)),
+        "is no plain file; a pipe or device",
+    ),
     at(
         "taxonomy is a device",
         "dataset/taxonomy.csv",

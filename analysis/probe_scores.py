@@ -37,7 +37,8 @@ def read_probe(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise RunError(f"{path.with_suffix('.json')} lacks {missing[0]}; probe again")
     try:
         table = pd.read_parquet(path, columns=COLUMNS)
-        if table.empty or not np.isfinite(table[COLUMNS[5:]].to_numpy(float)).all() or table["repeats"].min() < 1:
+        numbers = all(table[name].dtype.kind in "iuf" for name in COLUMNS[4:])
+        if table.empty or not numbers or not np.isfinite(table[COLUMNS[5:]].to_numpy(float)).all() or table["repeats"].min() < 1:
             raise ValueError("it has no rows, or numbers that are none")
         return table, record
     except (OSError, ValueError, KeyError) as error:

@@ -38,7 +38,8 @@ def read_probe(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         table = pd.read_parquet(path, columns=COLUMNS)
         numbers = all(table[name].dtype.kind in "iuf" for name in COLUMNS[4:])
-        if table.empty or not numbers or not np.isfinite(table[COLUMNS[5:]].to_numpy(float)).all() or table["repeats"].min() < 1:
+        sound = numbers and np.isfinite(table[COLUMNS[5:]].to_numpy(float)).all() and table["repeats"].min() >= 1
+        if table.empty or not sound:
             raise ValueError("it has no rows, or numbers that are none")
         return table, record
     except (OSError, ValueError, KeyError) as error:

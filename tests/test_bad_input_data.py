@@ -189,7 +189,7 @@ FILES = {
     "webp bomb": webp(16384, 16384),
     "gif bomb": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x44\x01\0;",
     "postscript": POSTSCRIPT,
-    "tiff bomb": b"II*\0\x08\0\0\0\x02\0\0\x01\x04\0\x01\0\0\0\xff\xff\xff\x7f\x01\x01\x04\0\x01\0\0\0\xff\xff\xff\x7f\0\0\0\0",
+    "tiff bomb": b"II*\0\x08\0\0\0\x02\0\0\x01\x04\0\x01\0\0\0\xff\xff\xff\x7f\x01\x01\x04\0\x01\0\0\0\xff\xff\xff\x7f\0\0\0\0",  # noqa: E501
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
 }
 PICTURE = "dataset/images/crow/0.png"
@@ -315,29 +315,51 @@ STORES = [
     at("text patches", "features.h5", replaced("patches", data=np.full((N, 4, 8), b"x")), NOT_WHOLE),
     at("pooled of another width", "features.h5", replaced("pooled_patches", data=np.zeros((N, 3), "<f4")), NOT_WHOLE),
     at("pickled patches", "features.h5", hdf5(pickled), NOT_WHOLE),
-    at("chunked patches", "features.h5", replaced("patches", data=np.zeros((N, 4, 8), "<u2"), chunks=(1, 4, 8)), NOT_WHOLE),
+    at(
+        "chunked patches",
+        "features.h5",
+        replaced("patches", data=np.zeros((N, 4, 8), "<u2"), chunks=(1, 4, 8)),
+        NOT_WHOLE,
+    ),
     at("absurd rows", "features.h5", replaced("patches", shape=(10**12, 4, 8), dtype="<u2"), NOT_WHOLE),
     at("absurd width", "features.h5", replaced("patches", shape=(N, 4, 10**15), dtype="<u2"), NOT_WHOLE),
     at("absurd keys", "features.h5", replaced("key", shape=(10**12,), dtype="S8", chunks=(1024,)), NOT_WHOLE),
     at("absurd flags", "features.h5", replaced("done", shape=(10**13,), dtype="u1"), NOT_WHOLE),
-    at("compressed bomb", "features.h5", replaced("done", shape=(10**12,), dtype="u1", chunks=(2**20,), compression=9), NOT_WHOLE),
+    at(
+        "compressed bomb",
+        "features.h5",
+        replaced("done", shape=(10**12,), dtype="u1", chunks=(2**20,), compression=9),
+        NOT_WHOLE,
+    ),
     at("keys are numbers", "features.h5", replaced("key", data=np.arange(N)), NOT_WHOLE),
     at("keys are objects", "features.h5", replaced("key", data=["a"] * N, dtype=h5py.string_dtype()), NOT_WHOLE),
     at("keys not UTF-8", "features.h5", replaced("key", data=np.array([b"\xff%d" % i for i in range(N)])), NOT_WHOLE),
     at("keys all the same", "features.h5", replaced("key", data=np.array([b"crow/0.png"] * N)), NOT_WHOLE),
-    at("keys of other pictures", "features.h5", replaced("key", data=np.array([b"%05d" % i for i in range(N)])), "has no image"),
+    at(
+        "keys of other pictures",
+        "features.h5",
+        replaced("key", data=np.array([b"%05d" % i for i in range(N)])),
+        "has no image",
+    ),
     at("unknown flags", "features.h5", replaced("done", data=np.full(N, 7, "u1")), NOT_WHOLE),
     at("flags of another type", "features.h5", replaced("done", data=np.full(N, np.nan)), NOT_WHOLE),
-    at("not finished", "features.h5", replaced("done", data=np.zeros(N, "u1")), "32 of 32 images are not extracted yet"),
+    at(
+        "not finished", "features.h5", replaced("done", data=np.zeros(N, "u1")), "32 of 32 images are not extracted yet"
+    ),
     at("link out of the file", "features.h5", linked("patches", h5py.ExternalLink("/etc/passwd", "/x")), NOT_WHOLE),
     at("link in a circle", "features.h5", linked("patches", h5py.SoftLink("/patches")), NOT_WHOLE),
-    at("data in another file", "features.h5", replaced("patches", shape=(N, 4, 8), dtype="<u2", external=[("/etc/passwd", 0, 2048)]), NOT_WHOLE),
+    at(
+        "data in another file",
+        "features.h5",
+        replaced("patches", shape=(N, 4, 8), dtype="<u2", external=[("/etc/passwd", 0, 2048)]),
+        NOT_WHOLE,
+    ),
     at("reasons are no JSON", "features.h5", reasons("{crow"), NOT_WHOLE),
     at("reasons in utf-16", "features.h5", reasons("{}".encode("utf-16")), NOT_WHOLE),
     at("reasons are a list", "features.h5", reasons("[1]\n"), NOT_WHOLE),
     at("reasons without a key", "features.h5", reasons('{"reason": "none"}\n'), NOT_WHOLE),
     at("reasons nested deep", "features.h5", reasons("[" * 100_000), NOT_WHOLE),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", **ids(STORES))
@@ -349,11 +371,35 @@ def test_stores(case, sound_study, tmp_path, crosstax, monkeypatch):
 DOCTOR = "doctor --features features.h5"
 CHECKED = [
     at("infinite", "features.h5", infinite, "32 rows do not match their checksum", DOCTOR),
-    at("row of another picture", "features.h5", hdf5(lambda f: f["crc32"].__setitem__(3, 1)), "1 rows do not match", DOCTOR),
-    at("doctor finds a bomb", PICTURE, lambda path: write(path, FILES["png bomb"]), "1 unreadable images", "doctor --dataset dataset"),
-    at("resumed with another encoder", "features.h5", attribute("weights_digest", "0"), "differs in weights_digest", EXTRACT.replace("new", "features")),
-    at("resumed over text", "features.h5", lambda path: write(path, "features"), NOT_WHOLE, EXTRACT.replace("new", "features")),
-]  # fmt: skip
+    at(
+        "row of another picture",
+        "features.h5",
+        hdf5(lambda f: f["crc32"].__setitem__(3, 1)),
+        "1 rows do not match",
+        DOCTOR,
+    ),
+    at(
+        "doctor finds a bomb",
+        PICTURE,
+        lambda path: write(path, FILES["png bomb"]),
+        "1 unreadable images",
+        "doctor --dataset dataset",
+    ),
+    at(
+        "resumed with another encoder",
+        "features.h5",
+        attribute("weights_digest", "0"),
+        "differs in weights_digest",
+        EXTRACT.replace("new", "features"),
+    ),
+    at(
+        "resumed over text",
+        "features.h5",
+        lambda path: write(path, "features"),
+        NOT_WHOLE,
+        EXTRACT.replace("new", "features"),
+    ),
+]
 
 
 @pytest.mark.parametrize("case", **ids(CHECKED))

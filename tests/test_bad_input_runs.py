@@ -66,7 +66,7 @@ NO_OBJECT = {
     "pickle": PICKLE,
 }
 
-PROBE = 'probe dataset --lm lm --out new --device cpu --template "{question} {answer}" --answer-yes yes --answer-no no --phrasing "is there {leaf_noun} {hypernym_noun}"'
+PROBE = 'probe dataset --lm lm --out new --device cpu --template "{question} {answer}" --answer-yes yes --answer-no no --phrasing "is there {leaf_noun} {hypernym_noun}"'  # noqa: E501
 EXTRACT = "extract dataset --encoder encoder --out new.h5 --device cpu"
 
 
@@ -115,23 +115,43 @@ MODELS = [
     *(encoder(f"config {name}", "config.json", content(text)) for name, text in NO_OBJECT.items()),
     *(model(f"lm tokenizer {name}", "lm/tokenizer.json", content(text)) for name, text in NO_OBJECT.items()),
     *(encoder(f"processor {name}", "preprocessor_config.json", content(text)) for name, text in NO_OBJECT.items()),
-    model("lm a pickle only", "lm/model.safetensors", renamed("pytorch_model.bin"), "is a pickle|a pickle, which can run"),
+    model(
+        "lm a pickle only", "lm/model.safetensors", renamed("pytorch_model.bin"), "is a pickle|a pickle, which can run"
+    ),
     encoder("a pickle only", "model.safetensors", renamed("pytorch_model.bin"), "a pickle, which can run code"),
     model("lm no weights", "lm/model.safetensors", remove, "has no model.safetensors"),
     model("lm weights loop", "lm/model.safetensors", loop, "has no model.safetensors"),
     model("lm weights cut", "lm/model.safetensors", lambda path: cut(path, -100)),
     model("lm weights missing", "lm/model.safetensors", tensors(lambda v: v.pop("model.norm.weight")), "lacks weights"),
     model("lm weights of another width", "lm/config.json", fields(hidden_size=64)),
-    model("lm weights not finite", "lm/model.safetensors", tensors(lambda v: v["model.norm.weight"].fill(np.nan)), "not finite"),
-    model("lm vocabulary too small", "lm/model.safetensors", tensors(lambda v: v.update({"model.embed_tokens.weight": np.zeros((5, 48), "f4")}))),
-    model("lm shards out of the folder", "lm/model.safetensors", index({"a": "../../x.safetensors"}), "index.json is not an index"),
+    model(
+        "lm weights not finite",
+        "lm/model.safetensors",
+        tensors(lambda v: v["model.norm.weight"].fill(np.nan)),
+        "not finite",
+    ),
+    model(
+        "lm vocabulary too small",
+        "lm/model.safetensors",
+        tensors(lambda v: v.update({"model.embed_tokens.weight": np.zeros((5, 48), "f4")})),
+    ),
+    model(
+        "lm shards out of the folder",
+        "lm/model.safetensors",
+        index({"a": "../../x.safetensors"}),
+        "index.json is not an index",
+    ),
     model("lm shards absolute", "lm/model.safetensors", index({"a": "/etc/passwd"}), "index.json is not an index"),
     model("lm shards numbers", "lm/model.safetensors", index({"a": 3}), "index.json is not an index"),
     model("lm shards none", "lm/model.safetensors", index([]), "index.json is not an index"),
     model("lm of unknown kind", "lm/config.json", fields(model_type="qwen99")),
     model("lm of no kind", "lm/config.json", fields(model_type=...)),
     model("lm that is an encoder", "lm/config.json", fields(model_type="dinov2")),
-    model("lm with code of its own", "lm/config.json", fields(model_type="own", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})),
+    model(
+        "lm with code of its own",
+        "lm/config.json",
+        fields(model_type="own", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
+    ),
     model("lm of text layers", "lm/config.json", fields(num_hidden_layers="many")),
     model("lm of no heads", "lm/config.json", fields(num_attention_heads=0)),
     model("lm of billions of layers", "lm/config.json", fields(num_hidden_layers=10**9)),
@@ -155,8 +175,13 @@ MODELS = [
     encoder("processor without mean", "preprocessor_config.json", fields(image_mean=...)),
     encoder("processor with two means", "preprocessor_config.json", fields(image_mean=[0.5, 0.5])),
     encoder("processor with no deviation", "preprocessor_config.json", fields(image_std=[0, 0, 0])),
-    encoder("weights not finite", "model.safetensors", tensors(lambda v: next(iter(v.values())).fill(np.nan)), "NaN or infinite"),
-]  # fmt: skip
+    encoder(
+        "weights not finite",
+        "model.safetensors",
+        tensors(lambda v: next(iter(v.values())).fill(np.nan)),
+        "NaN or infinite",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", **ids(MODELS))
@@ -239,31 +264,95 @@ RUNS = [
     *(
         run_file(f"{file} {name}", f"{file}.parquet", content(text), rf"{file}\.parquet is not a readable table")
         for file in ("questions", "predictions")
-        for name, text in (("empty", b""), ("text", b"x"), ("pickle", PICKLE), ("magic only", b"PAR1PAR1"), ("footer of terabytes", b"PAR1\xff\xff\xff\x7fPAR1"))
+        for name, text in (
+            ("empty", b""),
+            ("text", b"x"),
+            ("pickle", PICKLE),
+            ("magic only", b"PAR1PAR1"),
+            ("footer of terabytes", b"PAR1\xff\xff\xff\x7fPAR1"),
+        )
     ),
     run_file("predictions cut", "predictions.parquet", lambda path: cut(path, -20), "is not a readable table"),
-    run_file("predictions cut within", "predictions.parquet", lambda path: write(path, path.read_bytes()[:200] + path.read_bytes()[400:]), "predictions.parquet|questions"),
+    run_file(
+        "predictions cut within",
+        "predictions.parquet",
+        lambda path: write(path, path.read_bytes()[:200] + path.read_bytes()[400:]),
+        "predictions.parquet|questions",
+    ),
     run_file("no logits", "predictions.parquet", table(lambda t: t.drop(columns="logit_no")), "with columns"),
-    run_file("logits of text", "predictions.parquet", table(lambda t: t.astype({"logit_yes": str})), r"predictions\.parquet .*logit_yes"),
-    run_file("logits NaN", "predictions.parquet", table(lambda t: t.assign(logit_yes=np.nan)), "none of the 1 runs .* not finite"),
-    run_file("logits infinite", "predictions.parquet", table(lambda t: t.assign(logit_no=np.inf)), "none of the 1 runs .* not finite"),
+    run_file(
+        "logits of text",
+        "predictions.parquet",
+        table(lambda t: t.astype({"logit_yes": str})),
+        r"predictions\.parquet .*logit_yes",
+    ),
+    run_file(
+        "logits NaN",
+        "predictions.parquet",
+        table(lambda t: t.assign(logit_yes=np.nan)),
+        "none of the 1 runs .* not finite",
+    ),
+    run_file(
+        "logits infinite",
+        "predictions.parquet",
+        table(lambda t: t.assign(logit_no=np.inf)),
+        "none of the 1 runs .* not finite",
+    ),
     run_file("answers missing", "predictions.parquet", table(lambda t: t.iloc[1:]), "does not answer each"),
     run_file("answers twice", "predictions.parquet", table(lambda t: pd.concat([t, t])), "does not answer each"),
     run_file("no answers", "predictions.parquet", table(lambda t: t.iloc[:0]), "does not answer each"),
-    run_file("numbers of text", "predictions.parquet", table(lambda t: t.assign(question="x")), r"predictions\.parquet"),
+    run_file(
+        "numbers of text", "predictions.parquet", table(lambda t: t.assign(question="x")), r"predictions\.parquet"
+    ),
     run_file("questions without split", "questions.parquet", table(lambda t: t.drop(columns="split")), "with columns"),
     run_file("no questions", "questions.parquet", table(lambda t: t.iloc[:0]), r"questions|does not answer"),
-    run_file("truth of text", "questions.parquet", table(lambda t: t.astype({"answer": str})), r"questions\.parquet .*answer"),
-    run_file("split unknown", "questions.parquet", table(lambda t: t.assign(split="dev")), r"questions\.parquet|does not answer"),
-    *(run_file(f"projector {name}", "projector.safetensors", content(text), "its projector cannot be read", command=command)
-      for name, text in NO_TENSORS.items() for command in ("evaluate RUN --device cpu",)),
-    run_file("projector of another width", "projector.safetensors", lambda path: save_file({k: np.zeros((3, 3), "f4") for k in load_file(path)}, path), "projector", command="evaluate RUN --device cpu"),
-    run_file("projector asked", "projector.safetensors", content(save({"weight": np.zeros(3)})), "projector does not fit", command='ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu'),
-    run_file("projector not finite", "projector.safetensors", tensors(lambda v: [each.fill(np.nan) for each in v.values()]), "not finite", command='ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu'),
+    run_file(
+        "truth of text", "questions.parquet", table(lambda t: t.astype({"answer": str})), r"questions\.parquet .*answer"
+    ),
+    run_file(
+        "split unknown",
+        "questions.parquet",
+        table(lambda t: t.assign(split="dev")),
+        r"questions\.parquet|does not answer",
+    ),
+    *(
+        run_file(
+            f"projector {name}", "projector.safetensors", content(text), "its projector cannot be read", command=command
+        )
+        for name, text in NO_TENSORS.items()
+        for command in ("evaluate RUN --device cpu",)
+    ),
+    run_file(
+        "projector of another width",
+        "projector.safetensors",
+        lambda path: save_file({k: np.zeros((3, 3), "f4") for k in load_file(path)}, path),
+        "projector",
+        command="evaluate RUN --device cpu",
+    ),
+    run_file(
+        "projector asked",
+        "projector.safetensors",
+        content(save({"weight": np.zeros(3)})),
+        "projector does not fit",
+        command='ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu',
+    ),
+    run_file(
+        "projector not finite",
+        "projector.safetensors",
+        tensors(lambda v: [each.fill(np.nan) for each in v.values()]),
+        "not finite",
+        command='ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu',
+    ),
     run_file("log of no JSON", "metrics.jsonl", content("{step\n"), r"metrics\.jsonl", command="report runs --out new"),
     run_file("log of lists", "metrics.jsonl", content("[1]\n"), r"metrics\.jsonl", command="report runs --out new"),
-    run_file("log in utf-16", "metrics.jsonl", content("{}".encode("utf-16")), r"metrics\.jsonl", command="report runs --out new"),
-]  # fmt: skip
+    run_file(
+        "log in utf-16",
+        "metrics.jsonl",
+        content("{}".encode("utf-16")),
+        r"metrics\.jsonl",
+        command="report runs --out new",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", **ids(RUNS))
@@ -335,9 +424,16 @@ STARTED = [
     checkpoint("log sizes nested deep", stored(log_sizes=DEEP)),
     checkpoint("weights missing", stored(lambda values: values.pop(next(iter(values))))),
     checkpoint("weights of another shape", stored(first((3, 3)))),
-    checkpoint("moments of another shape", stored(lambda v: v.update({k: np.zeros(2, "f4") for k in v if k.endswith("exp_avg")}))),
-    checkpoint("log gone", lambda path: folder_there(path.parent / path.name.removesuffix(".checkpoint.safetensors") / "metrics.jsonl"), "metrics.jsonl"),
-]  # fmt: skip
+    checkpoint(
+        "moments of another shape",
+        stored(lambda v: v.update({k: np.zeros(2, "f4") for k in v if k.endswith("exp_avg")})),
+    ),
+    checkpoint(
+        "log gone",
+        lambda path: folder_there(path.parent / path.name.removesuffix(".checkpoint.safetensors") / "metrics.jsonl"),
+        "metrics.jsonl",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", **ids(STARTED))
@@ -365,7 +461,7 @@ PROBES = [
     probe("logits of text", "probe.parquet", table(lambda t: t.astype({"logit_yes": str}))),
     probe("logits NaN", "probe.parquet", table(lambda t: t.assign(logit_yes=np.nan))),
     probe("repeats negative", "probe.parquet", table(lambda t: t.assign(repeats=-1))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", **ids(PROBES))
@@ -406,10 +502,17 @@ RELEASES = [
     release("huge cell", lambda path: write(path, path.read_text() + "x" * 200_000)),
     release("folder", folder_there),
     release("loops", loop),
-    *(release(f"number {text}", cell(text), r"scores\.csv:2: ") for text in ("nan", "inf", "-inf", "1.5", "-0.1", "high", "1e999", "0x1", "1_0", "٣", "=1+1")),
+    *(
+        release(f"number {text}", cell(text), r"scores\.csv:2: ")
+        for text in ("nan", "inf", "-inf", "1.5", "-0.1", "high", "1e999", "0x1", "1_0", "٣", "=1+1")
+    ),
     release("column twice", lambda path: write(path, path.read_text().replace("animal", "bird", 1))),
-    release("run twice", lambda path: write(path, path.read_text() + path.read_text().split("\n")[1].rsplit(",", 1)[0] + ",0.123\n"), "two different rows"),
-]  # fmt: skip
+    release(
+        "run twice",
+        lambda path: write(path, path.read_text() + path.read_text().split("\n")[1].rsplit(",", 1)[0] + ",0.123\n"),
+        "two different rows",
+    ),
+]
 
 
 @pytest.mark.parametrize("case", **ids(RELEASES))
@@ -460,7 +563,11 @@ ZIPS = [
     zipped("loop", loop, r"images\.zip does not exist"),
     zipped("cut", lambda path: cut(path, -30), r"images\.zip cannot be read as a zip"),
     zipped("entries cut out", lambda path: write(path, path.read_bytes()[300:]), "images.zip"),
-    zipped("directory of nonsense", lambda path: write(path, path.read_bytes().replace(b"PK\1\2", b"PK\1\xff")), r"images\.zip cannot be read"),
+    zipped(
+        "directory of nonsense",
+        lambda path: write(path, path.read_bytes().replace(b"PK\1\2", b"PK\1\xff")),
+        r"images\.zip cannot be read",
+    ),
     zipped("no pictures", lambda path: write_zip(path, {"readme.txt": b"x"}, None), "holds no image of THINGS"),
     zipped("parent in a name", entry("../../crow/crow_09b.jpg"), "would leave the folder"),
     zipped("absolute name", entry("/tmp/crow/crow_09b.jpg"), "would leave the folder"),
@@ -471,9 +578,24 @@ ZIPS = [
     zipped("bomb that lies", lying(100), "crow/crow_09b.jpg is damaged"),
     zipped("lie of gigabytes", lying(2**32 - 2), "declares 4,294,967,294 bytes"),
     zipped("packed in another way", entry(OWL, compress_type=zipfile.ZIP_LZMA), "unpack the zip with 7-Zip"),
-    zipped("same picture twice", lambda path: (entry("a/crow/crow_09b.jpg")(path), zipfile.ZipFile(path, "a").writestr("b/crow/crow_09b.jpg", b"yy")), "is found twice"),
-    zipped("wrong checksum", lambda path: write(path, path.read_bytes().replace(b"PK\3\4", b"PK\0\0")), "is cut off or damaged"),
-    zipped("encrypted without password", lambda path: write_zip(path, things_pictures(), b"secret"), "protected by a password"),
+    zipped(
+        "same picture twice",
+        lambda path: (
+            entry("a/crow/crow_09b.jpg")(path),
+            zipfile.ZipFile(path, "a").writestr("b/crow/crow_09b.jpg", b"yy"),
+        ),
+        "is found twice",
+    ),
+    zipped(
+        "wrong checksum",
+        lambda path: write(path, path.read_bytes().replace(b"PK\3\4", b"PK\0\0")),
+        "is cut off or damaged",
+    ),
+    zipped(
+        "encrypted without password",
+        lambda path: write_zip(path, things_pictures(), b"secret"),
+        "protected by a password",
+    ),
     taxonomy("taxonomy empty", "", "category.tsv: is neither"),
     taxonomy("taxonomy latin-1", (LONG + "bird\tcr\xf4w\tx\n").encode("latin-1"), "category.tsv cannot be read"),
     taxonomy("taxonomy utf-16", LONG.encode("utf-16"), "category.tsv cannot be read"),
@@ -481,12 +603,27 @@ ZIPS = [
     taxonomy("taxonomy with another hypernym", LONG + "gods\tzeus\tx\n", "category.tsv:2: 'gods' is none of the 53"),
     taxonomy("taxonomy with a path as leaf", LONG + "bird\t../../evil\tx\n", r"category.tsv:2: .*'\.\./\.\./evil'"),
     taxonomy("taxonomy with an absolute leaf", LONG + "bird\t/tmp/evil\tx\n", r"category.tsv:2: .*'/tmp/evil'"),
-    taxonomy("taxonomy with a pair twice", LONG + "bird\tcrow\tx\nbird\tcrow\tx\n", "the pair 'crow', 'bird' occurs twice"),
+    taxonomy(
+        "taxonomy with a pair twice", LONG + "bird\tcrow\tx\nbird\tcrow\tx\n", "the pair 'crow', 'bird' occurs twice"
+    ),
     taxonomy("taxonomy with a huge cell", LONG + "bird\t" + "c" * 200_000 + "\tx\n", "category.tsv"),
     taxonomy("phrases of numbers", "{}\n", "category.tsv:1: is no line of"),
-    taxonomy("phrases of text leaves", json.dumps({"phrasing_id": 2, "hyponym": 3, "hypernym_pos": [], "hyponym_form": 1, "hypernym_form_pos": 2, "sentence_pos": "a is b"}), "category.tsv:1: is no line of"),
+    taxonomy(
+        "phrases of text leaves",
+        json.dumps(
+            {
+                "phrasing_id": 2,
+                "hyponym": 3,
+                "hypernym_pos": [],
+                "hyponym_form": 1,
+                "hypernym_form_pos": 2,
+                "sentence_pos": "a is b",
+            }
+        ),
+        "category.tsv:1: is no line of",
+    ),
     taxonomy("phrases nested deep", '{"a":' + DEEP, "category.tsv:1: is no line of"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", **ids(ZIPS))

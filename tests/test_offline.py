@@ -51,7 +51,9 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("first", [(), ("--offline",)], ids=["as usual", "offline"])
+@pytest.mark.parametrize(
+    "first", [(), pytest.param(("--offline",), marks=pytest.mark.slow)], ids=["as usual", "offline"]
+)
 def test_a_study_on_local_files_needs_no_network(crosstax, connections, sound_study, tmp_path, monkeypatch, first):
     monkeypatch.chdir(copy_of(sound_study, tmp_path / "study"))
     for command in COMMANDS:

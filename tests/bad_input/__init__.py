@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+# Commands that load every room and work for seconds before they can fail.
+LONG = ("report runs", "analyze runs --out sweep.toml", "reanalyze release --out sweep.toml")
 HANGS = 60  # seconds after which a case counts as hanging; none comes near
 # What a stopped command may leave behind: locks, and the folder a lock stands in.
 LOCK = re.compile(r"(^|/)(\.lock|\.locks(/.*)?|.*\.lock)$")
@@ -27,10 +31,11 @@ class Case:
 
 
 def ids(cases):
-    """Keyword arguments that name parametrised cases, each name once."""
+    """Keyword arguments that name parametrised cases, each name once; those that compute a whole analysis are slow."""
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases of one name"
-    return {"argvalues": cases, "ids": names}
+    slow = [pytest.param(case, marks=pytest.mark.slow if case.command.startswith(LONG) else ()) for case in cases]
+    return {"argvalues": slow, "ids": names}
 
 
 def copy_of(study: Path, place: Path) -> Path:

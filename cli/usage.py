@@ -17,6 +17,7 @@ def run(app: typer.Typer) -> None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
             sys.exit(2)
-        asked = error.ctx.command_path if getattr(error, "ctx", None) else "crosstax"
+        context = getattr(error, "ctx", None)
+        asked = context.command_path if context else "crosstax"
         raise CrosstaxError(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{asked} --help`") from None
     sys.exit(code or 0)

@@ -105,7 +105,7 @@ TAXONOMIES = [
     row("one leaf only", "crow,a crow,singular,corvid,a corvid", "'corvid' has fewer than two leaves"),
     row("leaf without folder", "dodo,a dodo,singular,bird,a bird", "images/dodo: folder is missing"),
     row("very long leaf", "d" * 5000 + ",a dodo,singular,bird,a bird", "images/ddd.*folder is missing"),
-    row("same but for case", "Crow,a crow,singular,bird,a bird", "'crow' collide but for case"),
+    row("same but for case", "Crow,a crow,singular,bird,a bird", "'crow' and 'Crow' collide but for case"),
     *(
         row(f"depth {depth}", f"crow,a crow,singular,bird,a bird,{depth}", "dataset has ", f"{HEADER},depth")
         for depth in ("nan", "inf", "-1", "1.5", "1e9", "99999999", "٣")

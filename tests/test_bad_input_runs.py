@@ -357,7 +357,9 @@ RUNS = [
 
 @pytest.mark.parametrize("case", **ids(RUNS))
 def test_run_directories(case, sound_study, tmp_path, crosstax, monkeypatch):
-    case = Case(case.name, case.spoil, case.command.replace("RUN", f"runs/{run_name(sound_study)}"), case.says)
+    command = case.command.replace("RUN", f"runs/{run_name(sound_study)}")
+    leaves = r"^new/" if command.startswith("report") else "(?!)"  # whole tables, written again by the same command
+    case = Case(case.name, case.spoil, command, case.says, leaves)
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 

@@ -125,7 +125,8 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
         raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
     for name, value in document.items():
         kind, inside, what = FORMS[name]
-        if not isinstance(value, kind) or (inside and not all(isinstance(each, inside) for each in value)):
+        sound = isinstance(value, kind)
+        if not sound or (inside and not all(isinstance(each, inside) for each in document[name])):
             raise ConditionError(f"{source}: {name}: not a {what}; see `crosstax presets fig6` for its form")
     return document
 

@@ -147,6 +147,30 @@ def test_csv_keeps_names_for_programs(name):
     assert next(iter(csv.DictReader(io.StringIO(text))))["category"] == name
 
 
+def test_a_hub_model_with_a_pickle_only_is_refused(monkeypatch):
+    """Before timm is asked, which would take the pickle; the revision of the name counts."""
+    import timm
+    from huggingface_hub.errors import EntryNotFoundError
+
+    from cachegen.encoders.families import load_vision_model
+    from cachegen.encoders.names import read_name
+    from cachegen.errors import ModelError
+
+    asked = []
+
+    def lacking(*arguments, **more):
+        asked.append((*arguments, more["revision"]))
+        raise EntryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "http://x")))
+
+    httpx = pytest.importorskip("httpx")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lacking)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("the pickle was asked for"))
+    (name,) = read_name("hf-hub:org/vit@v2")
+    with pytest.raises(ModelError, match="hf-hub:org/vit@v2: its weights are there as a pickle only"):
+        load_vision_model(name)
+    assert asked == [("org/vit", "model.safetensors", "v2")]
+
+
 def test_a_large_answer_is_not_taken(tmp_path, monkeypatch):
     """A download ends after as many bytes as the pinned file has, and a wrong one leaves nothing behind."""
     import urllib.request

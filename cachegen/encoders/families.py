@@ -99,11 +99,12 @@ def _fetch_safetensors(name: EncoderName) -> None:
 
     config = None if ":" in name.source else timm.get_pretrained_cfg(name.source)
     repository = config.hf_hub_id if config else name.repository
+    revision = name.source.partition("@")[2] or None
     no_pickle = f"encoder {name.text}: its weights are there as a pickle only, which can run code and is not read"
     if not repository:
         raise ModelError(f"{no_pickle}; choose another")
     try:
-        hf_hub_download(repository, SAFETENSORS)
+        hf_hub_download(repository, SAFETENSORS, revision=revision)
     except LocalEntryNotFoundError:  # no network
         raise
     except EntryNotFoundError:

@@ -114,7 +114,7 @@ def _release(path: Path, text: str) -> Iterator[dict[str, object]]:
             leaf, hypernym = item["hyponym"], item["hypernym_pos"]
             leaf_noun, hypernym_noun = item["hyponym_form"], item["hypernym_form_pos"]
             leaf_words, verb, hypernym_words = item["sentence_pos"].partition(" is ")
-            if not all(isinstance(text, str) for text in (leaf, hypernym, leaf_noun, hypernym_noun)):
+            if not all(isinstance(text, str) for text in (leaf, leaf_noun, hypernym_noun)):
                 raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DatasetError(
@@ -160,7 +160,7 @@ def _members(place: str, row: dict[str, str]) -> Iterator[str]:
 
 def _row(place: str, leaf: str, hypernym: str) -> dict[str, object]:
     """A row of `taxonomy.csv` with phrases by rule."""
-    if hypernym not in HYPERNYMS:
+    if not isinstance(hypernym, str) or hypernym not in HYPERNYMS:
         raise DatasetError(f"{place}: {hypernym!r} is none of the 53 categories of THINGS; get the file again")
     if problem := name_problem(leaf):
         raise DatasetError(f"{place}: concept {leaf!r} {problem}; get the file again")

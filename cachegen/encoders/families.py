@@ -147,15 +147,15 @@ def _hf_transform(source: str, processor: dict[str, Any], size: int | None) -> T
     """Our one transform, at the size asked for or a preprocessor_config.json's, with the latter's normalisation."""
     own = processor["crop_size"] if processor.get("do_center_crop") else processor["size"]
     sides = {size} if size else {own} if isinstance(own, int) else set(own.values())
-    normalisation = tuple(processor["image_mean"]), tuple(processor["image_std"])
     if len(sides) != 1:
         raise ModelError(
             f"encoder {source}: its preprocessor asks for {own}; only square images are read, append @SIZE"
         )
-    if any(len(values) != 3 for values in normalisation) or 0 in normalisation[1]:
-        raise ModelError(f"encoder {source}: its preprocessor's mean and deviation are not three numbers each")
     if not processor.get("do_normalize", True):
         return Transform(sides.pop(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    normalisation = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    if any(len(values) != 3 for values in normalisation) or 0 in normalisation[1]:
+        raise ModelError(f"encoder {source}: its preprocessor's mean and deviation are not three numbers each")
     return Transform(sides.pop(), *normalisation)
 
 

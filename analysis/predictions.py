@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from analysis.tuning import read_tuning
+from cachegen.dataset import SPLITS
 from cachegen.errors import RunError
 from cachegen.files import digest_file, read_json
+from cachegen.taxonomy import name_problem
 
 SCHEMA = 1
 READ_FILES = ("config.json", "questions.parquet", "predictions.parquet")
@@ -41,12 +43,18 @@ FIELD_DEFAULTS: dict[str, Any] = {
     "supervise": "answer",
     "projector_layers": 2,
 }
+FIELD_TYPES = {field: type(value) for field, value in FIELD_DEFAULTS.items()}
+FIELD_TYPES |= dict.fromkeys(CONDITION_FIELDS, str)
+FIELD_TYPES |= dict.fromkeys(("lm_seed", "ablation", "data_seed", "run_seed"), int)
 QUESTION_COLUMNS = [
     *("question", "image", "key", "image_leaf", "label_leaf", "kind", "category", "phrase"),
     *("split", "seen", "answer", "veridical"),
 ]
 QUESTION_DEFAULTS = {"removed": False}  # columns that older question tables lack
 LOGITS = ["logit_yes", "logit_no"]
+# Kinds of numbers that a column may hold.
+KINDS = {"question": "iu", "image": "iu", "mass": "f", **dict.fromkeys(LOGITS, "f")}
+KINDS |= dict.fromkeys(("seen", "answer", "veridical", "removed"), "b")
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,11 @@ class Sweep:
 
         `removed`: the category asked about is a hypernym that a systematic ablation removed.
         """
-        return _read_table(self.folder / run_id / "questions.parquet", QUESTION_COLUMNS, QUESTION_DEFAULTS)
+        path = self.folder / run_id / "questions.parquet"
+        table = _read_table(path, QUESTION_COLUMNS, QUESTION_DEFAULTS)
+        if not table["split"].isin(SPLITS).all() or not (table["split"] == "test").any():
+            raise RunError(f"{path} has no test questions, or an unknown split; delete the run and repeat it")
+        return table
 
     def questions_digest(self, run_id: str) -> str:
         """Hash of a run's question table: runs that differ in seeds of training or in LM share one table."""
@@ -99,8 +111,11 @@ class Sweep:
         path = self.folder / run_id / "metrics.jsonl"
         if not path.exists():
             return pd.DataFrame({"step": [], "loss": []}, dtype=float)
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return pd.DataFrame([(row["step"], row["loss"]) for row in rows], columns=["step", "loss"]).astype(float)
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return pd.DataFrame([(row["step"], row["loss"]) for row in rows], columns=["step", "loss"]).astype(float)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunError(f"{path} is no training log ({error}); delete the run and repeat it") from None
 
 
 def derive_answers(table: pd.DataFrame) -> pd.DataFrame:
@@ -172,6 +187,10 @@ def _failure(place: Path) -> str | None:
 
 def _check_hashes(place: Path) -> None:
     hashes = read_json(place / "DONE")
+    if not isinstance(hashes, dict):
+        raise RunError(f"{place / 'DONE'} holds no hashes; delete the run and repeat it")
+    if strange := [name for name in hashes if name_problem(name)]:
+        raise RunError(f"{place / 'DONE'} names {strange[0]!r}, no file of the run; delete the run and repeat it")
     unlisted = sorted(set(READ_FILES) - set(hashes))
     if unlisted:
         raise RunError(f"{place / 'DONE'} holds no hash of {unlisted[0]}; delete the run and repeat it")
@@ -190,16 +209,20 @@ def _bad_logits(place: Path) -> str | None:
 
 
 def _read_config(place: Path) -> dict[str, Any]:
-    config = read_json(place / "config.json")
-    if config.get("schema") != SCHEMA:
-        raise RunError(
-            f"{place / 'config.json'} has schema {config.get('schema')}, this version reads {SCHEMA}; repeat the run"
-        )
-    condition = config["condition"]
+    path = place / "config.json"
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("schema") != SCHEMA:
+        schema = config.get("schema") if isinstance(config, dict) else "none"
+        raise RunError(f"{path} has schema {schema}, this version reads {SCHEMA}; repeat the run")
+    condition, paths, digests = (config.get(name, {}) for name in ("condition", "paths", "digests"))
+    if not all(isinstance(table, dict) for table in (condition, paths, digests)):
+        raise RunError(f"{path}: condition, paths or digests is no table; delete the run and repeat it")
     missing = [field for field in CONDITION_FIELDS if field not in condition]
     if missing:
-        raise RunError(f"{place / 'config.json'} lacks the condition field {missing[0]}; delete the run and repeat it")
-    paths, digests = config.get("paths", {}), config.get("digests", {})
+        raise RunError(f"{path} lacks the condition field {missing[0]}; delete the run and repeat it")
+    for field in condition.keys() & FIELD_TYPES.keys():
+        if type(condition[field]) is not FIELD_TYPES[field]:
+            raise RunError(f"{path}: condition: {field} is {condition[field]!r}; delete the run and repeat it")
     return {
         "run_id": place.name,
         **{field: _flat(value) for field, value in {**FIELD_DEFAULTS, **condition}.items()},
@@ -222,6 +245,8 @@ def _read_table(path: Path, columns: list[str], defaults: Mapping[str, Any] | No
         known = pq.read_schema(path).names
         absent = {name: value for name, value in (defaults or {}).items() if name not in known}
         table = pd.read_parquet(path, columns=[*columns, *(name for name in defaults or {} if name not in absent)])
+        if wrong := [name for name in table if table[name].dtype.kind not in KINDS.get(str(name), "OUiufb")]:
+            raise ValueError(f"column {wrong[0]} is of type {table[wrong[0]].dtype}")
         return table.assign(**absent)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors derive from these
         reason = str(error).splitlines()[0]

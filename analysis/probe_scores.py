@@ -29,10 +29,19 @@ COLUMNS = ["leaf", "hypernym", "phrasing", "answer", "repeats", "logit_yes", "lo
 def read_probe(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """(table, record) of a file written by `crosstax probe`. Raises `RunError`, one line."""
     record: dict[str, Any] = read_json(path.with_suffix(".json"))
+    if not isinstance(record, dict) or type(record.get("lm_seed", 0)) is not int:
+        raise RunError(f"{path.with_suffix('.json')} is no probe's record; probe again")
     if record.get("schema") != SCHEMA:
         raise RunError(f"{path} has schema {record.get('schema')}, this version reads {SCHEMA}; probe again")
+    if missing := [name for name in ("lm_digest", "dataset_digest") if name not in record]:
+        raise RunError(f"{path.with_suffix('.json')} lacks {missing[0]}; probe again")
     try:
-        return pd.read_parquet(path, columns=COLUMNS), record
+        table = pd.read_parquet(path, columns=COLUMNS)
+        numbers = all(table[name].dtype.kind in "iuf" for name in COLUMNS[4:])
+        sound = numbers and np.isfinite(table[COLUMNS[5:]].to_numpy(float)).all() and table["repeats"].min() >= 1
+        if table.empty or not sound:
+            raise ValueError("it has no rows, or numbers that are none")
+        return table, record
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path} is not a probe's table ({reason}); probe again") from error

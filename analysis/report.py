@@ -27,7 +27,7 @@ from analysis.published import PAPER
 from analysis.study import measure
 from analysis.summary import summary
 from analysis.tables import write_tables
-from cachegen.files import write_text
+from cachegen.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,6 +40,8 @@ def write_report(
     `world`: the microworld's folder, when the study ran on one. `seconds`: wall-clock time of each stage. `probes`:
     text probes of the runs' LMs. Summary: report (path) and what `analysis.summary` gives.
     """
+    if world is not None:
+        read_json(world / "world.json")  # before anything is written
     study = measure(sweep, probes)
     tables = write_tables(study, out)
     figures = draw_figures(study)

@@ -123,7 +123,7 @@ def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[st
     if not entries:
         problems.append("images: is empty; expected one folder per leaf")
     for entry in entries:
-        if entry.is_dir() and not entry.name.startswith("."):
+        if _is_folder(entry) and not entry.name.startswith("."):
             found[entry.name] = _scan_leaf(entry, problems, ignored)
         else:
             ignored.append(entry.name)
@@ -132,12 +132,19 @@ def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[st
     return found
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
 def _scan_leaf(leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     try:
         with os.scandir(leaf) as files:
             for file in files:
-                if not file.name.lower().endswith(SUFFIXES) or file.name.startswith(".") or file.is_dir():
+                if not file.name.lower().endswith(SUFFIXES) or file.name.startswith(".") or _is_folder(file):
                     ignored.append(f"{leaf.name}/{file.name}")
                 elif reason := name_problem(file.name):
                     problems.append(f"images/{leaf.name}: file name {file.name!r} {reason}; rename it")

@@ -15,6 +15,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"there is no device {name!r}; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise ModelError(f"device {name!r} is not used here; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {name}: PyTorch finds no CUDA device; use --device cpu, or see `crosstax doctor`")
     return device

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cachegen.errors import ModelError
 from cachegen.files import read_json
+from cachegen.offline import VARIABLE, offline
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -11,13 +12,23 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 def advice(repository: str, error: BaseException) -> str:
     """What failed while `repository` was loaded and what to do about it, in one line."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
+    if offline() and any(isinstance(each, LocalEntryNotFoundError | OfflineModeIsEnabled) for each in chain):
+        return (
+            f"is not on this machine, and nothing is downloaded (--offline or {VARIABLE}): fetch it once where there "
+            f"is a network (`hf download {repository}`), or give a local directory"
+        )
     if any(isinstance(each, GatedRepoError) or "gated repo" in str(each).lower() for each in chain):
         return (
             f"is gated: accept its licence at https://huggingface.co/{repository}, then `hf auth login` or set HF_TOKEN"
@@ -51,8 +62,10 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(f"{folder} has no {SAFETENSORS}; download it whole or save it again")
     try:
         shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    except (AttributeError, KeyError, TypeError):
-        raise ModelError(f"{folder / INDEX} is not an index of shards; download it again") from None
+        if not shards or any(Path(shard).name != shard for shard in shards):
+            raise ValueError  # another folder's files are not this model's
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ModelError(f"{folder / INDEX} is not an index of shards beside it; download it again") from None
     for shard in shards:
         if not (folder / shard).is_file():
             raise ModelError(f"{folder} lacks {shard}, which its {INDEX} names; download it again")

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# What files of these suffixes are in fact; Pillow would hand PostScript to a program of its own.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -14,7 +16,7 @@ def read_image(path: Path) -> Image.Image:
 
     Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more on damaged files.
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         return image.convert("RGB")
 
 

@@ -29,8 +29,10 @@ SCHEMA = 1
 PENDING, DONE, UNREADABLE = 0, 1, 2
 FEATURES = ("patches", "pooled_patches", "pooled_all_tokens")
 STORAGE = {"bfloat16": "<u2", "float16": "<f2"}
+TYPES = {"key": "|S", "done": "|u1", "crc32": "<u4", "pooled_patches": "<f4", "pooled_all_tokens": "<f4"}
 # What decides the features: a store is extended only if all agree, and its digest covers them.
 # Not among them: the encoder's name (weights can move), batch, library versions (the row checksums cover their effect).
+NUMBERS = ("image_size", "batch")  # attributes that are numbers; the others are text
 IDENTITY = ("weights_digest", "layer", "image_size", "transform", "dtype", "compute", "image_digest")
 
 
@@ -79,19 +81,20 @@ class FeatureStore:
             if attributes.get("schema") != SCHEMA:
                 found = attributes.get("schema", "none")
                 raise StoreError(f"{path}: store schema {found}, this version reads {SCHEMA}; extract again")
-            missing = [name for name in (*IDENTITY, "encoder", "batch") if name not in attributes]
-            if missing:
-                raise ValueError(f"attribute {missing[0]} is missing")
+            _check_attributes(attributes)
+            size, types = path.stat().st_size, TYPES | {"patches": STORAGE[attributes["dtype"]]}
+            offsets = {name: _offset(file, name, dtype, size) for name, dtype in types.items()}
             keys = [key.decode() for key in file["key"][:]]
             done, crc32 = file["done"][:], file["crc32"][:]
-            offsets = {name: file[name].id.get_offset() for name in (*FEATURES, "done", "crc32")}
             layout = {name: (file[name].dtype, file[name].shape) for name in FEATURES}
         maps = {
             name: np.memmap(path, dtype, mode="r", offset=offsets[name], shape=shape)
             for name, (dtype, shape) in layout.items()
         }
-        if len({len(keys), len(done), len(crc32), *map(len, maps.values())}) != 1:
-            raise ValueError("its datasets differ in length")
+        if len({len(keys), len(set(keys)), len(done), len(crc32), *map(len, maps.values())}) != 1:
+            raise ValueError("its datasets differ in length, or a key occurs twice")
+        if len({values.shape[-1] for values in maps.values()}) != 1 or done.max() > UNREADABLE:
+            raise ValueError("its datasets differ in width, or a flag is unknown")
         reasons = read_reasons(path)
         unreadable = {keys[row]: reasons.get(keys[row], "unknown") for row in np.flatnonzero(done == UNREADABLE)}
         return cls(path, attributes, keys, done, crc32, **maps, unreadable=unreadable, offsets=offsets)
@@ -165,6 +168,33 @@ def all_finite(part: np.ndarray) -> bool:
 def reasons_path(path: Path) -> Path:
     """The JSON-lines sidecar of a store: {"key", "reason"} of each unreadable image."""
     return path.with_name(f"{path.name}.unreadable.jsonl")
+
+
+def _check_attributes(attributes: dict[str, Any]) -> None:
+    """Raise unless every attribute that is read is there and of its type."""
+    for name in (*IDENTITY, "encoder", "batch"):
+        if name not in attributes:
+            raise ValueError(f"attribute {name} is missing")
+        value = attributes[name]
+        sound = value > 0 if name in NUMBERS and type(value) is int else isinstance(value, str) and value.isprintable()
+        if not sound or (name in NUMBERS) != isinstance(value, int):
+            raise ValueError(f"attribute {name} is {value!r}")
+    if attributes["dtype"] not in STORAGE:
+        raise ValueError(f"attribute dtype is none of {', '.join(STORAGE)}")
+
+
+def _offset(file: h5py.File, name: str, dtype: str, size: int) -> int:
+    """Byte offset of a dataset, checked before anything of it is read: a file of a few bytes can declare any shape."""
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.file.id != file.id or dataset.external:
+        raise ValueError(f"{name} is no dataset of this file")
+    dimensions = {"patches": 3, "pooled_patches": 2, "pooled_all_tokens": 2}.get(name, 1)
+    if len(dataset.shape) != dimensions or not dataset.dtype.str.startswith(dtype):
+        raise ValueError(f"{name} is of type {dataset.dtype} and shape {dataset.shape}")
+    offset = dataset.id.get_offset()
+    if offset is None or offset + dataset.nbytes > size:
+        raise ValueError(f"{name} is not stored whole in this file")
+    return int(offset)
 
 
 def read_reasons(path: Path) -> dict[str, str]:

@@ -18,7 +18,10 @@ import pandas as pd
 
 REQUIRED = ("leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase")
 OPTIONAL = ("hypernym_number", "depth")
+# Marks that reverse or embed what follows: a name would not read as what it is.
+EMBEDDINGS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 NUMBERS = ("singular", "plural")  # "Is there a crow", "Are there scissors"
+DEPTH = "[0-9]{1,6}"
 
 Row = tuple[str, dict[str, str]]  # place ("taxonomy.csv:12"), cells by column
 
@@ -70,6 +73,9 @@ def read_taxonomy(path: Path, problems: list[str]) -> Taxonomy:
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: list[str]) -> list[Row]:
     """Rows of a UTF-8 CSV with a header, cells stripped, blank lines skipped, missing optional cells empty."""
     name = path.name
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        problems.append(f"{name}: is no plain file; a pipe or device may have no end, copy it to a file")
+        return []
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
@@ -80,6 +86,10 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
     except OSError as error:
         problems.append(f"{name}: cannot be read ({error.strerror}); expected at {path}")
         return []
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        problems.append(f"{name}:{line}: has NUL bytes, as UTF-16 and damaged files have; save the file as UTF-8")
+        return []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
     try:
@@ -87,7 +97,9 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
         missing = [column for column in required if column not in header]
         if missing or len(set(header)) < len(header):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
-            problems.append(f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)}")
+            problems.append(
+                f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)[:200]}"
+            )
             return []
         for cells in reader:
             place = f"{name}:{reader.line_num}"
@@ -133,7 +145,10 @@ def name_problem(name: str) -> str | None:
     """Why `name` cannot be a folder, file or category id; None when it can."""
     if not name:
         return "is empty"
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    if any(
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(letter) in EMBEDDINGS
+        for letter in name
+    ):
         return "has control characters or is not UTF-8"
     if "/" in name or "\\" in name or name.startswith("."):
         return "would leave or hide in the folder (separator or leading dot)"
@@ -182,7 +197,7 @@ def _bad_cells(category: Category) -> Iterator[str]:
         yield f"phrase {category.phrase!r} is empty or not printable; write a noun phrase such as 'a crow'"
     if category.number not in NUMBERS:
         yield f"number {category.number!r} is neither 'singular' nor 'plural'"
-    if category.depth and not re.fullmatch(r"[0-9]{1,6}", category.depth):
+    if category.depth and not re.fullmatch(DEPTH, category.depth):
         yield f"depth {category.depth!r} is not a whole number"
 
 
@@ -193,7 +208,8 @@ def _tables(
     leaf_table = _table("leaf", leaves)
     hypernym_table = _table("hypernym", hypernyms)
     # A depth that is not a number was reported above; the table of a refused dataset is never seen.
-    depths = pd.to_numeric(hypernym_table.pop("depth"), errors="coerce").astype("Int64")
+    depths = hypernym_table.pop("depth")
+    depths = pd.to_numeric(depths.where(depths.str.fullmatch(DEPTH)), errors="coerce").astype("Int64")
     counts = pair_table["hypernym"].value_counts().reindex(hypernym_table.index, fill_value=0).astype("int64")
     hypernym_table = hypernym_table.assign(depth=depths, n_leaves=counts)
     leaf_table = leaf_table.drop(columns="depth")

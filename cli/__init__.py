@@ -19,6 +19,7 @@ from cli.runs import evaluate, presets, status, sweep, train
 from cli.stopping import stoppable
 from cli.study import demo, world, world_replicate
 from cli.tune import tune
+from cli.usage import run
 
 app = typer.Typer(
     name="crosstax",
@@ -67,8 +68,15 @@ EXPECTED = (
 @app.callback()
 def common(
     _debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: no network at all. HF_HUB_OFFLINE=1 does the same.")
+    ] = False,
 ) -> None:
     """Options before the command; `main` looks for --debug itself, since it also catches errors in this parsing."""
+    if offline:
+        from cachegen.offline import go_offline
+
+        go_offline()
 
 
 def main() -> None:
@@ -77,7 +85,7 @@ def main() -> None:
 
     try:
         with stoppable():
-            app()
+            run(app)
     except (CrosstaxError, OSError) as error:
         expected = isinstance(error, CrosstaxError) or error.errno in EXPECTED
         if "--debug" in sys.argv or not expected:

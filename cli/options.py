@@ -135,7 +135,9 @@ def fix_threads(count: int | None) -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """Print to stderr; what a terminal would obey, or show in another order, is escaped: names come from anywhere."""
+    escaped = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    print("".join(escaped), file=sys.stderr)
 
 
 def print_json(value: dict[str, Any], wanted: bool) -> None:

@@ -54,6 +54,9 @@ def read_checkpoint(
             header = file.metadata()
         tensors = load_file(path)
         step, log_sizes = int(header["step"]), json.loads(header["log_sizes"])
+        logs = [directory.file("metrics.jsonl").stat().st_size for directory in directories]
+        if step < 0 or not all(0 <= size <= log for size, log in zip(log_sizes, logs, strict=True)):
+            raise ValueError("its step or the sizes of its logs are none")
         for number, projector in enumerate(projectors):
             for name, parameter in projector.named_parameters():
                 with torch.no_grad():
@@ -61,8 +64,10 @@ def read_checkpoint(
                 if f"{number}.{name}.step" in tensors:
                     moments = {moment: tensors[f"{number}.{name}.{moment}"] for moment in MOMENTS}
                     moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
+                    if any(moments[moment].shape != parameter.shape for moment in MOMENTS[1:]):
+                        raise ValueError(f"the moments of {name} are of another shape")
                     optimizer.state[parameter] = moments
-    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise RunError(f"checkpoint {path} is damaged ({error}); delete it to train its runs anew") from None
     short = [each.path for each, size in zip(directories, log_sizes, strict=True) if each.log_size < size]
     if short:

@@ -9,6 +9,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +19,8 @@ from cachegen.errors import ConditionError
 from cachegen.files import digest_bytes
 
 SCHEMA = 1
+LARGEST = 2**63 - 1  # what 64 bits hold
+MOST_RUNS = 100_000  # of one grid; more are a slip
 PLACES = ("dataset", "features", "encoder", "lm")
 
 
@@ -27,7 +30,7 @@ class Condition(BaseModel):
     Defaults are the paper's Table 1 where it has a value, with `order = "pairs"`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # Language model (paper section 3.2)
     lm_init: Literal["pretrained", "random"] = "pretrained"
@@ -81,6 +84,9 @@ class Condition(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for name, value in self:
+            if isinstance(value, int) and value > LARGEST:
+                raise ValueError(f"{name} is larger than {LARGEST}")
         if "{question}" not in self.template:
             raise ValueError("template lacks {question}")
         if self.template.count("{image}") > 1:
@@ -185,6 +191,8 @@ def cross(grid: dict[str, Any], where: str) -> Iterator[tuple[dict[str, Any], Co
         [{key: value} if key != "together" else value for value in (values if isinstance(values, list) else [values])]
         for key, values in grid.items()
     ]
+    if (cells := prod(map(len, axes))) > MOST_RUNS:
+        raise ConditionError(f"{where}: {cells:,} runs, more than {MOST_RUNS:,}; shorten its lists or split it")
     for parts in product(*axes):
         if not all(isinstance(part, dict) for part in parts):
             raise ConditionError(f"{where}: together: not a list of tables; write [{{lm_seed = 1, run_seed = 1}}, ...]")

@@ -11,6 +11,7 @@ from cachegen.dataset import check_images, load_dataset
 from cachegen.device import best_dtype, choose_device
 from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
+from cachegen.offline import offline
 from cachegen.store import FeatureStore
 from engine.plan import MAX_TOKENS
 
@@ -30,7 +31,7 @@ def examine() -> dict[str, str]:
         "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": str(default_cache() / "worlds"),
-        "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if _offline() else ""),
+        "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
     }
 
 
@@ -78,7 +79,3 @@ def _memory(device: torch.device) -> str:
         return f"{total:.0f} GiB"
     free, all_of_it = torch.cuda.mem_get_info(device)
     return f"{total:.0f} GiB; GPU {free / GIB:.0f} of {all_of_it / GIB:.0f} GiB free"
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Compute, Encoder, load_encoder
 from cachegen.errors import RunError, StoreError
-from cachegen.files import read_json
 from cachegen.store import IDENTITY, FeatureStore
-from engine.condition import SCHEMA, Condition, Inputs
+from engine.condition import Condition, Inputs
 from engine.language_model import lm_digests, resolve_lm
 from engine.projector import Projector
+from engine.run_config import condition_of, inputs_of, read_config
 from engine.run_directory import RunDirectory
 
 
@@ -53,9 +53,12 @@ class FinishedRun:
     def weights(self) -> dict[str, torch.Tensor]:
         """Tensors of its projector, on the CPU; `statistics` among them if it standardises features."""
         try:
-            return load_file(self.directory.file("projector.safetensors"))
+            weights = load_file(self.directory.file("projector.safetensors"))
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.directory.path}: its projector cannot be read ({error}); train it again") from None
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise RunError(f"{self.directory.path}: its projector is not finite; train it again")
+        return weights
 
     def projector(self, lm_width: int, dtype: torch.dtype, embedding_rms: float) -> Projector:
         """Its trained projector, on the CPU; the arguments are the LM's."""
@@ -70,7 +73,8 @@ class FinishedRun:
         try:
             projector.load_state_dict(self.weights)
         except RuntimeError as error:
-            raise RunError(f"{self.directory.path}: its projector does not fit ({error}); train it again") from None
+            reason = " ".join(str(error).split())
+            raise RunError(f"{self.directory.path}: its projector does not fit ({reason}); train it again") from None
         return projector.requires_grad_(False)
 
     def encoder(self, device: str, name: str | None = None) -> Encoder:
@@ -101,15 +105,12 @@ def open_run(folder: Path) -> FinishedRun:
     if not directory.done:
         why = f"failed ({directory.reason})" if directory.failed else "is not finished, or a file of it was changed"
         raise RunError(f"{folder} {why}; carry out its sweep again")
-    config = read_json(directory.file("config.json"))
-    if config.get("schema") != SCHEMA:
-        raise RunError(f"{folder} has schema {config.get('schema')}, this version reads {SCHEMA}; train it again")
-    fields = {name: value for name, value in config["condition"].items() if name in Condition.model_fields}
-    condition, inputs = Condition.of(fields, str(folder)), Inputs(**config["paths"])
+    config = read_config(folder)
+    condition, inputs = condition_of(config, folder), inputs_of(config, folder)
     store, lm_folder = FeatureStore.open(inputs.features), resolve_lm(inputs.lm)
     now = {"store": store.digest, **lm_digests(lm_folder, condition.lm_init)}
     for what, digest in now.items():
-        if digest != config["digests"].get(what):
+        if digest != config.get("digests", {}).get(what):
             raise _changed(folder, what)
     return FinishedRun(directory, config, condition, inputs, store, lm_folder)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -36,6 +35,8 @@ def resolve_lm(name: str) -> Path:
 
     Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access.
     """
+    if not name:
+        raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ModelError(f"{name} has no config.json; give a directory written by save_pretrained")
@@ -208,16 +209,23 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     quiet_transformers()
     precision, missing = getattr(torch, dtype), set()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if lm_init == "random":
-            model = random_init_lm(AutoConfig.from_pretrained(folder), lm_seed).to(precision)
+            model = random_init_lm(AutoConfig.from_pretrained(folder, trust_remote_code=False), lm_seed).to(precision)
         else:
             weight_files(folder)
             model, info = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=precision, use_safetensors=True, output_loading_info=True
+                folder,
+                dtype=precision,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
             missing = set(info["missing_keys"])
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
         raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check the directory") from None
     if missing:  # transformers would have filled them with random numbers
         raise ModelError(f"the LM in {folder} lacks weights, first {sorted(missing)[0]}; download or save it again")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cachegen.errors import RunError
 from cachegen.files import read_json, remove_leftovers, write_json
+from cachegen.taxonomy import name_problem
 
 SCHEMA = 2
 FILE = "plan.json"
@@ -50,15 +51,20 @@ def read_plan(out: Path) -> list[Group]:
     plan = read_json(out / FILE)
     if not isinstance(plan, dict) or plan.get("schema") != SCHEMA:
         raise RunError(f"{out / FILE} was written by another version of crosstax; choose another --out")
-    return [
-        Group(
-            tuple(group["runs"]),
-            group["max_tokens"],
-            group["why"],
-            tuple(None if work is None else (work[0], work[1]) for work in group["work"]),
-        )
-        for group in plan["groups"]
-    ]
+    try:
+        return [_group(**group) for group in plan["groups"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{out / FILE} is damaged ({error}); restore it, or choose another --out") from None
+
+
+def _group(runs: list[str], max_tokens: int, why: str, work: list[tuple[float, float] | None]) -> Group:
+    """A group as it is written in the file. Raises `TypeError` or `ValueError`."""
+    if not runs or (strange := [run for run in runs if name_problem(run)]):
+        raise ValueError(f"a group has {f'the run {strange[0]!r}' if runs else 'no runs'}")
+    if type(max_tokens) is not int or max_tokens < 1 or len(work) != len(runs):
+        raise ValueError("a group's max_tokens or work is none")
+    known = tuple(None if each is None else (0.0 + each[0], 0.0 + each[1]) for each in work)
+    return Group(tuple(runs), max_tokens, str(why), known)
 
 
 def write_plan(out: Path, groups: Sequence[Group]) -> None:

@@ -12,11 +12,13 @@ by image do not.) That is `negatives = "image-level"`; `distinct` has the same p
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +95,7 @@ MICROWORLD: dict[str, Any] = {
 
 def settings_for(lm: str, **given: Any) -> Probe:
     """Settings that suit an LM: `MICROWORLD` for one that lies in a world's folder, else the defaults; then `given`."""
-    return Probe(**(MICROWORLD if (Path(lm).resolve().parent / MANIFEST).is_file() else {}) | given)
+    return Probe(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,11 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
     columns = (leaf["phrase"], leaf["noun"], hypernym["phrase"], hypernym["noun"], verb, np.char.capitalize(verb))
     names = ("leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is")
     try:
+        fields = [part[1:] for part in Formatter().parse(phrasing) if part[1] is not None]
+        if any(name not in names or form or conversion for name, form, conversion in fields):
+            raise ValueError  # an attribute of a field, or a width of a billion spaces
         return [phrasing.format(**dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
-    except (KeyError, ValueError, IndexError):
+    except ValueError:
         known = ", ".join(f"{{{name}}}" for name in names)
         raise ConditionError(f"phrasing {phrasing!r} has a field that does not exist; fields are {known}") from None
 
@@ -287,7 +292,7 @@ def probe_path(out: Path, record: dict[str, Any]) -> Path:
     weights = "pretrained" if record["lm_init"] == "pretrained" else f"random{record['lm_seed']}"
     content = {name: value for name, value in record.items() if name != "lm"}  # its digest says more than its path
     digest = digest_bytes(json.dumps(content, sort_keys=True).encode())[:8]
-    return out / f"{Path(record['lm']).resolve().name}-{weights}-{digest}.parquet"
+    return out / f"{Path(os.path.realpath(record['lm'])).name}-{weights}-{digest}.parquet"
 
 
 def write_probe(path: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:

@@ -116,7 +116,8 @@ class RunDirectory:
     @property
     def reason(self) -> str:
         """Why the run failed."""
-        return str(read_json(self.file("FAILED")).get("reason", "no reason recorded"))
+        record = read_json(self.file("FAILED"))
+        return str(record.get("reason", "no reason recorded") if isinstance(record, dict) else record)
 
     @property
     def begun(self) -> bool:
@@ -134,8 +135,13 @@ class RunDirectory:
         if not self.begun:
             return 0
         config = read_json(self.file("config.json"))
-        condition = config["condition"]
-        return int(condition["epochs"] * -(-config["counts"]["train"] // condition["batch"]))
+        try:
+            condition = config["condition"]
+            return int(condition["epochs"] * -(-config["counts"]["train"] // condition["batch"]))
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            raise RunError(
+                f"{self.file('config.json')} is no run's configuration; delete the run and repeat it"
+            ) from None
 
     @property
     def over(self) -> bool:
@@ -148,5 +154,5 @@ class RunDirectory:
         try:
             hashes = json.loads(self.file("DONE").read_text(encoding="utf-8"))
             return all(digest_file(self.file(name)) == hashes[name] for name in HASHED)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from cachegen.device import choose_device
 from cachegen.errors import ConditionError, CrosstaxError, ModelError, RunError
-from cachegen.files import exclusive_lock, read_json
+from cachegen.files import exclusive_lock
 from cachegen.progress import console, progress_bar
-from engine.condition import Condition, Inputs, Sweep
+from engine.condition import Sweep
 from engine.evaluation import evaluate
 from engine.group import Opener, fail, make_projector, run_group
 from engine.jobs import Executor, in_this_process
@@ -25,6 +25,7 @@ from engine.locks import group_lock, plan_lock
 from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
 from engine.plan_file import Group, read_plan, write_plan
 from engine.rate import device_name
+from engine.run_config import condition_of, inputs_of, read_config
 from engine.run_directory import RunDirectory
 from engine.status import lock_holder
 from engine.timing import append_event, checkpoint_step
@@ -281,9 +282,8 @@ def _planned_before(folder: Path) -> PlannedRun:
 
 def planned_again(folder: Path) -> PlannedRun:
     """The run of a run directory, with the digests that its inputs have now."""
-    config = read_json(folder / "config.json")
-    condition = {name: value for name, value in config["condition"].items() if name in Condition.model_fields}
-    (run,) = plan_runs(Sweep(runs=((Inputs(**config["paths"]), Condition(**condition)),)))
+    config = read_config(folder)
+    (run,) = plan_runs(Sweep(runs=((inputs_of(config, folder), condition_of(config, folder)),)))
     return run
 
 
@@ -293,8 +293,8 @@ def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame
     Raises `RunError` if the run has no projector or its inputs are no longer the ones it was trained on.
     """
     directory = RunDirectory(folder)
-    config, run = read_json(directory.file("config.json")), planned_again(folder)
-    changed = [name for name in run.digests if run.digests[name] != config["digests"].get(name)]
+    digests, run = read_config(folder).get("digests", {}), planned_again(folder)
+    changed = [name for name in run.digests if run.digests[name] != digests.get(name)]
     if changed:
         raise RunError(f"{folder}: its {changed[0]} has changed since training; restore it or train again")
     shared = Opener(choose_device(execution.device)).open(run)
@@ -303,7 +303,8 @@ def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame
     try:
         projector.load_state_dict(load_file(directory.file("projector.safetensors"), device=str(shared.lm.device)))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{folder}: its projector cannot be read ({error}); train the run again") from None
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder}: its projector cannot be read ({reason}); train the run again") from None
     asked = questions[questions["split"] == split].reset_index(drop=True)
     arrays, limit = shared.arrays(asked), execution.max_tokens or MAX_TOKENS
     with progress_bar("evaluate", len(asked), "questions") as advance:

@@ -24,7 +24,16 @@ from cachegen.store import FeatureStore
 from engine.condition import PLACES, Condition, Inputs, Sweep, cross
 from engine.presets import Preset, load_preset
 
-TABLES = {"about", "settings", "include", "defaults", "grid", "probe", "tune"}
+# Entry of a sweep file -> its type, what a list holds, and both in words.
+FORMS: dict[str, tuple[type, type | None, str]] = {
+    "about": (str, None, "text"),
+    "settings": (str, None, "text"),
+    "include": (list, str, "list of texts"),
+    "defaults": (dict, None, "table"),
+    "grid": (list, dict, "list of tables"),
+    "probe": (dict, None, "table"),
+    "tune": (dict, None, "table"),
+}
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
 TIMM_NAMES = {
@@ -100,11 +109,12 @@ def read_grids(
     first = default_fields(chosen) | document.get("defaults", {})
     for number, grid in enumerate(document.get("grid", [] if "include" in document else [{}]), 1):
         fields = first | grid | overrides
+        where = f"{name}: grid {number}"
         if isinstance(source, Path):
-            fields = _absolute(fields, source.parent)
+            fields = _absolute(fields, source.parent, where)
         if fields.get("dtype") == "auto":
             fields["dtype"] = _native_dtype()
-        yield f"{name}: grid {number}", fields
+        yield where, fields
 
 
 def _searched(document: dict[str, Any]) -> list[str]:
@@ -129,10 +139,17 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
         document = tomllib.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConditionError(f"sweep file {source} does not exist; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConditionError(f"sweep file {source} cannot be read ({error.strerror}); check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConditionError(f"{source} is not valid TOML: {error}") from None
-    if unknown := sorted(set(document) - TABLES):
+    if unknown := sorted(set(document) - set(FORMS)):
         raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
+    for name, value in document.items():
+        kind, inside, what = FORMS[name]
+        sound = isinstance(value, kind)
+        if not sound or (inside and not all(isinstance(each, inside) for each in document[name])):
+            raise ConditionError(f"{source}: {name}: not a {what}; see `crosstax presets fig6` for its form")
     return document
 
 
@@ -180,17 +197,20 @@ def _name(source: Path | Preset) -> str:
     return source.name if isinstance(source, Preset) else str(source)
 
 
-def _absolute(fields: dict[str, Any], base: Path) -> dict[str, Any]:
+def _absolute(fields: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """Make paths of one grid absolute; an `lm` that is no folder there is a Hugging Face id."""
     resolved = dict(fields)
     for key in {"dataset", "features", "lm"} & set(fields):
         values = fields[key] if isinstance(fields[key], list) else [fields[key]]
-        resolved[key] = [
-            str((base / value).resolve())
-            if isinstance(value, str) and (key != "lm" or (base / value).exists())
-            else value
-            for value in values
-        ]
+        try:
+            resolved[key] = [
+                str((base / value).resolve())
+                if isinstance(value, str) and (key != "lm" or (base / value).exists())
+                else value
+                for value in values
+            ]
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a link in a circle
+            raise ConditionError(f"{where}: {key} is no path ({error}); correct this field") from None
     return resolved
 
 

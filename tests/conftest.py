@@ -31,6 +31,14 @@ def small_study(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sound_study(tmp_path_factory):
+    """A study from pictures to a finished run, of which tests break copies (see `bad_input`)."""
+    from bad_input.study import make_sound_study
+
+    return make_sound_study(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture(scope="session")
 def world_cache(tmp_path_factory):
     """The one cache of worlds of this test session."""
     return tmp_path_factory.mktemp("cache")

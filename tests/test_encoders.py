@@ -333,6 +333,7 @@ def test_hub_failures_say_what_to_do(
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
     monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: None)  # asked for before create_model
     assert message.format(place=place) in refusal(name)
     assert asked == [{"timm/vit_x.y": "hf-hub:timm/vit_x.y", "org/encoder@384": "org/encoder"}.get(name, name)]
 

@@ -21,7 +21,7 @@ from torch import nn
 from cachegen.encoders.names import EncoderName
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes
-from cachegen.hub import weight_files
+from cachegen.hub import SAFETENSORS, weight_files
 from cachegen.images import Transform
 
 # model_type -> vision class, path of its block list.
@@ -68,6 +68,8 @@ def _load_timm(name: EncoderName) -> VisionModel:
         )
     if name.folder and not any(name.folder.glob("*.safetensors")):
         weight_files(name.folder)  # timm would read a pickle
+    if not name.folder:
+        _fetch_safetensors(name)
     model = timm.create_model(source, pretrained=True, num_classes=0)
     if not isinstance(getattr(model, "blocks", None), nn.ModuleList | nn.Sequential) or not hasattr(
         model, "num_prefix_tokens"
@@ -84,6 +86,29 @@ def _load_timm(name: EncoderName) -> VisionModel:
         model.set_input_size(img_size=(size, size))
     transform = Transform(size, tuple(config["mean"]), tuple(config["std"]))
     return VisionModel(model, model.forward_features, model.blocks, model.num_prefix_tokens, transform, digest)
+
+
+def _fetch_safetensors(name: EncoderName) -> None:
+    """Bring a hub model's safetensors into the local cache, where timm looks before it takes a pickle.
+
+    Raises `ModelError` if there are none, and what the hub raises.
+    """
+    import timm
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    config = None if ":" in name.source else timm.get_pretrained_cfg(name.source)
+    repository = config.hf_hub_id if config else name.repository
+    revision = name.source.partition("@")[2] or None
+    no_pickle = f"encoder {name.text}: its weights are there as a pickle only, which can run code and is not read"
+    if not repository:
+        raise ModelError(f"{no_pickle}; choose another")
+    try:
+        hf_hub_download(repository, SAFETENSORS, revision=revision)
+    except LocalEntryNotFoundError:  # no network
+        raise
+    except EntryNotFoundError:
+        raise ModelError(f"{no_pickle}; choose another, or convert it where you trust it") from None
 
 
 def _load_hf(name: EncoderName) -> VisionModel:
@@ -128,7 +153,10 @@ def _hf_transform(source: str, processor: dict[str, Any], size: int | None) -> T
         )
     if not processor.get("do_normalize", True):
         return Transform(sides.pop(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return Transform(sides.pop(), tuple(processor["image_mean"]), tuple(processor["image_std"]))
+    normalisation = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    if any(len(values) != 3 for values in normalisation) or 0 in normalisation[1]:
+        raise ModelError(f"encoder {source}: its preprocessor's mean and deviation are not three numbers each")
+    return Transform(sides.pop(), *normalisation)
 
 
 def _resample_hf_positions(model: Any, size: int) -> None:

@@ -55,7 +55,9 @@ def _resolve(text: str, size: int | None) -> EncoderName:
     if folder.is_dir():
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            if not isinstance(config, dict):
+                raise ValueError("it is no table")
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"encoder {text}: no readable config.json in this directory ({error})") from None
         if "model_type" in config:
             return EncoderName(text, "hf", str(folder), size)

@@ -275,7 +275,7 @@ def _right_password(archive: BinaryIO, picture: Picture, passwords: list[bytes])
 def _read_raw(archive: BinaryIO, picture: Picture) -> bytes:
     """Bytes of an entry as they lie in the zip (APPNOTE.TXT, section 4.3.7: 30 bytes, a name, extra fields, data)."""
     entry = _entry(picture)
-    archive.seek(entry.header_offset)
+    archive.seek(max(0, entry.header_offset))  # a zip that lost its beginning has negative ones
     header = archive.read(30)
     archive.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
     raw = archive.read(entry.compress_size)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cachegen.errors import DatasetError
 from cachegen.files import write_text
-from cachegen.taxonomy import OPTIONAL, REQUIRED
+from cachegen.taxonomy import OPTIONAL, REQUIRED, name_problem
 from cachegen.things.names import HYPERNYMS
 from cachegen.things.phrases import leaf_form, leaf_number, leaf_phrase
 
@@ -76,7 +76,10 @@ def read_pairs(path: Path) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); give --taxonomy the release's or OSF's file") from None
     rows = _release(path, text) if text.lstrip().startswith("{") else _categories(path, text)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    try:
+        table = pd.DataFrame(rows, columns=COLUMNS)
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not readable as a table ({error}); get the file again") from None
     twice = table[table.duplicated(["leaf", "hypernym"])]
     if not twice.empty:
         leaf, hypernym = twice.iloc[0][["leaf", "hypernym"]]
@@ -111,7 +114,9 @@ def _release(path: Path, text: str) -> Iterator[dict[str, object]]:
             leaf, hypernym = item["hyponym"], item["hypernym_pos"]
             leaf_noun, hypernym_noun = item["hyponym_form"], item["hypernym_form_pos"]
             leaf_words, verb, hypernym_words = item["sentence_pos"].partition(" is ")
-        except (ValueError, TypeError, KeyError, AttributeError):
+            if not all(isinstance(text, str) for text in (leaf, leaf_noun, hypernym_noun)):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DatasetError(
                 f"{path}:{number}: is no line of minimal_pair_sentences.jsonl; get the file again"
             ) from None
@@ -155,8 +160,10 @@ def _members(place: str, row: dict[str, str]) -> Iterator[str]:
 
 def _row(place: str, leaf: str, hypernym: str) -> dict[str, object]:
     """A row of `taxonomy.csv` with phrases by rule."""
-    if hypernym not in HYPERNYMS:
+    if not isinstance(hypernym, str) or hypernym not in HYPERNYMS:
         raise DatasetError(f"{place}: {hypernym!r} is none of the 53 categories of THINGS; get the file again")
+    if problem := name_problem(leaf):
+        raise DatasetError(f"{place}: concept {leaf!r} {problem}; get the file again")
     names = HYPERNYMS[hypernym]
     form = leaf_form(leaf)
     return {

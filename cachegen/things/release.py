@@ -1,6 +1,5 @@
 """The phrase file of the paper's public release: downloaded once, from a pinned commit, and checked."""
 
-import shutil
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
@@ -8,7 +7,9 @@ from pathlib import Path
 from cachegen.errors import DatasetError
 from cachegen.files import digest_file, write_atomically
 from cachegen.microworld.world import default_cache
+from cachegen.offline import VARIABLE, offline
 
+SIZE = 2_564_416  # bytes
 COMMIT = "56b88f3434fbb146692067f3efbb541198ac2285"
 URL = (
     f"https://raw.githubusercontent.com/sally-xu-42/cross-modal-taxonomic-gen/{COMMIT}"
@@ -18,22 +19,24 @@ SHA256 = "473fa9b2f7688f439f9cd091304a0a09e3c4312c3fab631c440d87ed7ec3109c"
 TIMEOUT = 30  # seconds without a byte
 
 
-def fetch_release(url: str = URL, sha256: str = SHA256) -> Path:
+def fetch_release(url: str = URL, sha256: str = SHA256, size: int = SIZE) -> Path:
     """The phrase file in the cache ($CROSSTAX_CACHE or ~/.cache/crosstax), downloaded unless it lies there whole.
 
     Raises `DatasetError` without a network, or when what came is not the pinned file; the cache then stays as it was.
     """
     path = default_cache() / "things" / "minimal_pair_sentences.jsonl"
     if not path.is_file() or digest_file(path) != sha256:
-        write_atomically(path, lambda temporary: _download(url, sha256, temporary))
+        write_atomically(path, lambda temporary: _download(url, sha256, size, temporary))
     return path
 
 
-def _download(url: str, sha256: str, path: Path) -> None:
+def _download(url: str, sha256: str, size: int, path: Path) -> None:
     do = "fetch that file elsewhere and give it with --taxonomy"
+    if offline():
+        raise DatasetError(f"the paper's pairs are at {url}, and nothing is downloaded (--offline or {VARIABLE}); {do}")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+            file.write(answer.read(size + 1))  # however much is sent
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DatasetError(f"cannot download {url} ({reason}); {do}") from None

@@ -39,7 +39,7 @@ def preset_names() -> list[str]:
 def load_preset(name: str) -> Preset:
     """Read one preset. Raises `ConditionError` that lists the names there are."""
     path = files(__name__) / f"{name}.toml"
-    if not path.is_file():
+    if path.name not in {each.name for each in files(__name__).iterdir()} or path.name != f"{name}.toml":
         raise ConditionError(f"there is no preset {name!r}; presets are {', '.join(preset_names())}")
     text = path.read_text(encoding="utf-8")
     return Preset(name, text, tomllib.loads(text))

@@ -1,0 +1,23 @@
+"""A wrong command line said as every other mistake: one line."""
+
+import sys
+
+import typer
+
+from cachegen.errors import CrosstaxError
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command and exit with its code. Raises `CrosstaxError` for a command line that cannot be understood."""
+    try:
+        code = app(prog_name="crosstax", standalone_mode=False)
+    except Exception as error:
+        # Typer carries a copy of click: its errors have no name that holds for all versions.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        asked = context.command_path if context else "crosstax"
+        raise CrosstaxError(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{asked} --help`") from None
+    sys.exit(code or 0)

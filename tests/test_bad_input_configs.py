@@ -1,0 +1,263 @@
+"""Sweep files, settings and command lines that are wrong: one line, exit code 2, nothing half-written."""
+
+import json
+
+import pytest
+from bad_input import Case, check, folder_there, ids, loop, remove, write
+from bad_input.study import INPUTS
+
+SWEEP = "sweep mine.toml --out new --device cpu --threads 1"
+PLACES = "".join(f"{name} = {json.dumps(value)}\n" for name, value in INPUTS.items())
+
+
+def file(name, content, says):
+    """A sweep file of this content."""
+    return Case(name, lambda study: write(study / "mine.toml", content), SWEEP, says)
+
+
+def grid(name, line, says):
+    """A sweep file that would do but for one line."""
+    return file(name, f"[[grid]]\n{PLACES}{line}\n", says)
+
+
+def place(name, how, says):
+    return Case(name, lambda study: how(study / "mine.toml"), SWEEP, says)
+
+
+FILES = [
+    place("missing", remove, r"mine\.toml does not exist; check the path"),
+    place("folder", folder_there, r"mine\.toml .*[Ii]s a directory"),
+    place("loop", loop, r"mine\.toml .*symbolic links"),
+    file("empty", "", r"mine\.toml: grid 1: lm: Field required"),
+    file("prose", "please run everything", "is not valid TOML"),
+    file("json", "{}", "is not valid TOML"),
+    file("utf-16", "[[grid]]\n".encode("utf-16"), "is not valid TOML"),
+    file("latin-1", 'about = "crôw"\n'.encode("latin-1"), "is not valid TOML"),
+    file("byte order mark", "\ufeff[[grid]]\n", "is not valid TOML"),
+    file("NUL bytes", 'about = "a\0b"\n', "is not valid TOML"),
+    file("nested deep", "about = " + "[" * 100_000, "is not valid TOML"),
+    file("nested deep, closed", "about = " + "[" * 5_000 + "]" * 5_000, "is not valid TOML"),
+    file("key twice", "[[grid]]\nepochs = 1\nepochs = 2\n", "is not valid TOML"),
+    file("cut", "[[grid]]\nepochs = [1, 2", "is not valid TOML"),
+    file("unknown table", "[grids]\n", "unknown table 'grids'"),
+    file("defaults are a number", "defaults = 3\n", r"mine\.toml: defaults: not a table"),
+    file("defaults are a list", "[[defaults]]\n", r"mine\.toml: defaults: not a table"),
+    file("grid is a table", "[grid]\n", r"mine\.toml: grid: not a list of tables"),
+    file("grid is a text", 'grid = "all"\n', "grid: not a list of tables"),
+    file("grid is numbers", "grid = [1, 2]\n", "grid: not a list of tables"),
+    file("no grid", "grid = []\n", "no runs; add a "),
+    file("settings are a number", "settings = 3\n", "settings: not a text"),
+    file("settings unknown", 'settings = "papr"\n', "there is no preset 'papr'; presets are"),
+    file("settings are a sweep", 'settings = "fig3"\n', "preset 'fig3' is a sweep, no settings"),
+    file("settings out of the package", 'settings = "../../pyproject"\n', "there is no preset"),
+    file("include is a text", 'include = "fig3"\n', "include: not a list of texts"),
+    file("include is numbers", "include = [3]\n", "include: not a list of texts"),
+    file("include unknown", 'include = ["fig99"]\n', "there is no preset 'fig99'"),
+    file("include an absolute path", 'include = ["/etc/hosts"]\n', "there is no preset '/etc/hosts'"),
+    file("probe is a number", "probe = 3\n", "probe: not a table"),
+    file("probe without lm", "[probe]\n", r"\[probe\]: lm: "),
+    file("probe of numbers", "[probe]\nlm = [1]\n", r"\[probe\]: lm\.0: "),
+    file("probe with more", '[probe]\nlm = "lm"\nshots = 3\n', r"\[probe\]: shots: "),
+    grid("unknown field", "epoch = 1", r"grid 1: epoch: Extra inputs are not permitted; correct this field"),
+    grid("text for a number", 'epochs = "many"', "grid 1: epochs: "),
+    grid("half an epoch", "epochs = 1.5", "grid 1: epochs: "),
+    grid("yes for a number", "epochs = true", "grid 1: epochs: "),
+    grid("no epochs", "epochs = 0", "grid 1: epochs: "),
+    grid("negative seed", "run_seed = -1", "grid 1: run_seed: "),
+    grid("date", "run_seed = 2026-01-01", "grid 1: run_seed: "),
+    grid("table", "run_seed = {a = 1}", "grid 1: run_seed: "),
+    grid("list in a list", "run_seed = [[1]]", "grid 1: run_seed: "),
+    grid("huge epochs", "epochs = 1000000000000000000000000", "grid 1: .*epochs is larger"),
+    grid("huge batch", "batch = 1000000000000000000000000", "grid 1: .*batch is larger"),
+    grid("huge seed", "data_seed = 1000000000000000000000000", "grid 1: .*data_seed is larger"),
+    grid("number for a text", "template = 3", "grid 1: template: "),
+    grid("number for a choice", "shuffle = 3", "grid 1: shuffle: "),
+    grid("null for a choice", 'shuffle = ""', "grid 1: shuffle: "),
+    *(
+        grid(f"{name} {value}", f"{name} = {value}", f"grid 1: {name}: ")
+        for name in ("learning_rate", "weight_decay", "warmup", "clip")
+        for value in ("nan", "inf", "-inf", "-1")
+    ),
+    grid("ablation of 101 %", "ablation = 101", "grid 1: .*ablation is a percentage"),
+    grid("template without question", 'template = "{image}"', "template lacks {question}"),
+    grid("question without phrase", 'question_singular = "Is it?"', "question_singular lacks {phrase}"),
+    grid("the same answers", 'answer_no = "Yes"', "answer_yes and answer_no are the same"),
+    grid("together is a number", "together = 3", "together: not a list of tables"),
+    grid("together is numbers", "together = [1]", "together: not a list of tables"),
+    grid(
+        "more runs than anyone wants",
+        "".join(f"{n} = {list(range(400))}\n" for n in ("run_seed", "data_seed", "permutation", "lm_seed")),
+        "runs, more than",
+    ),
+    grid("dataset twice in form", "encoder = 'x'", "has features and encoder; give one of them"),
+    *(
+        file(f"{name} {what}", f"[[grid]]\n{PLACES}".replace(f'{name} = "{INPUTS[name]}"', f"{name} = {value}"), says)
+        for name in INPUTS
+        for what, value, says in (
+            ("is a number", "3", f"grid 1: {name}: not a text"),
+            ("is too long", json.dumps("x" * 5000), r"mine\.toml: grid 1: |x{300}"),
+        )
+    ),
+    *(
+        file(
+            f"{name} with NUL",
+            f"[[grid]]\n{PLACES}".replace(f'= "{INPUTS[name]}"', '= "a\\u0000b"'),
+            f"grid 1: {name} is no path|LM folder .* does not exist",
+        )
+        for name in INPUTS
+    ),
+    file("override in a field", '[[grid]]\n"\u202esdeed" = 1\n', r"\\u202e"),
+]
+
+
+@pytest.mark.parametrize("case", **ids(FILES))
+def test_sweep_files(case, sound_study, tmp_path, crosstax, monkeypatch):
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
+def words(command, says, spoil=lambda study: None, leaves="(?!)"):
+    return Case(command, spoil, command, says, leaves)
+
+
+TRAIN = "train --dataset dataset --features features.h5 --lm lm --out new"
+COMMANDS = [
+    words("fly", "No such command 'fly'"),
+    words("sweep --fast", "No such option:? .?--fast"),
+    words("sweep", "give a sweep file or --preset NAME"),
+    words("sweep sweep.toml --preset fig3", "give a sweep file or --preset NAME"),
+    words("sweep sweep.toml more.toml", "unexpected extra argument"),
+    words(
+        "sweep sweep.toml --out new --limit 0", "'--limit'.* greater than or equal to 1; see `crosstax sweep --help`"
+    ),
+    words("sweep sweep.toml --out new --limit many", "'--limit'.* valid integer"),
+    words("sweep sweep.toml --out new --threads 0", "'--threads'.* greater than or equal to 1"),
+    words("sweep sweep.toml --out new --threads -3", "'--threads'.* greater than or equal to 1"),
+    words("sweep sweep.toml --out new --max-tokens 1e9", "'--max-tokens'.* valid integer"),
+    words("sweep sweep.toml --out new --group-size 0", "'--group-size'.* greater than or equal to 1"),
+    words("sweep sweep.toml --out new --executor cloud", "'--executor'.* 'cloud' is not one of"),
+    words("sweep sweep.toml --out new --slurm partition", "options of slurm need --executor slurm"),
+    words("sweep sweep.toml --out new --only run_seed=99", "no run fits --only run_seed=99"),
+    words("sweep sweep.toml --out new --set epochs", "'epochs' is not NAME=VALUE"),
+    words("sweep sweep.toml --out new --set epochs=nan", "grid 1: epochs: "),
+    words("sweep sweep.toml --out new --set epochs=[", "grid 1: epochs: "),
+    words("sweep sweep.toml --out new --settings ../../x", "there is no preset '../../x'"),
+    words("sweep --preset /etc/hosts", "there is no preset '/etc/hosts'"),
+    words("sweep --preset ../presets/fig3", "there is no preset '../presets/fig3'"),
+    words("presets ../presets/fig3", "there is no preset '../presets/fig3'"),
+    words("sweep sweep.toml --out sweep.toml", r"sweep\.toml"),
+    words("sweep sweep.toml --out sweep.toml/below", r"sweep\.toml/below"),
+    words(f"sweep sweep.toml --out {'x' * 300}", "x{300}"),
+    words("sweep sweep.toml --out new --device gpu", "there is no device 'gpu'", leaves=r"^new/"),
+    words('sweep sweep.toml --out new --device ""', "there is no device ''", leaves=r"^new/"),
+    words("sweep sweep.toml --out new --device cpu:-1", "there is no device 'cpu:-1'", leaves=r"^new/"),
+    words("sweep sweep.toml --out new --device meta", "device 'meta'", leaves=r"^new/"),
+    words("train --out new", "Missing option '--dataset'"),
+    words(f"{TRAIN} epochs=1 epochs", "'epochs' is not NAME=VALUE"),
+    words(f"{TRAIN} learning_rate=inf", "train: grid 1: learning_rate: "),
+    words(f"{TRAIN} =1", "'=1' is not NAME=VALUE"),
+    words(f"{TRAIN} answer_yes=", "new/.*: the tokenizer adds", leaves=r"^new/"),
+    words(f"{TRAIN} --settings nothing", "there is no preset 'nothing'"),
+    words(f"{TRAIN} --lm /dev/null", "LM folder /dev/null does not exist"),
+    words(f"{TRAIN} --lm ../lm/../../x", "x does not exist"),
+    words(f'{TRAIN} --lm ""', "LM: a name is missing"),
+    words("extract dataset --encoder encoder", "Missing option '--out'"),
+    words("extract dataset --encoder encoder --out new.h5 --batch 0", "'--batch'.* greater than or equal to 1"),
+    words("extract dataset --encoder encoder --out new.h5 --compute fp8", "'--compute'.* 'fp8' is not one of"),
+    words("extract dataset --encoder encoder --out new.h5 --on-unreadable skip", "'skip' is not one of"),
+    words('extract dataset --encoder "" --out new.h5', "encoder: a name is missing"),
+    words("extract dataset --encoder encoder+ --out new.h5", "encoder: a name is missing"),
+    words("extract dataset --encoder ./nowhere --out new.h5", "encoder ./nowhere: no such directory"),
+    words("extract dataset --encoder no_such_vit --out new.h5", "encoder no_such_vit: timm has no such model"),
+    words("extract dataset --encoder encoder@9 --out new.h5", "encoder@9"),
+    words("extract dataset --encoder encoder@10 --out new.h5 --device cpu", "smaller than one patch"),
+    words("extract dataset --encoder encoder --out dataset --device cpu", "dataset"),
+    words("extract dataset --encoder encoder --out sweep.toml/new.h5 --device cpu", "sweep.toml"),
+    words("extract dataset --encoder encoder --out sweep.toml --device cpu", "sweep.toml: not a whole feature store"),
+    words("stats dataset shuffle=none", "stats: shuffle: "),
+    words("stats dataset --out sweep.toml", "sweep.toml"),
+    words("stats", "Missing argument .(dataset|DATASET)"),
+    words("evaluate runs", "runs/config.json does not exist"),
+    words("evaluate dataset", "dataset/config.json does not exist"),
+    words("evaluate RUN --split dev", "'--split'.* 'dev' is not one of"),
+    words("evaluate RUN --device cpu --out sweep.toml/x.parquet", "sweep.toml"),
+    words("evaluate RUN --device cpu --out dataset", "dataset"),
+    words("ask RUN", "Missing argument 'IMAGE"),
+    words('ask RUN "is there a bird?"', "no image is given"),
+    words("ask RUN dataset/images/crow/0.png", "nothing is asked"),
+    words('ask RUN dataset/images/crow/0.png ""', "nothing is asked"),
+    words('ask RUN dataset/images/crow/0.png "is there a bird?" --encoder lm', "encoder lm: model type qwen3"),
+    words("export RUN lm", "lm"),
+    words("export RUN new --to gguf", "'--to'.* 'gguf' is not"),
+    words("probe dataset --lm lm --lm encoder --out one.parquet", "one .parquet file holds one LM"),
+    words('probe dataset --lm lm --out new --phrasing "is it?"', "phrasing 'is it\\?' must name both"),
+    words('probe dataset --lm lm --out new --phrasing "{leaf_noun} {hypernym_noun} {x}"', "field that does not exist"),
+    words('probe dataset --lm lm --out new --phrasing "{leaf_noun.__class__} {hypernym_noun}"', "does not exist"),
+    words('probe dataset --lm lm --out new --phrasing "{leaf_noun:>999999999} {hypernym_noun}"', "does not exist"),
+    words("probe dataset --lm lm --out new --template {question}", "needs {question}, and {answer} at its end"),
+    words("probe dataset --lm lm --out new --lm-seed -1", "'--lm-seed'.* greater than or equal to 0"),
+    words("probe dataset --lm encoder --out new", "encoder"),
+    words("analyze dataset --out new", "no runs in dataset"),
+    words("analyze sweep.toml --out new", "sweep.toml is not a folder"),
+    words("analyze runs --out sweep.toml", "sweep.toml"),
+    words("analyze runs --out new --probe nowhere.parquet", "nowhere.* does not exist"),
+    words("report runs --out sweep.toml", "sweep.toml"),
+    words("report runs --out new --world dataset", "dataset"),
+    words("status dataset", "dataset: no sweep has started there"),
+    words("reanalyze dataset", "dataset holds none of"),
+    words("reanalyze sweep.toml", "sweep.toml is no folder"),
+    words("reanalyze release --out sweep.toml", "sweep.toml"),
+    words("bench --layers 4,x", "4,x"),
+    words("bench --layers 0", "0"),
+    words("bench --ablation 50", "'--ablation'.* '50' is not one of"),
+    words("world --seed -1", "'--seed'.* greater than or equal to 0"),
+    words("world --size smoke --cache sweep.toml", "sweep.toml"),
+    words("world --size huge", "'--size'.* 'huge' is not one of"),
+    words("world replicate --worlds 0", "'--worlds'.* greater than or equal to 1"),
+    words("demo --threads x", "'--threads'.* valid integer"),
+    words("data things --images nowhere --taxonomy things/category.tsv --out new", "nowhere does not exist"),
+    words("data things --images sweep.toml --taxonomy things/category.tsv --out new", "cannot be read as a zip"),
+    words("data things --images things/images.zip --taxonomy sweep.toml --out new", "sweep.toml: is neither"),
+    words("data things --images things/images.zip --taxonomy dataset --out new", "dataset cannot be read"),
+    words("data things --images things/images.zip --taxonomy things/category.tsv --out new", "not the paper's data"),
+    words(
+        "data things --images things/images.zip --taxonomy things/category.tsv --out sweep.toml --partial",
+        "sweep.toml is a file",
+    ),
+    words("doctor --dataset nowhere", "dataset nowhere"),
+    words("doctor --features nowhere", "nowhere: no feature store there"),
+]
+
+
+@pytest.mark.parametrize("case", **ids(COMMANDS))
+def test_command_lines(case, sound_study, tmp_path, crosstax, monkeypatch):
+    from bad_input.study import run_name
+
+    case = Case(
+        case.name, case.spoil, case.command.replace("RUN", f"runs/{run_name(sound_study)}"), case.says, case.leaves
+    )
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_sound_study_passes_what_the_cases_break(sound_study, tmp_path, crosstax, monkeypatch):
+    """Control: the same commands answer 0 where nothing is broken."""
+    from bad_input import copy_of
+    from bad_input.study import run_name
+
+    monkeypatch.chdir(copy_of(sound_study, tmp_path / "study"))
+    run = f"runs/{run_name(sound_study)}"
+    for command in (
+        "stats dataset --out counted",
+        "extract dataset --encoder encoder --out new.h5 --device cpu",
+        "sweep sweep.toml --out new --device cpu --threads 1",
+        "sweep sweep.toml --out started --device cpu --threads 1",
+        f"evaluate {run} --device cpu",
+        f"ask {run} dataset/images/crow/0.png --all --device cpu",
+        "status started",
+        "analyze runs --out results --probe probe.parquet",
+        "reanalyze release",
+        "doctor --features features.h5 --dataset dataset",
+        "data things --images things/images.zip --taxonomy things/category.tsv --out things-out --partial",
+    ):
+        code, _, err = crosstax(*command.split())
+        assert code == 0, f"{command}: {err}"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from small_study import SETTINGS
 
-from cli import options
+from commands import options
 
 
 def last_json(stdout):
@@ -111,7 +111,7 @@ def test_presets_are_listed_printed_and_used(crosstax, small_study, tmp_path):
 def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study, tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        "cli.runs.probe",
+        "commands.runs.probe",
         lambda dataset, lm, out, *rest, **more: asked.update(lm=lm, out=out, rest=rest) or asked.update(more),
     )
     file = tmp_path / "probe.toml"

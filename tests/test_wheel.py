@@ -16,7 +16,7 @@ def wheel(tmp_path_factory):
     work = tmp_path_factory.mktemp("wheel")
     sources = work / "sources"
     sources.mkdir()
-    for name in ("cachegen", "engine", "analysis", "cli", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("cachegen", "engine", "analysis", "commands", "cli.py", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", ROOT / name, sources / name], check=True)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", work / "dist", sources]
     subprocess.run(command, check=True, capture_output=True)
@@ -26,11 +26,11 @@ def wheel(tmp_path_factory):
 def test_the_wheel_lists_every_module_and_data_file(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for folder in ("cachegen", "engine", "analysis"):
+    for folder in ("cachegen", "engine", "analysis", "commands"):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert str(path.relative_to(ROOT)) in names
-    assert "cli/__init__.py" in names
+    assert {"cli.py", "commands/runs.py"} <= set(names)
     assert not any(name.startswith("tests/") for name in names)
 
 

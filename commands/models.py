@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import (
+from commands.options import (
     Device,
     Dtype,
     ExportFormat,

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.models import probe
-from cli.options import (
+from commands.models import probe
+from commands.options import (
     DatasetFolder,
     Device,
     Dtype,

@@ -1,4 +1,4 @@
-"""The `crosstax` command: one verb per stage; it chains the rooms and computes nothing itself.
+"""The `crosstax` command: one verb for each stage, from `commands/`.
 
 Heavy libraries are imported inside the commands, so that `--help` answers at once. Human output goes to
 stderr; with --json the last line on stdout is one JSON object.
@@ -10,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from cli.data import data_things, extract, stats
-from cli.machine import bench, doctor
-from cli.models import ask, export, probe
-from cli.options import say
-from cli.results import analyze, reanalyze, report
-from cli.runs import evaluate, presets, status, sweep, train
-from cli.stopping import stoppable
-from cli.study import demo, world, world_replicate
-from cli.tune import tune
-from cli.usage import run
+from commands.data import data_things, extract, stats
+from commands.machine import bench, doctor
+from commands.models import ask, export, probe
+from commands.options import say
+from commands.results import analyze, reanalyze, report
+from commands.runs import evaluate, presets, status, sweep, train
+from commands.stopping import stoppable
+from commands.study import demo, world, world_replicate
+from commands.tune import tune
+from commands.usage import run
 
 app = typer.Typer(
     name="crosstax",
@@ -102,3 +102,7 @@ def _one_line(error: Exception) -> str:
 
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{reason_of(error)}; {remedy_of(error)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json, OutFolder, ProbeFiles, print_json, say
+from commands.options import Json, OutFolder, ProbeFiles, print_json, say
 
 
 def analyze(

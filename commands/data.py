@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import (
+from commands.options import (
     Compute,
     Device,
     ExecutorName,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import BenchAblation, BenchLM, Device, Dtype, Json, Threads, fix_threads, print_json, say
+from commands.options import BenchAblation, BenchLM, Device, Dtype, Json, Threads, fix_threads, print_json, say
 
 
 def doctor(

@@ -33,3 +33,11 @@ def best_dtype(device: torch.device) -> tuple[Literal["float32", "bfloat16"], st
     if torch.cpu._is_avx512_bf16_supported():
         return "bfloat16", "this CPU has AVX512-BF16"
     return "float32", "this CPU has no bfloat16 arithmetic"
+
+
+def emulated(device: torch.device, dtype: str) -> str:
+    """What to do where `device` only emulates that precision, hundreds of times slower; "" where it does not."""
+    best, why = best_dtype(device)
+    if device.type == "cpu" and dtype != best and dtype == "bfloat16":
+        return f"{why}, so bfloat16 is emulated, hundreds of times slower; use --set dtype=auto"
+    return ""

@@ -41,8 +41,7 @@ def read_checkpoint(
     """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
 
     Without a checkpoint the logs are emptied and 0 is returned. Raises `RunError` on a damaged file, and where a
-    log is shorter than it was then. The caller holds
-    the group.
+    log is shorter than it was then. The caller holds the group.
     """
     remove_leftovers(path)
     if not path.is_file():
@@ -52,21 +51,10 @@ def read_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
-        tensors = load_file(path)
-        step, log_sizes = int(header["step"]), json.loads(header["log_sizes"])
-        logs = [directory.file("metrics.jsonl").stat().st_size for directory in directories]
-        if step < 0 or not all(0 <= size <= log for size, log in zip(log_sizes, logs, strict=True)):
+        step, log_sizes = int(header["step"]), [int(size) for size in json.loads(header["log_sizes"])]
+        if step < 0 or min(log_sizes) < 0 or len(log_sizes) != len(directories):
             raise ValueError("its step or the sizes of its logs are none")
-        for number, projector in enumerate(projectors):
-            for name, parameter in projector.named_parameters():
-                with torch.no_grad():
-                    parameter.copy_(tensors[f"{number}.{name}"])
-                if f"{number}.{name}.step" in tensors:
-                    moments = {moment: tensors[f"{number}.{name}.{moment}"] for moment in MOMENTS}
-                    moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
-                    if any(moments[moment].shape != parameter.shape for moment in MOMENTS[1:]):
-                        raise ValueError(f"the moments of {name} are of another shape")
-                    optimizer.state[parameter] = moments
+        _restore(load_file(path), projectors, optimizer)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
         raise RunError(f"checkpoint {path} is damaged ({error}); delete it to train its runs anew") from None
     short = [each.path for each, size in zip(directories, log_sizes, strict=True) if each.log_size < size]
@@ -78,3 +66,19 @@ def read_checkpoint(
     for directory, size in zip(directories, log_sizes, strict=True):
         directory.cut_metrics(size)
     return step
+
+
+def _restore(
+    tensors: dict[str, torch.Tensor], projectors: Sequence[nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Put weights and moments in place. Raises KeyError, RuntimeError or ValueError for tensors of another group."""
+    for number, projector in enumerate(projectors):
+        for name, parameter in projector.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(tensors[f"{number}.{name}"])
+            if f"{number}.{name}.step" in tensors:
+                moments = {moment: tensors[f"{number}.{name}.{moment}"] for moment in MOMENTS}
+                moments |= {moment: moments[moment].to(parameter.device) for moment in MOMENTS[1:]}
+                if any(moments[moment].shape != parameter.shape for moment in MOMENTS[1:]):
+                    raise ValueError(f"the moments of {name} are of another shape")
+                optimizer.state[parameter] = moments

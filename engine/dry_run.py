@@ -78,7 +78,10 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
         "total": _sum(forecasts),
         "disk": _disk(forecasts, opened),
         "rates": rates,
-        "notes": [note if times == len(runs) else f"{note} ({times} runs)" for note, times in notes.items()],
+        "notes": [
+            *(rate["note"] for rate in rates.values() if rate["note"]),
+            *(note if times == len(runs) else f"{note} ({times} runs)" for note, times in notes.items()),
+        ],
     }
 
 
@@ -90,7 +93,7 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
     """For each precision the rate that whole groups reach: measured in the sweep folder, else assumed from products."""
     import torch
 
-    from cachegen.device import choose_device
+    from cachegen.device import choose_device, emulated
     from engine.rate import device_name, gemm_rate
 
     chosen = choose_device(device)
@@ -106,7 +109,7 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
                 f"matrix products on {name} in {dtype} reach {products / 1e12:.3g} TFLOP/s (measured); the engine is "
                 f"assumed to reach {ASSUMED_EFFICIENCY:.0%} of that"
             )
-        rates[dtype] = {"flops_per_second": rate, "basis": basis}
+        rates[dtype] = {"flops_per_second": rate, "basis": basis, "note": emulated(chosen, dtype)}
     return rates
 
 

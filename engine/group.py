@@ -13,6 +13,7 @@ import torch
 from rich.markup import escape
 
 from cachegen.dataset import Dataset, load_dataset
+from cachegen.device import emulated
 from cachegen.errors import CrosstaxError, RunError
 from cachegen.progress import console, progress_bar
 from engine.batches import QuestionArrays
@@ -81,6 +82,8 @@ class Opener:
         key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
         if self._lm[0] != key:
             self._lm = (None, None)
+            if slow := emulated(self.device, c.dtype):
+                console.print(f"warning: {slow}", soft_wrap=True, highlight=False)
             self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
         return self._lm[1]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from cachegen.errors import RunError
 from engine.batches import PackedRow, QuestionArrays, epoch_batches, n_batches, pack
 from engine.checkpoint import read_checkpoint, write_checkpoint
 from engine.condition import Condition
@@ -122,6 +123,10 @@ def train_group(
     projectors = [run.projector for run in runs]
     first = read_checkpoint(checkpoint, projectors, optimizer, directories)
     last = max(run.steps for run in runs)
+    if first > last:
+        raise RunError(
+            f"checkpoint {checkpoint} stands at step {first:,} of {last:,}; delete it to train its runs anew"
+        )
     advance(first)
 
     log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []

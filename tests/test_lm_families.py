@@ -242,5 +242,5 @@ def test_a_directory_without_a_fast_tokenizer_is_refused(tmp_path, monkeypatch):
 def test_the_index_of_shards_must_be_readable(tmp_path):
     save_lm("olmo", tmp_path, shards="100KB")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}}))
-    with pytest.raises(ModelError, match=r"model.safetensors.index.json is not an index of shards; download it again"):
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json is not an index of shards beside it; download"):
         lm_digests(tmp_path, "pretrained")

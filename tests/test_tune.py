@@ -91,7 +91,7 @@ def test_a_wrong_table_is_answered_in_one_line_that_names_the_field(tmp_path, na
     file = tmp_path / "file.toml"
     if message is None:
         file.write_text("tune = 3\n")
-        message = "has no \\[tune\\] table"
+        message = "tune: not a table"
     else:
         given = text if "trials" in text or name in ("no trials", "grid of a range") else f"trials = 3\n{text}"
         file.write_text(f"[tune]\n{given}\n")

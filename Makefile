@@ -24,7 +24,7 @@ demo: setup ## run the whole study on the microworld; the report lands in $(OUT)
 
 test: setup ## run the tests, the linter and the type checker
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

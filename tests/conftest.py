@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: one thread, and one small study that nobody may change."""
 
+import fcntl
 import os
 import sys
 
@@ -40,8 +41,11 @@ def sound_study(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world_cache(tmp_path_factory):
-    """The one cache of worlds of this test session."""
-    return tmp_path_factory.mktemp("cache")
+    """The one cache of worlds of this test session, in all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "worlds"
+    cache.mkdir(exist_ok=True)
+    return cache
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +53,9 @@ def smoke_world(world_cache):
     """The smoke world of seed 0."""
     from cachegen.microworld.world import build_world
 
-    return build_world("smoke", 0, world_cache)
+    with (world_cache / "smoke.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the session may be making it
+        return build_world("smoke", 0, world_cache)
 
 
 @pytest.fixture

@@ -423,7 +423,7 @@ STARTED = [
     checkpoint("log sizes of two runs", stored(log_sizes="[0, 0]")),
     checkpoint("log sizes negative", stored(log_sizes="[-1]")),
     checkpoint("log sizes beyond the log", stored(log_sizes="[1000000000]"), "does not reach so far"),
-    checkpoint("step beyond the end", stored(step="1000000"), "is at step 1,000,000 of"),
+    checkpoint("step beyond the end", stored(step="1000000"), "stands at step 1,000,000 of"),
     checkpoint("log sizes nested deep", stored(log_sizes=DEEP)),
     checkpoint("weights missing", stored(lambda values: values.pop(next(iter(values))))),
     checkpoint("weights of another shape", stored(first((3, 3)))),

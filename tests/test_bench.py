@@ -161,6 +161,7 @@ def test_alternation_pairs_rounds():
     assert median({"a": [3.0, 1.0, 2.0]}, "a") == 2
 
 
+@pytest.mark.slow
 def test_bench_command(crosstax):
     code, out, err = crosstax("bench", "--lm-config", "tiny", "--rounds", "1", "--threads", "1", "--json")
     assert code == 0

@@ -67,6 +67,7 @@ def test_generalisation_appears_where_it_should(demo):
     assert coherence["within"] > coherence["across"]
 
 
+@pytest.mark.slow
 def test_a_second_call_does_nothing_again_and_says_the_same(demo, world_cache):
     out, summary = demo
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*")}

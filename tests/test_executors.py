@@ -185,6 +185,7 @@ def test_the_plan_stands_still_while_it_is_held(tmp_path):
 # This machine
 
 
+@pytest.mark.slow
 def test_two_workers(runs, reference, tmp_path):
     run_sweep(runs, tmp_path, PAIRS, executor=local(workers=2))
     assert bytes_of(tmp_path) == reference

@@ -76,6 +76,7 @@ def test_coherence_effect_beside_the_lm(coherence) -> None:
     assert model.groups == {"category": 53, "model:seed": 6}
 
 
+@pytest.mark.slow
 def test_another_grouping_gives_another_answer(heldout, coherence) -> None:
     """Negative controls: the published numbers come from the published groups and rows, not from any near them."""
     by_run = mixed_model(ENCODER.replace("seed)", "run)"), heldout.assign(run=heldout["seed"] + heldout["model"]))

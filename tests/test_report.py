@@ -142,6 +142,7 @@ def test_tables_and_figures_lie_beside_the_page(report: tuple[dict, str], inputs
     assert written >= known | {"yardsticks.csv", "comparisons.csv", "purity.csv"}
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
     again = inputs / "again"
     write_report(load_sweep(inputs / "sweep"), again, world=inputs / "world", seconds=SECONDS)

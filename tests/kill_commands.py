@@ -24,6 +24,9 @@ from engine.run_directory import HASHED, RunDirectory
 from engine.status import status_text, sweep_status
 from engine.sweep import run_sweep
 from engine.timing import checkpoint_step
+from engine.tune.record import read_record
+from engine.tune.study import RunsOf, run_tune
+from engine.tune.table import TuneTable
 
 SIDE, IMAGES = 28, 11
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0, group_size=2)
@@ -115,6 +118,27 @@ def sweep(runs: Sweep) -> Command:
         return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
     return Command("sweep", run, kept, final, progress)
+
+
+def tune(table: TuneTable, runs_of: RunsOf) -> Command:
+    """A study in batches, each a sweep; its record is kept as far as it goes, and so are its runs."""
+    trials = sweep(Sweep(runs=()))
+
+    def run(folder: Path) -> None:
+        run_tune(table, runs_of, folder / "runs", EVERY_STEP)
+
+    def kept(folder: Path) -> dict[str, Any]:
+        record = read_record(folder / "runs")
+        over = {} if record is None else {f"trial {trial.number}": trial for trial in record.trials}
+        return trials.kept(folder) | over
+
+    def final(folder: Path) -> dict[str, bytes]:
+        out = folder / "runs"
+        without_leftovers(out)
+        files = [out / "tune.json", *(path / name for path in out.glob("*/") for name in HASHED if path.name[0] != ".")]
+        return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+    return Command("tune", run, kept, final, trials.progress)
 
 
 def evaluation(run_folder: Path) -> Command:

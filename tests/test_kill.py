@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kill_commands import evaluation, extraction, make_encoder, make_pictures, sweep
+from kill_commands import evaluation, extraction, make_encoder, make_pictures, sweep, tune
 from kill_harness import Command, Kill, count_points, points, random_times, survives
 
 from cachegen.errors import CrosstaxError
@@ -18,11 +18,14 @@ from cachegen.store import DONE
 from cachegen.store_writer import StoreWriter
 from engine.plan import Execution
 from engine.sweep import run_sweep
+from engine.tune.table import TuneTable
 
-# Tune joins here once it is there: a command whose study and trials are `kept`.
-COMMANDS = ("extraction", "sweep", "evaluation")
+COMMANDS = ("extraction", "sweep", "tune", "evaluation")
+TUNE = {"trials": 3, "batch": 2, "sampler": "random", "space": {"learning_rate": {"low": 1e-4, "high": 1e-2}}}
 SEED = 6
 CHAIN = 4  # runs that are killed one after the other
+
+pytest.importorskip("optuna")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,10 @@ def commands(small_study, tmp_path_factory) -> dict[str, Command]:
     finished = run_sweep(small_study.sweep(), home / "finished", Execution(device="cpu"))[0]
     runs = small_study.sweep(run_seed=[1, 2, 3], epochs=1, batch=96)
     pictures = extraction(make_pictures(home / "pictures"), make_encoder(home / "encoder"))
-    return {command.name: command for command in (pictures, sweep(runs), evaluation(finished))}
+    study = tune(
+        TuneTable.model_validate(TUNE), lambda params: small_study.sweep(ablation=50, epochs=1, batch=96, **params)
+    )
+    return {command.name: command for command in (pictures, sweep(runs), study, evaluation(finished))}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def spread(number: int, count: int) -> list[int]:
     return [1 + step * (number - 1) // (count - 1) for step in range(count)]
 
 
-@pytest.mark.parametrize(("name", "count"), [("extraction", 3), ("sweep", 4), ("evaluation", 2)])
+@pytest.mark.parametrize(("name", "count"), [("extraction", 3), ("sweep", 4), ("tune", 3), ("evaluation", 2)])
 def test_killed_between_steps_on_the_file_system(commands, undisturbed, tmp_path, name, count):
     known = undisturbed[name]
     for point in spread(known.points, count):

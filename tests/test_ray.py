@@ -79,7 +79,7 @@ def test_no_cluster_at_an_address(small_study, disconnected, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_stops_the_jobs(small_study, disconnected, tmp_path):
     """At once, and the same sweep goes on from their checkpoints, here without Ray."""
-    runs = small_study.sweep(run_seed=[1], epochs=20)
+    runs = small_study.sweep(run_seed=[1], epochs=500)
 
     def interrupt():
         wait_for(lambda: list(tmp_path.glob("*.checkpoint.safetensors")), SECONDS)

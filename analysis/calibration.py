@@ -28,7 +28,7 @@ def answer_bins(answers: pd.DataFrame) -> pd.DataFrame:
     Columns: group, bin (0..9: from bin / 10 on), n, p_sum (sum of p), n_yes (gold), off_sum (sum of the probability on
     tokens that are neither answer), n_low (questions on which that is more than half).
     """
-    test = answers[answers["split"] == "test"]
+    test = answers.loc[answers["split"] == "test", ["group", "answer", "p_yes", "mass"]]
     p = test["p_yes"].to_numpy(float)
     off = np.maximum(1 - test["mass"].to_numpy(float), 0)
     group = pd.Index(GROUPS).get_indexer(pd.Index(test["group"]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from cachegen.dataset import Dataset
 from cachegen.errors import RunError, StoreError
@@ -60,52 +61,84 @@ def unit_vectors(vectors: NDArray[np.floating], names: list[str], what: str) -> 
     return vectors / length[:, None]
 
 
-def coherence(units_nD: Array, leaf_n: NDArray[np.integer], member_CL: NDArray[np.bool_]) -> tuple[Array, Array]:
+@dataclass(frozen=True)
+class LeafSums:
+    """All that coherence needs of the training images: a label map moves whole leaves, so every map has these sums.
+
+    leaves: image leaves (L, sorted); n_images: of each; sums: sums (L, D) of unit vectors, by pooling and "plain" or
+    "centred" (the mean of all training images subtracted before scaling).
+    """
+
+    leaves: NDArray[np.str_]
+    n_images: NDArray[np.int64]
+    sums: dict[tuple[str, str], Array]
+
+
+def sum_leaves(units_nD: Array, leaf_n: NDArray[np.integer], size: int) -> Array:
+    """Sums (L, D) of the vectors of each of `size` leaves; `leaf_n` is the leaf number of each image."""
+    n = len(leaf_n)
+    sums_LD: Array = csr_array((np.ones(n), (leaf_n, np.arange(n))), shape=(size, n)) @ units_nD
+    return sums_LD
+
+
+def leaf_sums(images: LabelMap, store: FeatureStore) -> LeafSums:
+    """The sums of a map's training images, by both poolings. Raises StoreError as `unit_vectors` does."""
+    leaves, leaf_n = np.unique(images.images["image_leaf"].to_numpy(str), return_inverse=True)
+    keys = images.images["key"].tolist()
+    rows = store.rows(keys)
+    sums = {}
+    for pooled in POOLED:
+        vectors = np.asarray(getattr(store, pooled)[rows], float)
+        centred = vectors - vectors.mean(axis=0)
+        for name, kind, values in ((pooled, "plain", vectors), (f"centred {pooled}", "centred", centred)):
+            sums[pooled, kind] = sum_leaves(unit_vectors(values, keys, name), leaf_n, len(leaves))
+    return LeafSums(leaves, np.bincount(leaf_n), sums)
+
+
+def coherence(
+    sums_LD: Array, n_L: NDArray[np.integer], member_CL: NDArray[np.bool_] | csr_array
+) -> tuple[Array, Array]:
     """Mean pairwise cosine similarity per category, over all pairs and over pairs of different leaves: (C,), (C,).
 
-    `leaf_n` is the leaf number of each image, `member_CL` says which leaves make a category. NaN where no pair exists.
+    `sums_LD`: sums of the unit vectors of each leaf's `n_L` images; `member_CL` says which leaves make a category. NaN
+    where no pair exists.
     """
-    size = member_CL.shape[1]
-    sums_LD = np.zeros((size, units_nD.shape[1]))
-    np.add.at(sums_LD, leaf_n, units_nD)
-    n_L = np.bincount(leaf_n, minlength=size).astype(float)
     own_L = (sums_LD**2).sum(axis=1)  # sum of cosines of a leaf's images with each other, itself included
-    member = member_CL.astype(float)
-    total, n = ((member @ sums_LD) ** 2).sum(axis=1), member @ n_L
-    pairs, across = n * (n - 1), n**2 - member @ n_L**2
+    member, counts_L = csr_array(member_CL, dtype=float), n_L.astype(float)
+    total, n = ((member @ sums_LD) ** 2).sum(axis=1), member @ counts_L
+    pairs, across = n * (n - 1), n**2 - member @ counts_L**2
     return (
         np.divide(total - n, pairs, out=np.full(len(n), np.nan), where=pairs > 0),
         np.divide(total - member @ own_L, across, out=np.full(len(n), np.nan), where=across > 0),
     )
 
 
-def map_coherence(images: LabelMap, dataset: Dataset, store: FeatureStore) -> pd.DataFrame:
-    """Coherence of every leaf and hypernym under one label map.
+def map_coherence(images: LabelMap, dataset: Dataset, sums: LeafSums) -> pd.DataFrame:
+    """Coherence of every leaf and hypernym under one label map; `sums` are those of its images.
 
     Columns: pooled (pooled_patches: the paper's mean over patches; pooled_all_tokens: the release's), kind, category,
     n_leaves, n_images, then `MEASURES`; "centred" subtracts the mean of all training images before scaling.
     """
-    table = images.images
-    leaves, leaf_n = np.unique(table["label_leaf"].to_numpy(str), return_inverse=True)
+    image_of = images.leaves()
+    leaves = image_of.index.to_numpy(str)
+    place_L = np.searchsorted(sums.leaves, image_of.to_numpy(str))  # of each label leaf's images among the sums
     pairs = dataset.pairs[dataset.pairs["leaf"].isin(leaves)]
     hypernyms, hypernym_of = np.unique(pairs["hypernym"].to_numpy(str), return_inverse=True)
-    member_CL = np.vstack([np.eye(len(leaves), dtype=bool), np.zeros((len(hypernyms), len(leaves)), dtype=bool)])
-    member_CL[len(leaves) + hypernym_of, np.searchsorted(leaves, pairs["leaf"].to_numpy(str))] = True
-    keys = table["key"].tolist()
-    rows = store.rows(keys)
+    category = np.concatenate([np.arange(len(leaves)), len(leaves) + hypernym_of])
+    leaf = np.concatenate([np.arange(len(leaves)), np.searchsorted(leaves, pairs["leaf"].to_numpy(str))])
+    member_CL = csr_array((np.ones(len(leaf)), (category, leaf)), shape=(len(leaves) + len(hypernyms), len(leaves)))
+    n_L = sums.n_images[place_L]
     parts = []
     for pooled in POOLED:
-        vectors = np.asarray(getattr(store, pooled)[rows], float)
-        plain = coherence(unit_vectors(vectors, keys, pooled), leaf_n, member_CL)
-        centred = coherence(unit_vectors(vectors - vectors.mean(axis=0), keys, f"centred {pooled}"), leaf_n, member_CL)
+        plain, centred = (coherence(sums.sums[pooled, kind][place_L], n_L, member_CL) for kind in ("plain", "centred"))
         parts.append(
             pd.DataFrame(
                 {
                     "pooled": pooled,
                     "kind": ["leaf"] * len(leaves) + ["hypernym"] * len(hypernyms),
                     "category": [*leaves, *hypernyms],
-                    "n_leaves": member_CL.sum(axis=1),
-                    "n_images": member_CL @ np.bincount(leaf_n, minlength=len(leaves)),
+                    "n_leaves": (member_CL @ np.ones(len(leaves))).astype(np.int64),
+                    "n_images": (member_CL @ n_L).astype(np.int64),
                     **dict(zip(MEASURES, (*plain, *centred), strict=True)),
                 }
             )

@@ -66,8 +66,8 @@ class Figures:
     absent: dict[str, str]
 
 
-def draw_figures(study: Study) -> Figures:
-    """Every figure that the runs of a study allow."""
+def draw_figures(study: Study, drawn_now: Callable[[str, Drawn], None] = lambda *_: None) -> Figures:
+    """Every figure that the runs of a study allow. `drawn_now(name, figure)` is told of each as soon as it is drawn."""
     drawn: dict[str, Drawn] = {}
     absent: dict[str, str] = {}
     for name, draw in FIGURES.items():
@@ -75,4 +75,6 @@ def draw_figures(study: Study) -> Figures:
             drawn[name] = draw(study)
         except NotDrawnError as why:
             absent[name] = str(why)
+        else:
+            drawn_now(name, drawn[name])
     return Figures(drawn, absent)

@@ -15,9 +15,8 @@ import jinja2
 from markupsafe import Markup
 
 from analysis.examples import data_uri
-from analysis.figures import draw_figures
 from analysis.page.contents import SECTIONS
-from analysis.page.figure import write_figure
+from analysis.page.figure import page_figure
 from analysis.page.finding import finding
 from analysis.page.page import Page
 from analysis.page.table import EMBEDDED_BYTES, Table, number, p_value
@@ -25,8 +24,8 @@ from analysis.predictions import Sweep
 from analysis.probes import Probe
 from analysis.published import PAPER
 from analysis.study import measure
+from analysis.study_files import write_study
 from analysis.summary import summary
-from analysis.tables import write_tables
 from cachegen.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -43,10 +42,9 @@ def write_report(
     if world is not None:
         read_json(world / "world.json")  # before anything is written
     study = measure(sweep, probes)
-    tables = write_tables(study, out)
-    figures = draw_figures(study)
-    written = {name: write_figure(name, drawn, out) for name, drawn in figures.drawn.items()}
-    write_text(out / "index.html", render(Page(study, out, tables, written, figures.absent, world, seconds)))
+    tables, figures, svgs = write_study(study, out)
+    placed = {name: page_figure(name, drawn, svgs[name], out) for name, drawn in figures.drawn.items()}
+    write_text(out / "index.html", render(Page(study, out, tables, placed, figures.absent, world, seconds)))
     return {"report": str(out / "index.html"), **summary(study)}
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from analysis.conditions import arms_of, setups_of, shuffle_of
@@ -131,6 +131,7 @@ def _limits(ax: Axes, points: pd.DataFrame, x: str) -> None:
 def _name_points(figure: Figure, ax: Axes, points: pd.DataFrame, x: str, others: pd.DataFrame | None = None) -> None:
     """Name the dots that stand out most in F1 first, and all that have room: no name lies on a dot or another name."""
     width, height = ax.get_position().size * figure.get_size_inches() * 72
+    font = FontProperties(STYLE["font.family"], size=SMALL)
 
     def place(table: pd.DataFrame) -> NDArray[np.float64]:
         return np.asarray(ax.transLimits.transform(table[[x, "f1"]].to_numpy(float))) * (width, height)
@@ -142,7 +143,7 @@ def _name_points(figure: Figure, ax: Axes, points: pd.DataFrame, x: str, others:
     taken += [(a - 1, b - 1, a + 1, b + 1) for line in ax.lines for a, b in _along(line, ax) * (width, height)]
     order = (points["f1"] - points["f1"].median()).abs().sort_values(ascending=False, kind="stable").index
     for name, (px, py) in zip(points.loc[order, "category"], place(points.loc[order]), strict=True):
-        long = TextPath((0, 0), name, SMALL, prop=FontProperties(STYLE["font.family"])).get_extents().x1 + 1
+        long = text_to_path.get_text_width_height_descent(name, font, ismath=False)[0] + 1
         sides = [(px + 4.5, py), (px - 4.5 - long, py), (px - long / 2, py + 8), (px - long / 2, py - 8)]
         sides += [(px + 3, py + 6), (px + 3, py - 6), (px - 3 - long, py + 6), (px - 3 - long, py - 6)]
         boxes = [(left, middle - 4.5, left + long, middle + 4.5) for left, middle in sides]

@@ -1,6 +1,7 @@
 """The numbers of a study, computed once from its saved runs."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -161,33 +162,36 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     visual = Visual()
     measured: dict[str, pd.DataFrame] = {}
     bins: dict[str, pd.DataFrame] = {}
-    map_of_run: dict[str, str] = {}
     composed = []
-    for run_ids in _same_questions(sweep, runs):
-        questions = sweep.questions(run_ids[0])
-        asked = questions[questions["split"] != "train"].reset_index(drop=True)
-        asked = asked.assign(group=question_groups(asked))
-        # Held-out hypernyms of the validation split are never scored: tuning must not see them.
-        scored = ((asked["split"] == "test") | (asked["group"] != "heldout")).to_numpy(bool)
-        kept = asked[scored]
-        numbered = Numbered.of(kept)
-        test = (kept["split"] == "test").to_numpy(bool)
-        map_of_run |= _see(visual, runs.loc[run_ids], label_map(questions), kept[test])
-        for run_id in run_ids:
-            answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
-            measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
-            bins[run_id] = answer_bins(answers).assign(run_id=run_id)
-            if run_id not in of_run:
-                continue
-            margin = composed_margins(answers[test], of_run[run_id].margins)
-            if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
-                notes.append(
-                    f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed with "
-                    "leaf answers; probe with --negatives all"
-                )
-            else:
-                found = measure_yardstick(answers[test], margin)
-                composed.append(found.assign(run_id=run_id, yardstick="composition"))
+    seen: list[Future[dict[str, str]]] = []
+    # What is read off features is mostly matrix products, which leave this thread free meanwhile.
+    with ThreadPoolExecutor(1) as beside:
+        for run_ids in _same_questions(sweep, runs):
+            questions = sweep.questions(run_ids[0])
+            asked = questions[questions["split"] != "train"].reset_index(drop=True)
+            asked = asked.assign(group=question_groups(asked))
+            # Held-out hypernyms of the validation split are never scored: tuning must not see them.
+            scored = ((asked["split"] == "test") | (asked["group"] != "heldout")).to_numpy(bool)
+            kept = asked[scored]
+            numbered = Numbered.of(kept)
+            test = (kept["split"] == "test").to_numpy(bool)
+            seen.append(beside.submit(_see, visual, runs.loc[run_ids], label_map(questions), kept[test]))
+            for run_id in run_ids:
+                answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
+                measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
+                bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+                if run_id not in of_run:
+                    continue
+                margin = composed_margins(answers[test], of_run[run_id].margins)
+                if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
+                    notes.append(
+                        f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed "
+                        "with leaf answers; probe with --negatives all"
+                    )
+                else:
+                    found = measure_yardstick(answers[test], margin)
+                    composed.append(found.assign(run_id=run_id, yardstick="composition"))
+    map_of_run = {run_id: name for future in seen for run_id, name in future.result().items()}
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]

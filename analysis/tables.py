@@ -1,7 +1,6 @@
-"""A study's tables and figures as files."""
+"""A study's tables as files."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,7 @@ from analysis.conditions import CELL
 from analysis.contrasts import EXPLORATORY
 from analysis.dictionary import describe_columns
 from analysis.dose import dose_table
-from analysis.figures import draw_figures
-from analysis.predictions import Sweep
-from analysis.probes import Probe
-from analysis.study import Study, measure
+from analysis.study import Study
 from cachegen.files import write_atomically, write_text
 
 RESULT_COLUMNS = [
@@ -46,14 +42,6 @@ RESULT_COLUMNS = [
 ]
 LARGE = 100_000  # rows
 UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
-
-
-def analyze(sweep: Sweep, out: Path, probes: Sequence[Probe] = ()) -> Study:
-    """Write the tables into `out` and the figures into `out/figures`; return the study that holds them all."""
-    study = measure(sweep, probes)
-    write_tables(study, out)
-    write_figures(study, out)
-    return study
 
 
 def results_table(study: Study) -> pd.DataFrame:
@@ -152,9 +140,3 @@ def write_tables(study: Study, out: Path) -> list[str]:
         write_text(out / f"{name}.csv", text.getvalue())
         written.append(f"{name}.csv")
     return written
-
-
-def write_figures(study: Study, out: Path) -> dict[str, str]:
-    """Write every figure to `out/figures` as SVG, PDF and PNG; return name of the SVG file -> SVG text."""
-    drawn = draw_figures(study).drawn
-    return {f"{name}.svg": figure.write(out / "figures", name) for name, figure in drawn.items()}

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.coherence import LabelMap, map_coherence, pairs_kept
+from analysis.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
 from analysis.conditions import PROVENANCE
 from analysis.inputs import Inputs
 from analysis.neighbours import Neighbourhoods, find_neighbours, purity
@@ -39,6 +39,7 @@ class Visual:
     yardsticks: list[pd.DataFrame] = field(default_factory=list)
     depths: dict[str, pd.DataFrame] = field(default_factory=dict)
     _maps: dict[MapKey, str] = field(default_factory=dict)
+    _sums: dict[tuple[str, str], LeafSums] = field(default_factory=dict)
     _found: dict[tuple[str, ...], dict[str, Neighbourhoods]] = field(default_factory=dict)
     _eyes: dict[str, Eye] = field(default_factory=dict)
     _scored: dict[tuple[str, bytes, str], pd.DataFrame] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Visual:
         if store is None:
             return name
         if new:
-            self.coherence.append(map_coherence(images, dataset, store).assign(**about))
+            self.coherence.append(map_coherence(images, dataset, self._leaf_sums(key, images, store)).assign(**about))
             found = self._neighbourhoods(key, images, asked, store)
             self.purity += [purity(found[space], images, dataset).assign(space=space, **about) for space in found]
         self._compare(run_id, name, key, images, asked, dataset, store)
@@ -90,17 +91,28 @@ class Visual:
             scored = self._scored[name, table, yardstick]
             self.yardsticks.append(scored.assign(run_id=run_id, yardstick=yardstick))
 
+    def _leaf_sums(self, key: MapKey, images: LabelMap, store: FeatureStore) -> LeafSums:
+        """What all maps of the same training images have in common."""
+        same = (str(key.store_path), _digest(images.images["key"].tolist()))
+        if same not in self._sums:
+            self._sums[same] = leaf_sums(images, store)
+        return self._sums[same]
+
     def _neighbourhoods(
         self, key: MapKey, images: LabelMap, asked: pd.DataFrame, store: FeatureStore
     ) -> dict[str, Neighbourhoods]:
         """Neighbours do not depend on the labels: they are found once for the same images of one store."""
         shown = asked[["key", "image_leaf"]].drop_duplicates().sort_values("key", kind="stable")
         train_keys, asked_keys = images.images["key"].tolist(), shown["key"].tolist()
-        same = (str(key.store_path), *(digest_bytes("\0".join(keys).encode()) for keys in (train_keys, asked_keys)))
+        same = (str(key.store_path), _digest(train_keys), _digest(asked_keys))
         if same not in self._found:
             train_leaves, asked_leaves = (table["image_leaf"].to_numpy(str) for table in (images.images, shown))
             self._found[same] = find_neighbours(store, train_keys, train_leaves, asked_keys, asked_leaves)
         return self._found[same]
+
+
+def _digest(keys: list[str]) -> str:
+    return digest_bytes("\0".join(keys).encode())
 
 
 def _depths(dataset: Dataset) -> pd.DataFrame:

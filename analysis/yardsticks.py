@@ -115,8 +115,9 @@ def matched_votes(
     fall far below 0.5. So for every image and hypernym one leaf inside and one outside are left out: the own one, and
     one drawn by a fixed seed on the other side. Without information the votes are then alike for yes and no.
     """
-    votes_QH = np.empty((len(neighbours_QM), len(hypernyms)))
     labels_QM = label_n[neighbours_QM]
+    nearest_QK = labels_QM[:, :k]
+    votes_QH = member_LH[nearest_QK].sum(axis=1) / k  # of those without the partner among their nearest
     for column, name in enumerate(hypernyms):
         inside_L = member_LH[:, column]
         rng = generator(0, "yardsticks", name)
@@ -125,9 +126,10 @@ def matched_votes(
             for side in (np.flatnonzero(inside_L), np.flatnonzero(~inside_L))
         ]
         partner_Q = np.where(inside_L[label_q] & (label_q >= 0), drawn[1], drawn[0])
-        kept_QM = labels_QM != partner_Q[:, None]
-        counted_QM = kept_QM & (np.cumsum(kept_QM, axis=1, dtype=np.int32) <= k)
-        votes_QH[:, column] = (counted_QM & inside_L[labels_QM]).sum(axis=1) / k
+        rows = np.flatnonzero((nearest_QK == partner_Q[:, None]).any(axis=1))
+        kept_RM = labels_QM[rows] != partner_Q[rows, None]
+        counted_RM = kept_RM & (np.cumsum(kept_RM, axis=1, dtype=np.int32) <= k)
+        votes_QH[rows, column] = (counted_RM & inside_L[labels_QM[rows]]).sum(axis=1) / k
     return votes_QH
 
 

@@ -24,7 +24,7 @@ def analyze(
     from analysis.overview import essentials, overview
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
-    from analysis.tables import analyze as run
+    from analysis.study_files import analyze as run
     from cachegen.progress import console
 
     started = time.perf_counter()

@@ -14,8 +14,10 @@ from analysis.coherence import (
     MEASURES,
     coherence,
     label_map,
+    leaf_sums,
     map_coherence,
     pairs_kept,
+    sum_leaves,
     unit_vectors,
 )
 from analysis.inputs import open_dataset, open_store
@@ -31,6 +33,12 @@ def all_pairs(units: np.ndarray, leaves: np.ndarray, chosen: np.ndarray, between
     return float(np.mean(values)) if values else np.nan
 
 
+def coherence_of(questions: pd.DataFrame, dataset, store) -> pd.DataFrame:
+    """The coherence table of a run with these questions."""
+    images = label_map(questions)
+    return map_coherence(images, dataset, leaf_sums(images, store))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 5))
 def test_closed_form_equals_all_pairs(seed: int, images: int, size: int) -> None:
@@ -38,7 +46,7 @@ def test_closed_form_equals_all_pairs(seed: int, images: int, size: int) -> None
     leaves = rng.integers(0, size, images)
     member = rng.random((3, size)) < 0.6
     units = unit_vectors(rng.normal(size=(images, 4)) + 0.3, [str(i) for i in range(images)], "features")
-    every, between = coherence(units, leaves, member)
+    every, between = coherence(sum_leaves(units, leaves, size), np.bincount(leaves, minlength=size), member)
     for category in range(3):
         chosen = member[category][leaves]
         assert every[category] == pytest.approx(all_pairs(units, leaves, chosen, False), abs=1e-12, nan_ok=True)
@@ -47,7 +55,7 @@ def test_closed_form_equals_all_pairs(seed: int, images: int, size: int) -> None
 
 def test_same_leaf_pairs_inflate_the_plain_mean() -> None:
     units = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    every, between = coherence(units, np.array([0, 0, 1, 1]), np.ones((1, 2), bool))
+    every, between = coherence(sum_leaves(units, np.array([0, 0, 1, 1]), 2), np.array([2, 2]), np.ones((1, 2), bool))
     assert every[0] == pytest.approx(1 / 3)
     assert between[0] == 0
 
@@ -57,7 +65,7 @@ def test_a_map_of_world_gives_family_coherence_that_across_destroys() -> None:
     store, dataset = world.store(coherent=2.0), world.dataset
     means = {}
     for shuffle in ("original", "within", "across"):
-        table = map_coherence(label_map(world.questions(shuffle, 100)), dataset, store)
+        table = coherence_of(world.questions(shuffle, 100), dataset, store)
         hypernyms = table[(table["kind"] == "hypernym") & (table["pooled"] == "pooled_patches")]
         assert hypernyms["n_leaves"].eq(6).all()
         assert hypernyms["n_images"].eq(6 * 5).all()  # training images only: 5 of 8
@@ -77,7 +85,7 @@ def test_map_coherence_equals_the_definition() -> None:
     units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     labels = train["label_leaf"].to_numpy(str)
     chosen = np.array([world.family[label] == "bird" for label in labels])
-    table = map_coherence(label_map(questions), world.dataset, store).set_index(["pooled", "kind", "category"])
+    table = coherence_of(questions, world.dataset, store).set_index(["pooled", "kind", "category"])
     row = table.loc[("pooled_patches", "hypernym", "bird")]
     assert row["centred"] == pytest.approx(all_pairs(units, labels, chosen, False))
     assert row["centred_between_leaves"] == pytest.approx(all_pairs(units, labels, chosen, True))
@@ -119,7 +127,7 @@ def test_real_dataset_and_store(small_study: SmallStudy) -> None:
     dataset, store = load_dataset(small_study.dataset), FeatureStore.open(small_study.features)
     images = dataset.images.rename(columns={"leaf": "image_leaf"}).assign(split="train")
     questions = images.assign(label_leaf=images["image_leaf"])
-    table = map_coherence(label_map(questions), dataset, store)
+    table = coherence_of(questions, dataset, store)
     assert set(table.loc[table["kind"] == "hypernym", "category"]) == set(dataset.hypernyms.index)
     assert table["all_pairs"].between(-1, 1).all()
     assert open_dataset(str(small_study.dataset), dataset.digest).digest == dataset.digest
@@ -134,4 +142,4 @@ def test_unknown_images_are_the_stores_error(small_study: SmallStudy) -> None:
     questions = pd.DataFrame({"split": ["train"], "key": ["no/such.png"], "image_leaf": ["crow"], "label_leaf": "crow"})
     dataset = SimpleNamespace(pairs=pd.DataFrame({"leaf": ["crow"], "hypernym": ["bird"]}))
     with pytest.raises(StoreError, match=r"no/such\.png"):
-        map_coherence(label_map(questions), dataset, FeatureStore.open(small_study.features))
+        coherence_of(questions, dataset, FeatureStore.open(small_study.features))

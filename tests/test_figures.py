@@ -3,8 +3,11 @@
 One study has the paper's models and hypernyms, so that its values stand beside ours; one is a small world.
 """
 
+import multiprocessing
+import os
 import re
 import time
+from functools import wraps
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +29,10 @@ from PIL import Image
 from synthetic_sweep import CELLS, World, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
+from analysis import study_files
 from analysis.curves import _as_published
 from analysis.data_figures import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
-from analysis.drawing import DOUBLE, ENCODER_LOOKS, LOOKS, SMALL, STYLE, Look, key, legend
+from analysis.drawing import DOUBLE, ENCODER_LOOKS, LOOKS, SMALL, STYLE, Drawn, Look, key, legend
 from analysis.figure_main import main_figure
 from analysis.figures import FIGURES, Figures, draw_figures
 from analysis.naming import encoder_names, setup_names
@@ -36,7 +40,7 @@ from analysis.predictions import load_sweep
 from analysis.probes import read_probes
 from analysis.published import HYPERNYMS_PER_LEAF, published_hypernyms, published_rows
 from analysis.study import Study, measure
-from analysis.tables import write_figures
+from analysis.study_files import write_study
 from cachegen.things.names import HYPERNYMS
 
 DINOV2, SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli"
@@ -386,14 +390,14 @@ def test_files_need_nothing_else(small: tuple[World, Study], tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
         patch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in ("main", "leaves_per_hypernym")})
-        written = write_figures(study, tmp_path)
-    assert list(written) == ["main.svg", "leaves_per_hypernym.svg"]
+        _, figures, svgs = write_study(study, tmp_path)
+    assert list(figures.drawn) == list(svgs) == ["main", "leaves_per_hypernym"]
     folder = tmp_path / "figures"
     assert {path.name for path in folder.iterdir()} == {
         f"{n}.{e}" for n in ("main", "leaves_per_hypernym") for e in ("svg", "pdf", "png")
     }
-    assert (folder / "main.svg").read_text(encoding="utf-8") == written["main.svg"]
-    svg = ElementTree.fromstring(written["main.svg"])
+    assert (folder / "main.svg").read_text(encoding="utf-8") == svgs["main"]
+    svg = ElementTree.fromstring(svgs["main"])
     assert svg[0].text == "Macro F1 of leaves and held-out hypernyms"
     links = [value for element in svg.iter() for name, value in element.attrib.items() if name.endswith("href")]
     assert links
@@ -408,6 +412,37 @@ def test_files_need_nothing_else(small: tuple[World, Study], tmp_path: Path) -> 
     with Image.open(folder / "main.png") as image:
         assert image.width == round(DOUBLE * 300, 0) - 1 or image.width == int(DOUBLE * 300)
         assert "Macro F1" in image.info["Title"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_another_process_writes_the_same_files(
+    small: tuple[World, Study], drawn_small: Figures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Or, if it is killed on the way, this one does."""
+    world, study = small
+    names = ("main", "coherence")
+    monkeypatch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
+    monkeypatch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in names})
+    monkeypatch.setattr(study_files, "MANY_RUNS", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    here, write = [], Drawn.write
+
+    @wraps(write)
+    def recorded(drawn: Drawn, folder: Path, name: str) -> str:
+        here.append(name)
+        return write(drawn, folder, name)
+
+    def tables(*_: object) -> list[str]:
+        return [child.kill() or child.name for child in multiprocessing.active_children()] if killed else []
+
+    monkeypatch.setattr(Drawn, "write", recorded)
+    monkeypatch.setattr(study_files, "write_tables", tables)
+    _, _, svgs = write_study(study, tmp_path)
+    assert here == (list(names) if killed else [])
+    for name in names:
+        assert svgs[name] == drawn_small.drawn[name].svg() == (tmp_path / f"figures/{name}.svg").read_text()
+        assert (tmp_path / f"figures/{name}.pdf").read_bytes() == drawn_small.drawn[name].pdf()
+        assert (tmp_path / f"figures/{name}.png").read_bytes() == drawn_small.drawn[name].png()
 
 
 def test_names_of_users_are_text_and_not_markup(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import CELLS, World, mark_done, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
+from analysis import study_files
 from analysis import tables as tables_module
 from analysis.baselines import permuted_macro_f1
 from analysis.conditions import label_runs, seed_units, shown_runs
 from analysis.contrasts import chance_checks, confirmatory_contrasts
 from analysis.dictionary import CAPTIONS, SETTING, describe_columns
 from analysis.equivalence import holm
+from analysis.figures import Figures
 from analysis.intervals import crossed_bootstrap
 from analysis.means import FEW_EACH, OVER
 from analysis.overview import essentials, overview
@@ -355,7 +357,7 @@ def test_files(study: Study, tables: dict[str, pd.DataFrame], tmp_path: Path, mo
 def test_analyze_prints_the_essentials(
     study: Study, folder: Path, tmp_path: Path, crosstax, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables_module, "write_figures", lambda *_: {})  # slow, and tested for themselves
+    monkeypatch.setattr(study_files, "draw_figures", lambda *_: Figures({}, {}))  # slow, and tested for themselves
     words = ["--probe", folder / "probe.parquet", "--out", tmp_path / "out", "--json"]
     code, out, err = crosstax("analyze", folder / "sweep", *words)
     assert code == 0

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from synthetic_sweep import World, write_sweep
 
-from analysis.figures import draw_figures
-from analysis.page.figure import write_figure
+from analysis.page.figure import page_figure
 from analysis.page.page import Page
 from analysis.predictions import load_sweep
 from analysis.report import render
 from analysis.study import measure
-from analysis.tables import write_tables
+from analysis.study_files import write_study
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -77,9 +76,9 @@ def browse(page: Path, width: int, *options: str) -> tuple[str, str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     study = measure(load_sweep(write_sweep(root / "sweep", World(families=4, per_leaf=12), seeds=(0, 1))))
-    tables, figures = write_tables(study, root), draw_figures(study)
-    written = {name: write_figure(name, drawn, root) for name, drawn in figures.drawn.items()}
-    html = render(Page(study, root, tables, written, figures.absent, None, {}))
+    tables, figures, svgs = write_study(study, root)
+    placed = {name: page_figure(name, drawn, svgs[name], root) for name, drawn in figures.drawn.items()}
+    html = render(Page(study, root, tables, placed, figures.absent, None, {}))
     (root / "index.html").write_text(html, encoding="utf-8")
     free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
     (root / "checked.html").write_text(free.replace("</body>", CHECK + "</body>"), encoding="utf-8")

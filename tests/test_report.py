@@ -14,11 +14,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 from synthetic_sweep import CELLS, World, mark_done, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis import report as report_module
+from analysis import study_files
 from analysis.figures import Figures
 from analysis.predictions import load_sweep
 from analysis.report import write_report
-from analysis.tables import analyze
+from analysis.study_files import analyze
 
 WORLD = World(families=4, per_leaf=12)
 SECONDS = {"world": 98.7, "train": 120.0}
@@ -163,7 +163,7 @@ def test_analyze_writes_the_same_tables(report: tuple[dict, str], inputs: Path) 
 def render(folder: Path, sweep: Path) -> tuple[dict, str]:
     """Summary and text of a report without its figures, which take the most time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_module, "draw_figures", lambda study: Figures({}, {"main": "not drawn here"}))
+        patch.setattr(study_files, "draw_figures", lambda *_: Figures({}, {"main": "not drawn here"}))
         summary = write_report(load_sweep(sweep), folder, world=None, seconds={})
     page = HtmlPage(Path(summary["report"]).read_text(encoding="utf-8"))
     assert page.asks_for() == []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from analysis.drawing import Drawn
 from analysis.examples import data_uri
+from analysis.study_files import FOLDER
 
-FOLDER = "figures"
 FORMATS = ("svg", "pdf", "png")
 NARROW = 5.0  # inches
 
@@ -23,9 +23,8 @@ class Figure:
     narrow: bool
 
 
-def write_figure(name: str, drawn: Drawn, out: Path) -> Figure:
-    """Write a figure into `out`/figures in every format, and return it with what was written."""
-    svg = drawn.write(out / FOLDER, name)
+def page_figure(name: str, drawn: Drawn, svg: str, out: Path) -> Figure:
+    """A figure whose files lie in `out`/figures, among them `svg`."""
     paths = {form: f"{FOLDER}/{name}.{form}" for form in FORMATS}
     files = {form: path for form, path in paths.items() if (out / path).is_file()}
     narrow = drawn.figure.get_figwidth() < NARROW

@@ -1,11 +1,7 @@
 """This machine: in process, or one worker process for each visible GPU where there are several."""
 
-import io
 import multiprocessing
 import os
-import signal
-import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +13,7 @@ import torch
 from cachegen.device import choose_device
 from cachegen.errors import RunError
 from cachegen.progress import progress_bar
+from cachegen.workers import begin_worker
 from engine.group import Opener
 from engine.jobs import Executor, Job, in_this_process, longest_first
 
@@ -69,28 +66,11 @@ def _in_workers(jobs: Sequence[Job], count: int, gpus: list[str]) -> None:
             raise
 
 
-class _NoTerminal(io.TextIOWrapper):
-    """Stderr without progress bars, which several processes would draw over each other."""
-
-    def isatty(self) -> bool:
-        return False
-
-
 def _begin(places: "SimpleQueue[str | None]") -> None:
-    """What a worker does first: take a GPU of its own, leave Ctrl-C to the parent, and never outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.stderr = _NoTerminal(io.FileIO(2, "w", closefd=False), line_buffering=True)
+    """What a worker does first: also take a GPU of its own."""
+    begin_worker()
     if (gpu := places.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work, and hold its GPU, for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)  # answered at a checkpoint where a group is being trained
 
 
 @cache

@@ -2,10 +2,12 @@
 
 import fcntl
 import os
+import signal
 import sys
 
-# Before torch starts its pools: waiting threads must not spin while another process needs the core.
+# Before torch and numpy start their pools: threads must not spin or wait while another process needs the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -13,6 +15,9 @@ import torch
 from small_study import make_small_study
 
 import cli
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they stop with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere, however slow the machine.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)

@@ -6,10 +6,19 @@ import sys
 import pytest
 
 import cli
+from engine import study
+
+
+@pytest.fixture(scope="module", params=[1, pytest.param(3, marks=pytest.mark.slow)], ids="{} seeds".format)
+def seeds(request):
+    """Run seeds of each condition: the first of the study's, or all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "RUN_SEEDS", study.RUN_SEEDS[: request.param])
+        yield study.RUN_SEEDS
 
 
 @pytest.fixture(scope="module")
-def demo(smoke_world, world_cache, tmp_path_factory):
+def demo(seeds, smoke_world, world_cache, tmp_path_factory):
     """`crosstax demo --size smoke`, on the session's world; returns (folder, JSON summary)."""
     out = tmp_path_factory.mktemp("demo")
     return out, run_demo(out, world_cache)
@@ -33,17 +42,16 @@ def run_demo(out, cache):
 
 def mean(summary, lm, shuffle, field="heldout_macro_f1"):
     values = [c[field] for c in summary["conditions"] if (c["lm"], c["shuffle"]) == (lm, shuffle)]
-    assert len(values) == 3
-    return sum(values) / 3
+    return sum(values) / len(values)
 
 
-def test_the_summary_has_every_cell_of_the_study(demo):
+def test_the_summary_has_every_cell_of_the_study(demo, seeds):
     out, summary = demo
     assert summary["report"] == str(out / "report" / "index.html")
     assert (out / "report" / "index.html").stat().st_size > 100_000
     cells = {(c["lm"], c["shuffle"], c["run_seed"]) for c in summary["conditions"]}
-    expected = {("pretrained", shuffle, seed) for shuffle in ("original", "across", "within") for seed in (42, 218, 7)}
-    assert cells == expected | {("random", "original", seed) for seed in (42, 218, 7)}
+    expected = {("pretrained", shuffle, seed) for shuffle in ("original", "across", "within") for seed in seeds}
+    assert cells == expected | {("random", "original", seed) for seed in seeds}
     assert {"world", "features", "runs", "report"} <= set(summary["seconds"])
     assert set(summary["baseline"]) == {"leaf", "heldout", "coin"}
     assert all(c["ablation"] == 100 for c in summary["conditions"])

@@ -15,7 +15,7 @@ from synthetic_sweep import CELLS, World, mark_done, write_sweep
 
 from analysis import inputs as inputs_module
 from analysis import study_files
-from analysis.figures import Figures
+from analysis.figures import FIGURES, Figures
 from analysis.predictions import load_sweep
 from analysis.report import write_report
 from analysis.study_files import analyze
@@ -153,7 +153,10 @@ def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
         assert (again / name).read_bytes() == (inputs / "report" / name).read_bytes()
 
 
-def test_analyze_writes_the_same_tables(report: tuple[dict, str], inputs: Path) -> None:
+def test_analyze_writes_the_same_tables(
+    report: tuple[dict, str], inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.figures.FIGURES", {"main": FIGURES["main"]})
     analyze(load_sweep(inputs / "sweep"), inputs / "tables")
     for name in ("results.csv", "categories.csv", "figures/main.svg"):
         assert (inputs / "tables" / name).read_bytes() == (inputs / "report" / name).read_bytes()

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 
 from cachegen.errors import ModelError
@@ -20,6 +21,12 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {name}: PyTorch finds no CUDA device; use --device cpu, or see `crosstax doctor`")
     return device
+
+
+def on_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values in the CPU's memory as a tensor on `device`; a GPU fetches them in its turn, and nobody waits for it."""
+    tensor = torch.as_tensor(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def best_dtype(device: torch.device) -> tuple[Literal["float32", "bfloat16"], str]:

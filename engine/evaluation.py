@@ -31,13 +31,17 @@ def evaluate(
     """
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
     rows = pack(questions.image, np.zeros_like(questions.image), 1, prefix, suffix, max_tokens)
-    table = np.empty((len(questions.image), 3), dtype=np.float32)
+    found = []
     loads = prefetched(rows, lambda row: (row, features.fetch(row.items[0])))
     for row, images in loads:
         states = prompt_row(lm, tokens, row, [projector], [images], questions.suffix[row.question])
         answers = lm.answer_logits(states, tokens.yes, tokens.no)
         vocabulary = lm.vocabulary_logits(states)
-        mass = torch.softmax(vocabulary, dim=-1)[:, [tokens.yes, tokens.no]].sum(-1)
-        table[row.question] = torch.cat([answers, mass[:, None]], dim=1).cpu().numpy()
+        shares = torch.softmax(vocabulary, dim=-1)
+        mass = shares[:, tokens.yes] + shares[:, tokens.no]
+        found.append(torch.cat([answers, mass[:, None]], dim=1))
         advance(len(row.question))
+    table = np.empty((len(questions.image), 3), dtype=np.float32)
+    for row, values in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
+        table[row.question] = values.cpu().numpy()
     return pd.DataFrame(table, columns=["logit_yes", "logit_no", "mass"])

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from cachegen.device import on_device
 from cachegen.errors import StoreError
 from cachegen.store import FeatureStore
 
@@ -59,8 +60,8 @@ class Features:
     def fetch(self, images: np.ndarray) -> torch.Tensor:
         """(I, P, V) features of these images in the store's 16-bit dtype, on the device."""
         if self._memory is not None:
-            return self._memory.index_select(0, torch.from_numpy(self._place[images]).to(self.device))
-        return self.store.patch_tensor(self._rows[images]).to(self.device, non_blocking=True)
+            return self._memory.index_select(0, on_device(self._place[images], self.device))
+        return on_device(self.store.patch_tensor(self._rows[images]), self.device)
 
     def pooled_patches(self) -> np.ndarray:
         """(N, V) float32 mean patch features of every image of the dataset; zeros where unreadable."""

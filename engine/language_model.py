@@ -129,8 +129,12 @@ class FrozenLM:
     def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor:
         """(Q, 2) logits of yes and no from the head's two rows in float32: bf16 logits near 20 step by 0.125."""
         head = self.model.get_output_embeddings()
-        bias = None if head.bias is None else head.bias[[yes, no]].float()
-        return nn.functional.linear(states_QD.float(), head.weight[[yes, no]].float(), bias)
+
+        def rows(values: torch.Tensor) -> torch.Tensor:
+            return torch.stack([values[yes], values[no]]).float()  # a list as index would make a GPU wait
+
+        bias = None if head.bias is None else rows(head.bias)
+        return nn.functional.linear(states_QD.float(), rows(head.weight), bias)
 
     def _prune_last_block(self) -> None:
         """Let the last block's MLP see the answer rows only; its output elsewhere is never read.

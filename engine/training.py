@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from cachegen.device import on_device
 from cachegen.errors import RunError
 from engine.batches import PackedRow, QuestionArrays, epoch_batches, n_batches, pack
 from engine.checkpoint import read_checkpoint, write_checkpoint
@@ -70,12 +71,12 @@ def prompt_row(
     `features[r]`: (I_r, P, V) of run r's listed items; `suffix` (Q,): rows of the suffix table, in row order.
     """
     patches = [project(x).to(lm.dtype) for project, x in zip(projectors, features, strict=True) if len(x)]
-    images_IPD = torch.cat(patches).index_select(0, row.place.to(lm.device))
+    images_IPD = torch.cat(patches).index_select(0, on_device(row.place, lm.device))
     if len(tokens.prefix):
-        text_BD = lm.embed(torch.from_numpy(tokens.prefix).to(lm.device))
+        text_BD = lm.embed(on_device(tokens.prefix, lm.device))
         images_IPD = torch.cat([text_BD.expand(len(images_IPD), -1, -1), images_IPD], dim=1)
-    ids_QS = torch.from_numpy(tokens.suffixes[suffix]).to(lm.device)
-    lengths_Q = torch.from_numpy(tokens.lengths[suffix]).to(lm.device)
+    ids_QS = on_device(tokens.suffixes[suffix], lm.device)
+    lengths_Q = on_device(tokens.lengths[suffix], lm.device)
     row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)])
     ends_Q = row.layout.answer_rows(lengths_Q)
     return lm.answer_states(row_TD, row.layout, torch.cat([ends_Q - back for back in reversed(range(last))]))
@@ -179,16 +180,16 @@ def step_loss(
     """
     supervised = 1 if tokens.eos is None else 2
     states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question], supervised)
-    said_yes = torch.from_numpy(step.answer[row.question]).to(lm.device)
+    said_yes = on_device(step.answer[row.question], lm.device)
     if loss == "answers":
         logits, target = lm.answer_logits(states, tokens.yes, tokens.no), (~said_yes).long()
     else:
         logits, target = lm.vocabulary_logits(states), torch.where(said_yes, tokens.yes, tokens.no)
         if tokens.eos is not None:
             target = torch.cat([target, torch.full_like(target, tokens.eos)])
-    weight = torch.from_numpy(step.weight[row.question] / supervised).to(lm.device).repeat(supervised)
+    weight = on_device(step.weight[row.question] / supervised, lm.device).repeat(supervised)
     weighted = functional.cross_entropy(logits, target, reduction="none") * weight
-    run = torch.from_numpy(row.run).to(lm.device).repeat(supervised)
+    run = on_device(row.run, lm.device).repeat(supervised)
     return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
 
 

@@ -37,16 +37,16 @@ def loss_of(logits, answer):
     return functional.cross_entropy(logits, target)
 
 
-def shared(family, tokens, features, max_tokens=10_000):
-    lm = FrozenLM.wrap(tiny_lm(family), None, torch.device("cpu"))
-    projector = new_projector((WIDTH, lm.width), torch.float32, 0, None, lm.embedding_rms)
+def shared(family, tokens, features, max_tokens=10_000, device="cpu"):
+    lm = FrozenLM.wrap(tiny_lm(family), None, torch.device(device))
+    projector = new_projector((WIDTH, lm.width), torch.float32, 0, None, lm.embedding_rms).to(device)
     prefix = len(tokens.prefix) + PATCHES
     logits = torch.empty(len(IMAGE), 61)
     for row in pack(IMAGE, np.zeros_like(IMAGE), 1, prefix, tokens.suffixes.shape[1], max_tokens):
-        states = prompt_row(lm, tokens, row, [projector], [features[row.items[0]]], row.question)
-        logits[torch.from_numpy(row.question)] = lm.vocabulary_logits(states)
+        states = prompt_row(lm, tokens, row, [projector], [features[row.items[0]].to(device)], row.question)
+        logits[torch.from_numpy(row.question)] = lm.vocabulary_logits(states).cpu()
     loss_of(logits, ANSWER).backward()
-    return logits.detach(), [p.grad for p in projector.parameters()]
+    return logits.detach(), [p.grad.cpu() for p in projector.parameters()]
 
 
 def one_at_a_time(family, tokens, features, dtype):
@@ -83,15 +83,16 @@ def attention(request, monkeypatch):
         monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("prefix", [(7, 9), ()], ids=["text before the image", "image first"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_shared_equals_one_question_at_a_time(family, prefix):
+def test_shared_equals_one_question_at_a_time(family, prefix, device):
     tokens, features = study(prefix)
     exact = one_at_a_time(family, tokens, features, torch.float64)
     plain = distances(one_at_a_time(family, tokens, features, torch.float32), exact)
-    assert (distances(shared(family, tokens, features), exact) <= SLACK * plain).all()
-    # Cut into several rows, the same questions give the same numbers.
-    assert (distances(shared(family, tokens, features, max_tokens=20), exact) <= SLACK * plain).all()
+    # In one row, and cut into several.
+    for max_tokens in (10_000, 20):
+        assert (distances(shared(family, tokens, features, max_tokens, device), exact) <= SLACK * plain).all()
 
 
 def _no_block(questions, prefix, suffix, device):

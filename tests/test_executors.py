@@ -318,14 +318,15 @@ def test_a_real_slurm(submitit, slurm_cluster, long_runs, long_reference, tmp_pa
 
 @pytest.mark.slow
 def test_slurms_own_clock(submitit, slurm_cluster, small_study, tmp_path):
-    """A minute is too short, and Slurm says so: the job goes on from its checkpoint until it is done."""
+    """Three minutes are too short, and Slurm says so: the job goes on from its checkpoint until it is done."""
     from engine.executors.slurm import slurm
 
-    runs = small_study.sweep(run_seed=[1], epochs=200)
-    run_sweep(runs, tmp_path / "reference", Execution(device="cpu"))
-    options = {"partition": "main", "time": "1", "signal_delay_s": "30"}  # told half a minute before the end
+    runs = small_study.sweep(run_seed=[1], epochs=600)
+    run_sweep(runs, tmp_path / "reference", PAIRS)
+    # Slurm tells a job a minute before its end, or up to a minute before that: Python has started by then.
+    options = {"partition": "main", "time": "3", "signal_delay_s": "60"}
     run_sweep(runs, tmp_path / "runs", EVERY_STEP, executor=slurm(options))
-    wait_for(lambda: sweep_status(tmp_path / "runs")["counts"]["done"] == 1, seconds=540)
+    wait_for(lambda: sweep_status(tmp_path / "runs")["counts"]["done"] == 1, seconds=900)
     assert bytes_of(tmp_path / "runs") == bytes_of(tmp_path / "reference")
     starts = [event["from_step"] for event in begun(tmp_path / "runs")]
     assert len(starts) > 1

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from engine.tune.table import TuneTable
 COMMANDS = ("extraction", "sweep", "tune", "evaluation")
 TUNE = {"trials": 3, "batch": 2, "sampler": "random", "space": {"learning_rate": {"low": 1e-4, "high": 1e-2}}}
 SEED = 6
-CHAIN = 4  # runs that are killed one after the other
 
 pytest.importorskip("optuna")
 
@@ -93,11 +93,12 @@ def test_killed_at_random_moments(commands, undisturbed, tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_every_point(commands, undisturbed, tmp_path, name):
-    """Each point at least once, in chains of runs that are killed at ever later points."""
-    known, width = undisturbed[name], -(-undisturbed[name].points // CHAIN)
-    for first in range(1, width + 1):
-        chain = range(first, known.points + 1, width)
-        assert same_end(commands[name], tmp_path / str(first), points(chain), known.final) > 0
+    """Each point once, and the run that goes on from it again at a point that is drawn."""
+    known, rng = undisturbed[name], random.Random(f"{SEED} every {name}")
+    for point in range(1, known.points + 1):
+        again = rng.randint(1, known.points)
+        assert same_end(commands[name], tmp_path / str(point), points([point, again]), known.final) > 0
+        shutil.rmtree(tmp_path / str(point))
 
 
 @pytest.mark.slow

@@ -106,6 +106,14 @@ def test_killed_and_resumed_equals_undisturbed(whole, runs_of, tmp_path, monkeyp
     assert tree(out) == tree(whole[0])
 
 
+def test_what_a_killed_writer_left_is_removed(runs_of, tmp_path):
+    left = tmp_path / ".tune.json.1.tmp"
+    left.write_text("{")
+    run_tune(table(trials=1, batch=1, prune=None), runs_of, tmp_path, CPU)
+    assert (tmp_path / "tune.json").is_file()
+    assert not left.exists()
+
+
 def test_what_is_over_is_not_run_again(whole, runs_of, monkeypatch):
     monkeypatch.setattr(tune_study, "run_sweep", lambda *args, **kwargs: pytest.fail("carried out again"))
     assert run_tune(table(), runs_of, whole[0], CPU) == whole[1]

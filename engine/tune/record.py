@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cachegen.errors import RunError
-from cachegen.files import read_json, write_json
+from cachegen.files import read_json, remove_leftovers, write_json
 
 SCHEMA = 1
 FILE = "tune.json"
@@ -67,6 +67,8 @@ class Record(BaseModel):
 
 
 def write_record(out: Path, record: Record) -> None:
+    """Write the record of the study in the folder `out`, whose lock the caller holds."""
+    remove_leftovers(out / FILE)
     write_json(out / FILE, record.as_json())
 
 

@@ -9,6 +9,7 @@ from shutil import which
 from typing import Any
 
 from cachegen.errors import ConditionError, RunError
+from cachegen.progress import progress_bar
 from engine.executors import choose_executor
 from engine.executors.local import local
 from engine.group import Opener
@@ -57,14 +58,11 @@ def scheduling(jobs: int = 8, executors: dict[str, Callable[[], Executor]] | Non
     needs a folder that its nodes see too: the current one.
     """
     measured: dict[str, Any] = {}
-    for name, choose in (executors or EXECUTORS).items():
-        try:
-            one, all_ = (_seconds(choose, count) for count in (1, jobs))
-        except (ConditionError, RunError) as error:
-            measured[name] = {"not": str(error)}
-            continue
-        each = max(0.0, (all_ - one) / (jobs - 1))
-        measured[name] = {"start": round(max(0.0, one - each), 3), "each": round(each, 6)}
+    executors = executors or EXECUTORS
+    with progress_bar("bench scheduling", len(executors), "executors") as advance:
+        for name, choose in executors.items():
+            measured[name] = _overhead(choose, jobs)
+            advance(1)
     return {"jobs": jobs, "executors": measured}
 
 
@@ -77,6 +75,15 @@ def scheduling_text(result: dict[str, Any]) -> str:
         else:
             lines.append(f"  {name:<26}{found['start']:>12.2f}{found['each']:>12.4f}")
     return "\n".join(lines)
+
+
+def _overhead(choose: Callable[[], Executor], jobs: int) -> dict[str, Any]:
+    try:
+        one, all_ = (_seconds(choose, count) for count in (1, jobs))
+    except (ConditionError, RunError) as error:
+        return {"not": str(error)}
+    each = max(0.0, (all_ - one) / (jobs - 1))
+    return {"start": round(max(0.0, one - each), 3), "each": round(each, 6)}
 
 
 def _seconds(choose: Callable[[], Executor], count: int) -> float:

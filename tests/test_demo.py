@@ -42,6 +42,7 @@ def run_demo(out, cache):
 
 def mean(summary, lm, shuffle, field="heldout_macro_f1"):
     values = [c[field] for c in summary["conditions"] if (c["lm"], c["shuffle"]) == (lm, shuffle)]
+    assert len(values) == len(study.RUN_SEEDS)
     return sum(values) / len(values)
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from cachegen.device import on_device
 from engine.batches import pack
 from engine.benchmark.work import NO, YES, Work
 from engine.language_model import FrozenLM
@@ -29,7 +28,7 @@ class Engine:
         step = Step(number, work.answer[number], weight, [])
         patches, suffix = work.features.shape[1], work.suffixes.shape[1]
         for row in pack(work.image[number], run, runs, patches, suffix, self.max_tokens):
-            features = [work.features.index_select(0, on_device(items, work.features.device)) for items in row.items]
+            features = [work.fetch(items) for items in row.items]
             loss, _ = step_loss(self.lm, work.tokens, step, row, self.projectors, features, "vocabulary")
             loss.backward()
         for projector in self.projectors:
@@ -43,7 +42,7 @@ class Engine:
         patches, suffix = work.features.shape[1], work.suffixes.shape[1]
         found = torch.empty(len(work.image), 2)
         for row in pack(work.image, np.zeros_like(work.image), 1, patches, suffix, self.max_tokens):
-            features = [work.features.index_select(0, on_device(items, work.features.device)) for items in row.items]
+            features = [work.fetch(items) for items in row.items]
             states = prompt_row(self.lm, work.tokens, row, self.projectors[:1], features, row.question)
             torch.softmax(self.lm.vocabulary_logits(states), dim=-1)[:, [YES, NO]].sum(-1)
             found[torch.from_numpy(row.question)] = self.lm.answer_logits(states, YES, NO).cpu()

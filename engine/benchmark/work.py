@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from cachegen.device import on_device
 from cachegen.rng import generator, stream_seed
 from engine.batches import QuestionArrays
 from engine.prompts import PromptTokens
@@ -47,6 +48,10 @@ class Work:
     @property
     def images(self) -> int:
         return len(self.features)
+
+    def fetch(self, images: np.ndarray) -> torch.Tensor:
+        """(I, P, V) features of these images, as `engine.features` gives them."""
+        return self.features.index_select(0, on_device(images, self.features.device))
 
     @property
     def tokens(self) -> PromptTokens:

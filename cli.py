@@ -81,6 +81,9 @@ def common(
 
 def main() -> None:
     """Run the command; what a user can cause is one line and exit code 2."""
+    if sys.platform == "win32":
+        say("error: crosstax needs Linux or macOS; on Windows, run it in WSL")
+        sys.exit(2)
     from cachegen.errors import CrosstaxError
 
     try:

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from analysis.predictions import Sweep
 from analysis.probes import Probe
 from analysis.study import Study, measure
 from analysis.tables import write_tables
+from cachegen.system import cores
 from cachegen.workers import begin_worker
 
 FOLDER = "figures"
@@ -33,7 +33,7 @@ def write_study(study: Study, out: Path) -> tuple[list[str], Figures, dict[str, 
 
     Returns the tables' files to look at (`write_tables`), the figures, and the SVG text of each by name.
     """
-    with _FigureFiles(out / FOLDER, beside=len(study.runs) >= MANY_RUNS and os.cpu_count() != 1) as files:
+    with _FigureFiles(out / FOLDER, beside=len(study.runs) >= MANY_RUNS and cores() > 1) as files:
         figures = draw_figures(study, files.add)
         return write_tables(study, out), figures, files.svgs()
 

@@ -12,6 +12,7 @@ import pandas as pd
 from cachegen.errors import DatasetError
 from cachegen.files import digest_bytes
 from cachegen.images import SUFFIXES, read_image, unreadable_reason
+from cachegen.system import cores
 from cachegen.taxonomy import Taxonomy, homonyms_of, name_problem, read_rows, read_taxonomy, report_collisions
 
 SPLITS = ("train", "validation", "test")
@@ -106,7 +107,7 @@ def check_images(dataset: Dataset) -> list[tuple[str, str]]:
             return unreadable_reason(dataset.image_path(key), error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         reasons = pool.map(reason, dataset.images["key"])
         return [(key, why) for key, why in zip(dataset.images["key"], reasons, strict=True) if why]
 

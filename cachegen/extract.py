@@ -10,7 +10,6 @@ number of threads.
 """
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from cachegen.parts import Part
 from cachegen.progress import progress_bar
 from cachegen.store import PENDING, FeatureStore
 from cachegen.store_writer import open_writer
+from cachegen.system import cores
 
 BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
 BLOCKS_BEHIND = 2  # encoded and not yet durable
@@ -96,7 +96,7 @@ def extract(
                 advance(len(finite))
 
             with _one_thread(write) as write_behind:
-                for block in _decoded(slices, paths, model.transform, workers or _cores(), model.device.type == "cuda"):
+                for block in _decoded(slices, paths, model.transform, workers or cores(), model.device.type == "cuda"):
                     if block.reasons and on_unreadable == "stop":
                         position, reason = min(block.reasons.items())
                         raise StoreError(
@@ -124,10 +124,6 @@ def extract(
         "digest": None if pending else store.digest,
         "seconds": round(seconds, 3),
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _decoded(

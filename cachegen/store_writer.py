@@ -29,6 +29,7 @@ from cachegen.store import (
     reasons_path,
     row_checksum,
 )
+from cachegen.system import reserve, sync_data
 
 HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
 
@@ -59,9 +60,9 @@ class StoreWriter:
                 self._pwrite(name, start, part)
             if reasons:
                 self._add_reasons({keys[position]: reason for position, reason in reasons.items()})
-            os.fdatasync(self._descriptor)
+            sync_data(self._descriptor)
             self._pwrite("done", start, done)
-            os.fdatasync(self._descriptor)
+            sync_data(self._descriptor)
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.store.path}: {error.strerror or error}; finished rows are kept, run it again"
@@ -163,8 +164,8 @@ def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attribu
         raise StoreError(space)
     # HDF5 dies noisily on a full disk, and a quota is not in `free`: see first whether all of it can be had.
     try:
-        with path.open("wb") as handle:
-            os.posix_fallocate(handle.fileno(), 0, needed + HEADERS)
+        with path.open("wb+") as handle:
+            reserve(handle.fileno(), needed + HEADERS)
     except OSError as error:
         raise StoreError(f"{space} ({error.strerror})") from error
     # Page-aligned, so that maps are aligned for any dtype.
@@ -182,6 +183,6 @@ def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attribu
     # A mapped or positioned write to a full disk fails late (SIGBUS, ENOSPC at row 9,000): take the space now.
     with path.open("rb+") as handle:
         try:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+            reserve(handle.fileno(), path.stat().st_size)
         except OSError as error:
             raise StoreError(f"{space} ({error.strerror})") from error

@@ -13,6 +13,7 @@ from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.offline import offline
 from cachegen.store import FeatureStore
+from cachegen.system import cores
 from engine.plan import MAX_TOKENS
 
 GIB = 2**30
@@ -25,7 +26,7 @@ def examine() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, transformers {version('transformers')}, timm {version('timm')}",
         "device": _device(device),
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "threads": f"{torch.get_num_threads()} of {cores()} cores",
         "dtype": _dtype(device),
         "attention": _attention(device),
         "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",

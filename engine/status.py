@@ -3,10 +3,8 @@
 Works while the sweep runs, after it was killed, and when it is done.
 """
 
-import fcntl
 import json
 import os
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.errors import RunError
+from cachegen.system import lock_holder_pid
 from engine.plan_file import FILE, Group, read_plan
 from engine.run_directory import RunDirectory
 from engine.timing import checkpoint_step, duration, measured_rate, read_events
@@ -153,12 +152,11 @@ def lock_holder(path: Path) -> dict[str, Any] | None:
     """Who holds the writer's lock, asked of the kernel without taking it: host, pid, since when; None if free."""
     try:
         with path.open("rb") as handle:
-            wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(handle, fcntl.F_GETLK, wanted))
+            pid = lock_holder_pid(handle.fileno())
             named = handle.read().decode().split(" pid ")
     except OSError:
         return None
-    if kind == fcntl.F_UNLCK:
+    if pid is None:
         return None
     host = named[0] if len(named) == 2 else "unknown host"
     since = round(max(0.0, time.time() - path.stat().st_mtime), 1)  # a clock can have been set back since

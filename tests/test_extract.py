@@ -21,6 +21,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from test_system import LINUX_ONLY
 
 from cachegen import extract as extraction
 from cachegen.dataset import Dataset, load_dataset
@@ -142,6 +143,16 @@ def test_bytes_do_not_depend_on_workers(dataset: Dataset, encoder: str, tmp_path
     for workers in (1, 5):
         run(dataset, encoder, tmp_path / f"{workers}.h5", workers=workers)
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "5.h5").read_bytes()
+
+
+def test_bytes_do_not_depend_on_what_only_linux_has(
+    dataset: Dataset, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dataset, encoder, tmp_path / "linux.h5")
+    for name in LINUX_ONLY:
+        monkeypatch.delattr(os, name)
+    run(dataset, encoder, tmp_path / "macos.h5")
+    assert (tmp_path / "macos.h5").read_bytes() == (tmp_path / "linux.h5").read_bytes()
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 5])

@@ -4,7 +4,6 @@ One study has the paper's models and hypernyms, so that its values stand beside 
 """
 
 import multiprocessing
-import os
 import re
 import time
 from functools import wraps
@@ -424,7 +423,7 @@ def test_another_process_writes_the_same_files(
     monkeypatch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
     monkeypatch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in names})
     monkeypatch.setattr(study_files, "MANY_RUNS", 1)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(study_files, "cores", lambda: 2)
     here, write = [], Drawn.write
 
     @wraps(write)

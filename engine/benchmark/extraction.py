@@ -1,6 +1,5 @@
 """Extraction against the bare encoder: what decoding and writing add to it."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from cachegen.encoders.families import VisionModel
 from cachegen.extract import extract
 from cachegen.images import Transform, read_image
 from cachegen.rng import generator
+from cachegen.system import cores
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.models import vision_model
 from engine.rate import wait_for
@@ -68,7 +68,7 @@ def bench_extraction(
         "compute": encoder.compute,
         "images": images,
         "batch": batch,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
     }
 
 

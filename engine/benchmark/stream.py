@@ -1,6 +1,5 @@
 """Training from features in memory against features streamed from the store's file, with the engine's own prefetch."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from cachegen.random_init import random_init_lm
 from cachegen.rng import generator
 from cachegen.store import IDENTITY
 from cachegen.store_writer import open_writer
+from cachegen.system import forget_cached
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.lockstep import REDUCED
 from engine.benchmark.models import lm_config, step_sizes
@@ -62,7 +62,7 @@ def _epoch(engine: Engine, work: Work, features: Features, path: Path) -> Callab
 
     def run() -> None:
         with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            forget_cached(file.fileno())
         order = generator(0, "bench", "stream").permutation(IMAGES)
         for images in prefetched(np.array_split(order, IMAGES // BATCH), features.fetch):
             engine.train(replace(work, features=images))

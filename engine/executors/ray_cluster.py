@@ -14,6 +14,7 @@ from typing import Any
 
 from cachegen.errors import ConditionError, CrosstaxError, RunError
 from cachegen.progress import console, progress_bar
+from cachegen.system import cores
 from engine.executors import missing, run_elsewhere, wants_gpu
 from engine.jobs import Executor, Job, longest_first
 
@@ -67,7 +68,7 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     named = address or os.environ.get("RAY_ADDRESS")
     try:
         if named == "local":
-            _start(ray, max(cpus, _cores()), always)
+            _start(ray, max(cpus, cores()), always)
         elif named:
             _knock(named)
             ray.init(named, **always)
@@ -75,7 +76,7 @@ def _connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
             try:
                 ray.init("auto", **always)
             except ConnectionError:  # none runs here
-                _start(ray, max(cpus, _cores()), always)
+                _start(ray, max(cpus, cores()), always)
     except Exception as error:  # Ray's are of a dozen types, and plain ones among them
         reason = " ".join(str(error).split())
         raise ConditionError(f"ray: no cluster at {named or 'this machine'} ({reason}); see --ray-address") from None
@@ -103,10 +104,6 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _submit(ray: Any, jobs: Sequence[Job]) -> list[Any]:

@@ -1,0 +1,46 @@
+"""What Linux and macOS do differently. Windows has no locks as POSIX has them: crosstax runs there in WSL."""
+
+import fcntl
+import os
+import struct
+import sys
+
+FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"  # C's `struct flock`
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sync_data(descriptor: int) -> None:
+    """Wait until a file's bytes are on the disk."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Take the space of the first `size` bytes of a file, whose contents stay. Raises `OSError` where there is none."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    step = os.fstat(descriptor).st_blksize
+    for end in range(step, size + step, step):  # a byte written takes its block
+        offset = min(end, size) - 1
+        os.pwrite(descriptor, os.pread(descriptor, 1, offset) or b"\0", offset)
+
+
+def forget_cached(descriptor: int) -> None:
+    """Ask the system not to keep a file's pages in memory; only Linux can be asked."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def lock_holder_pid(descriptor: int) -> int | None:
+    """The process that holds a write lock on a file, asked of the kernel without taking it; None if it is free."""
+    mac = sys.platform == "darwin"
+    wanted = (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET) if mac else (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    answer = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(FLOCK, *wanted)))
+    kind, pid = (answer[3], answer[2]) if mac else (answer[0], answer[4])
+    return None if kind == fcntl.F_UNLCK else pid

@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= demo
+unexport PYTHONDONTWRITEBYTECODE  # else torch and transformers would be compiled anew at each import: half a minute
 
-.PHONY: help setup demo test lint format lock bench clean
+.PHONY: help setup demo test tests lint format lock bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,7 +24,9 @@ demo: setup ## run the whole study on the microworld; the report lands in $(OUT)
 	$(BIN)/crosstax demo --out $(OUT)
 
 test: setup ## run the tests, the linter and the type checker
-	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff and mypy

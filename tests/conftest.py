@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: one thread, and one small study that nobody may change."""
+"""Fixtures shared by all tests: one thread, and one small study that nobody may change.
+
+Heavy imports stand inside of them: the process that only hands out the tests reads this file too, before all others.
+"""
 
 import fcntl
 import os
@@ -11,10 +14,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
-import torch
-from small_study import make_small_study
-
-import cli
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they stop with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,6 +25,8 @@ hypothesis.settings.load_profile("same")
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
@@ -33,6 +34,8 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory):
     """Dataset, features and LM with random contents: quick to train on, with nothing to learn."""
+    from small_study import make_small_study
+
     return make_small_study(tmp_path_factory.mktemp("study"))
 
 
@@ -66,6 +69,7 @@ def smoke_world(world_cache):
 @pytest.fixture
 def crosstax(monkeypatch, capsys):
     """Run the command; returns (exit code, stdout, stderr)."""
+    import cli
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["crosstax", *map(str, words)])

@@ -22,7 +22,7 @@ from engine.sweep import run_sweep
 from engine.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
-EPOCHS = {"demo": 8, "smoke": 12}
+EPOCHS = {"demo": 8, "smoke": 8}
 SIGLIP = "encoder-siglip"
 
 

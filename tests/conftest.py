@@ -31,6 +31,14 @@ def _one_thread():
     torch.set_flush_denormal(True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_pdf():
+    """Fonts of PDF files take most of a report's time as Type 42, which `test_figures.py` looks at."""
+    from analysis.drawing import STYLE
+
+    STYLE["pdf.fonttype"] = 3
+
+
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory):
     """Dataset, features and LM with random contents: quick to train on, with nothing to learn."""

@@ -22,7 +22,7 @@ from engine.sweep_file import Wanted, read_sweep
 GPUS = (1, 8, 64, 512)
 GROUP_SIZES = (16, 8, 4, 2, 1)
 MEMORY = 80 * GIB  # of an H100; an H200 has more, which moves no group of the grid's LMs
-START = 30.0  # seconds until a process has imported what it needs; `crosstax bench --scheduling` measures it
+START = 30.0  # seconds until a process has imported what it needs; the most that `crosstax bench --scheduling` showed
 READ = 1e9  # bytes a second at which a group reads its LM and features
 
 

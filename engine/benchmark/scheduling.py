@@ -104,8 +104,8 @@ def _signs(jobs: Sequence[Nothing]) -> None:
 
 
 def _submitit(cluster: str) -> Executor:
-    """Jobs through submitit, waited for by their signs: Slurm tells of ends late, or without accounting never."""
-    from engine.executors.slurm import slurm
+    """Jobs through submitit, waited for by the files they write last: Slurm tells of ends late, if at all."""
+    from engine.executors.slurm import FOLDER, slurm
 
     if cluster == "slurm" and which("sbatch") is None:
         raise ConditionError("there is no Slurm here")
@@ -114,9 +114,7 @@ def _submitit(cluster: str) -> Executor:
     def carry_out(jobs: Sequence[Job]) -> None:
         submit(jobs)
         until = time.monotonic() + 60 * (2 + len(jobs))
-        while time.monotonic() < until:
-            if all((job.out / f"{job.name}.over").exists() for job in jobs):
-                return
+        while len(list((jobs[0].out / FOLDER).glob("*_result.pkl"))) < len(jobs) and time.monotonic() < until:
             time.sleep(0.05)
 
     return carry_out

@@ -33,7 +33,7 @@ def reserve(descriptor: int, size: int) -> None:
 
 def forget_cached(descriptor: int) -> None:
     """Ask the system not to keep a file's pages in memory; only Linux can be asked."""
-    if hasattr(os, "posix_fadvise"):
+    if sys.platform == "linux":
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -79,6 +79,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[
     int | None, typer.Option(help="CPU threads of PyTorch, else its default; they can move last bits.", min=1)
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes of this machine that work at once, each with --threads threads.", min=1),
+]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of one packed row; lower it when memory is short.", min=1)]
 RowTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Tokens of one packed row, else chosen from the memory.", min=1)
@@ -125,10 +129,14 @@ Track = Annotated[
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 
 
-def fix_threads(count: int | None) -> None:
-    """Fix what moves last bits and speed on a CPU: threads, and denormal numbers."""
+def fix_threads(count: int | None, workers: int | None = None) -> None:
+    """Fix what moves last bits and speed on a CPU: threads (else the workers share the cores), and denormal numbers."""
     import torch
 
+    from cachegen.system import cores
+
+    if count is None and workers is not None:
+        count = max(1, cores() // workers)
     if count is not None:
         torch.set_num_threads(count)
     torch.set_flush_denormal(True)

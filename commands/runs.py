@@ -27,6 +27,7 @@ from commands.options import (
     Track,
     Wait,
     Weights,
+    Workers,
     fix_threads,
     print_json,
     say,
@@ -116,6 +117,7 @@ def sweep(
     executor: ExecutorOption = ExecutorName.local,
     slurm: Slurm = None,
     ray_address: RayAddress = None,
+    workers: Workers = None,
     track: Track = None,
     wait: Wait = False,
     as_json: Json = False,
@@ -138,7 +140,7 @@ def sweep(
         return
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
     runs = select(locate(runs, dataset, stores), only or [], limit)
-    fix_threads(threads)
+    fix_threads(threads, workers)
     if dry_run:
         from engine.dry_run import dry_run as forecast
         from engine.dry_run_text import dry_run_text
@@ -154,7 +156,7 @@ def sweep(
     from engine.run_directory import RunDirectory
     from engine.sweep import run_sweep
 
-    options = executor_options(executor.value, slurm, ray_address)
+    options = executor_options(executor.value, slurm, ray_address, workers)
     carry_out = choose_executor(executor.value, options, wait=wait)
     execution = Execution(
         device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
+from commands.options import Json, OutFolder, Threads, Workers, WorldSize, fix_threads, print_json, say
+
+WORKERS = 4  # at most, unless more are asked for: each holds a gigabyte
 
 
 def demo(
@@ -14,6 +16,7 @@ def demo(
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     threads: Threads = 1,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole study on a world made from a seed, and write OUT/report/index.html.
@@ -24,11 +27,14 @@ def demo(
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
     from analysis.report import write_report
+    from cachegen.system import cores
+    from engine.executors.local import local
     from engine.plan import Execution
-    from engine.study import probe_lms, run_study
+    from engine.study import RUN_SEEDS, probe_lms, run_study
 
-    # Models this small fit a whole lockstep step into one row.
-    study = run_study(out, size.value, seed, Execution(device="cpu", max_tokens=16384))
+    # Models this small fit a whole lockstep step into one row, and leave cores idle: groups are trained side by side.
+    execution = Execution(device="cpu", max_tokens=16384, group_size=len(RUN_SEEDS))
+    study = run_study(out, size.value, seed, execution, executor=local(workers or min(cores(), WORKERS)))
     started = time.perf_counter()
     probes = read_probes(probe_lms(study, out / "probes"))
     sweep, world = load_sweep(study.sweep), study.world.path

@@ -20,6 +20,7 @@ from commands.options import (
     Stores,
     Threads,
     Track,
+    Workers,
     fix_threads,
     print_json,
     say,
@@ -49,6 +50,7 @@ def tune(
     executor: ExecutorOption = ExecutorName.local,
     slurm: Slurm = None,
     ray_address: RayAddress = None,
+    workers: Workers = None,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +70,7 @@ def tune(
     assert source is not None
     asked = TuneFile(source, settings, parse_settings(sets or [], ("lm", "encoder")), dataset, features or [])
     table = asked.table(allow_unseen)
-    fix_threads(threads)
+    fix_threads(threads, workers)
     from analysis.figure_tuning import draw_tuning
     from analysis.page.figure import FOLDER
     from analysis.tuning import read_tuning
@@ -77,7 +79,7 @@ def tune(
     from engine.plan import Execution
     from engine.tune.study import run_tune
 
-    options = executor_options(executor.value, slurm, ray_address)
+    options = executor_options(executor.value, slurm, ray_address, workers)
     carry_out = choose_executor(executor.value, options, wait=True)
     execution = Execution(
         device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))

@@ -16,6 +16,7 @@ from cachegen.microworld.twins import TWINS, build_twin
 from cachegen.microworld.world import World, build_world
 from cachegen.progress import console
 from engine.condition import Sweep
+from engine.jobs import Executor, in_this_process
 from engine.plan import Execution
 from engine.probe import probe_path, run_probe, settings_for, write_probe
 from engine.sweep import run_sweep
@@ -59,7 +60,9 @@ def study_sweep(world: World, features: Path, siglip_features: Path | None = Non
     return Sweep.expand(grids, "the demo study")
 
 
-def run_study(out: Path, size: str, seed: int, execution: Execution, twins: bool = False) -> Study:
+def run_study(
+    out: Path, size: str, seed: int, execution: Execution, twins: bool = False, executor: Executor = in_this_process
+) -> Study:
     """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
     record = out / "seconds.json"
     seconds: dict[str, float] = read_json(record) if record.exists() else {}
@@ -93,7 +96,7 @@ def run_study(out: Path, size: str, seed: int, execution: Execution, twins: bool
     started = time.perf_counter()
     sweep = study_sweep(world, features, siglip_features)
     done = set((out / "runs").glob("*/DONE"))
-    runs = tuple(run_sweep(sweep, out / "runs", execution))
+    runs = tuple(run_sweep(sweep, out / "runs", execution, executor=executor))
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
     return Study(world, out / "runs", runs, seconds)
 

@@ -8,6 +8,7 @@ import pytest
 from small_study import SETTINGS
 
 from commands import options
+from engine.timing import read_events
 
 
 def last_json(stdout):
@@ -81,6 +82,28 @@ def test_parts_of_a_sweep_failures_and_status(crosstax, small_study, tmp_path):
     assert last_json(stdout)["counts"] == {"done": 2, "running": 0, "stopped": 0, "failed": 1, "pending": 0}
     assert "more than the 4 hypernyms" in err
     assert crosstax(*words, "--retry-failed")[0] == 1  # it is still impossible
+
+
+@pytest.mark.slow
+def test_workers_of_a_sweep_give_the_bytes_of_one_process(crosstax, small_study, tmp_path):
+    file = sweep_file(small_study, tmp_path / "sweep.toml", "[[grid]]\nrun_seed = [1, 2]\n")
+    for name, more in (("one", ()), ("two", ("--workers", 2))):
+        words = ["sweep", file, "--out", tmp_path / name, "--group-size", 1, "--threads", 1, *more]
+        assert crosstax(*words)[0] == 0
+    one, two = (
+        {path.parent.name: path.read_bytes() for path in (tmp_path / name).glob("*/predictions.parquet")}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert len(one) == 2
+    assert len({event["by"] for event in read_events(tmp_path / "two") if event["event"] == "begin"}) == 2
+
+
+def test_workers_are_of_this_machine_only(crosstax, small_study, tmp_path):
+    file = sweep_file(small_study, tmp_path / "sweep.toml", "[[grid]]\nrun_seed = [1, 2]\n")
+    code, _, err = crosstax("sweep", file, "--out", tmp_path / "out", "--executor", "slurm", "--workers", 2)
+    assert (code, err) == (2, "error: --workers needs --executor local\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_presets_are_listed_printed_and_used(crosstax, small_study, tmp_path):

@@ -31,7 +31,7 @@ def run_demo(out, cache):
         patch.setattr(
             sys,
             "argv",
-            ["crosstax", "demo", "--out", str(out), "--size", "smoke", "--seed", "0", "--threads", "1", "--json"],
+            ["crosstax", "demo", "--out", str(out), "--size", "smoke", "--seed", "0", "--workers", "1", "--json"],
         )
         patch.setattr("builtins.print", lambda text, file=None: file is None and lines.append(text))
         with pytest.raises(SystemExit) as end:

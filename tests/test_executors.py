@@ -222,7 +222,9 @@ def test_options_are_checked():
         "partition": "gpu",
         "signal_delay_s": "30",
     }
-    for wrong in (("local", ["a=b"]), ("slurm", ["partition"])):
+    assert executor_options("local", None, workers=3) == {"workers": "3"}
+    assert executor_options("local", None) == {}
+    for wrong in (("local", ["a=b"]), ("slurm", ["partition"]), ("slurm", None, None, 3)):
         with pytest.raises(ConditionError):
             executor_options(*wrong)
     with pytest.raises(ConditionError, match="no option partition"):

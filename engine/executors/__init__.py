@@ -21,7 +21,8 @@ PATIENCE = 120.0  # seconds in which the lock of a process that died with its ma
 def choose_executor(name: str, options: Mapping[str, str], *, wait: bool = False) -> Executor:
     """The executor of that name.
 
-    `options`: for slurm those of `sbatch`, such as partition; for ray the `address` of its cluster. `wait`: return only
+    `options`: for local how many `workers`, else one for each GPU; for slurm those of `sbatch`, such as partition; for
+    ray the `address` of its cluster. `wait`: return only
     when all is over, which local and ray always do. Raises `ConditionError` for options that it does not have, or where
     the scheduler's package is not installed.
     """
@@ -35,11 +36,11 @@ def choose_executor(name: str, options: Mapping[str, str], *, wait: bool = False
         return ray_cluster(**options)
     if name != "local":
         raise ConditionError(f"there is no executor {name!r}; choose one of {', '.join(NAMES)}")
-    if options:
-        raise ConditionError(f"the local executor has no option {next(iter(options))}; use --executor slurm")
+    if others := [option for option in options if option != "workers"]:
+        raise ConditionError(f"the local executor has no option {others[0]}; use --executor slurm")
     from engine.executors.local import local
 
-    return local()
+    return local(int(options["workers"]) if options else None)
 
 
 def missing(package: str, extra: str) -> ConditionError:

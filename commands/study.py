@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Json, OutFolder, Threads, Workers, WorldSize, fix_threads, print_json, say
+from commands.options import Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
 
 WORKERS = 4  # at most, unless more are asked for: each holds a gigabyte
 
@@ -16,7 +16,9 @@ def demo(
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     threads: Threads = 1,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that train at once, else one for each core, four at most.", min=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole study on a world made from a seed, and write OUT/report/index.html.

@@ -23,7 +23,7 @@ from engine.sweep import run_sweep
 from engine.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
-EPOCHS = {"demo": 8, "smoke": 8}
+EPOCHS = 8
 SIGLIP = "encoder-siglip"
 
 
@@ -47,7 +47,7 @@ def study_sweep(world: World, features: Path, siglip_features: Path | None = Non
     the world's, so that other worlds have other permutations and negatives too.
     """
     paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
-    shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS[world.size.name], "data_seed": world.seed}
+    shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS, "data_seed": world.seed}
     grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
     grids += [
         shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}

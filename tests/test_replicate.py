@@ -44,7 +44,7 @@ def crosstax(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CROSSTAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setitem(recipe.SIZES, "smoke", TINY)
-        patch.setitem(study.EPOCHS, "smoke", 1)
+        patch.setattr(study, "EPOCHS", 1)
         yield run
 
 

@@ -40,10 +40,15 @@ class Engine:
     def evaluate(self, work: Work) -> torch.Tensor:
         """Answer logits (Q, 2) of the first run, with the probability mass that `engine.evaluation` also takes."""
         patches, suffix = work.features.shape[1], work.suffixes.shape[1]
-        found = torch.empty(len(work.image), 2)
-        for row in pack(work.image, np.zeros_like(work.image), 1, patches, suffix, self.max_tokens):
+        rows = pack(work.image, np.zeros_like(work.image), 1, patches, suffix, self.max_tokens)
+        answers = []
+        for row in rows:
             features = [work.fetch(items) for items in row.items]
             states = prompt_row(self.lm, work.tokens, row, self.projectors[:1], features, row.question)
-            torch.softmax(self.lm.vocabulary_logits(states), dim=-1)[:, [YES, NO]].sum(-1)
-            found[torch.from_numpy(row.question)] = self.lm.answer_logits(states, YES, NO).cpu()
+            shares = torch.softmax(self.lm.vocabulary_logits(states), dim=-1)
+            shares[:, YES] + shares[:, NO]
+            answers.append(self.lm.answer_logits(states, YES, NO))
+        found = torch.empty(len(work.image), 2)
+        for row, values in zip(rows, answers, strict=True):  # at the end, as `engine.evaluation`
+            found[torch.from_numpy(row.question)] = values.cpu()
         return found

@@ -84,12 +84,8 @@ def jobs_folder(store: Path) -> Path:
 
 def extraction_executor(name: str, options: Mapping[str, str], tasks: int, *, wait: bool = False) -> Executor:
     """The executor of that name for so many parts; local carries all of them out at once, in processes."""
-    if name == "local":
-        from engine.executors.local import local
-
-        choose_executor(name, options)  # refuses options
-        return local(tasks)
-    return choose_executor(name, options, wait=wait)
+    workers = {"workers": str(tasks)} if name == "local" else {}
+    return choose_executor(name, {**options, **workers}, wait=wait)
 
 
 def extract_in_parts(

@@ -15,7 +15,6 @@ from cachegen.extract import extract
 from cachegen.store import FeatureStore
 from engine.executors import run_elsewhere
 from engine.executors.extraction import Encoding, extract_in_parts, extraction_executor, jobs_folder
-from engine.executors.local import local
 from engine.jobs import in_this_process
 from engine.timing import read_events
 
@@ -50,7 +49,7 @@ def reference(dataset, encoder, tmp_path):
 @pytest.mark.slow
 def test_two_processes(dataset, encoder, reference, tmp_path):
     out = tmp_path / "two.h5"
-    summary = extract_in_parts(dataset, out, encoding(encoder), 2, local(2))
+    summary = extract_in_parts(dataset, out, encoding(encoder), 2, extraction_executor("local", {}, 2))
     assert out.read_bytes() == reference
     assert (summary["images"], summary["pending"], summary["digest"]) == (21, 0, FeatureStore.open(out).digest)
     holders = {line.split(" pid ")[1].split(",")[0] for line in Path(f"{out}.lock").read_text().splitlines()}

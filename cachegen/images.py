@@ -1,5 +1,6 @@
 """Image files: decoding, and the one resize-and-normalise that every encoder family shares."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,12 @@ def read_image(path: Path) -> Image.Image:
 
     Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more on damaged files.
     """
-    with Image.open(path, formats=FORMATS) as image:
+    return decode_image(path.read_bytes())
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """The picture that a file's bytes hold, as `read_image` gives it."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return image.convert("RGB")
 
 

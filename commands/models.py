@@ -68,7 +68,7 @@ def export(
     """
     from analysis.f1 import mean_macro_f1
     from engine.export.llava import export_llava
-    from engine.finished_run import open_run
+    from engine.runs.finished import open_run
 
     assert to is ExportFormat.llava
     scores = mean_macro_f1(open_run(run).answers("test"))

@@ -57,7 +57,7 @@ def train(
     from cachegen.errors import RunError
     from engine.condition import Sweep, parse_settings
     from engine.plan import Execution
-    from engine.run_directory import RunDirectory
+    from engine.runs.directory import RunDirectory
     from engine.sweep import run_sweep
     from engine.sweep_file import default_fields
 
@@ -153,7 +153,7 @@ def sweep(
     from engine.executors import choose_executor
     from engine.executors.options import executor_options
     from engine.plan import Execution
-    from engine.run_directory import RunDirectory
+    from engine.runs.directory import RunDirectory
     from engine.sweep import run_sweep
 
     options = executor_options(executor.value, slurm, ray_address, workers)

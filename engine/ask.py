@@ -22,11 +22,11 @@ from engine.batches import QuestionArrays
 from engine.condition import Condition
 from engine.evaluation import evaluate
 from engine.features import Features
-from engine.finished_run import FinishedRun, open_run
 from engine.language_model import FrozenLM, load_lm
 from engine.plan import MAX_TOKENS
 from engine.projector import Projector
 from engine.prompts import PromptTokens, question_text, tokenise
+from engine.runs.finished import FinishedRun, open_run
 
 AT_ONCE = 64  # pictures in one batch of the encoder
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cachegen.errors import RunError
 from cachegen.files import remove_leftovers, write_atomically
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

@@ -27,7 +27,7 @@ from engine.plan import Execution, PlannedRun
 from engine.projector import Projector, new_projector
 from engine.prompts import PromptTokens, tokenise
 from engine.questions import build_questions, count_questions
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.tracking import tracking
 from engine.training import TrainingRun, train_group
 

@@ -14,7 +14,7 @@ from typing import Any
 from cachegen.errors import RunError
 from cachegen.system import lock_holder_pid
 from engine.plan_file import FILE, Group, read_plan
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.timing import checkpoint_step, duration, measured_rate, read_events
 
 STATES = ("done", "running", "stopped", "failed", "pending")

@@ -25,8 +25,8 @@ from engine.locks import group_lock, plan_lock
 from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
 from engine.plan_file import Group, read_plan, write_plan
 from engine.rate import device_name
-from engine.run_config import condition_of, inputs_of, read_config
-from engine.run_directory import RunDirectory
+from engine.runs.config import condition_of, inputs_of, read_config
+from engine.runs.directory import RunDirectory
 from engine.status import lock_holder
 from engine.timing import append_event, checkpoint_step
 from engine.tracking import require_trackers

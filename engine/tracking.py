@@ -18,7 +18,7 @@ from typing import Any
 from cachegen.errors import ConditionError
 from cachegen.files import digest_bytes, read_json
 from cachegen.progress import console
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 
 NAMES = ("tensorboard", "wandb")
 

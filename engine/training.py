@@ -24,7 +24,7 @@ from engine.held_signals import HeldSignals
 from engine.language_model import FrozenLM
 from engine.projector import Projector
 from engine.prompts import PromptTokens
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 
 LOG_EVERY = 20
 

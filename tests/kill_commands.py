@@ -20,7 +20,7 @@ from cachegen.store import DONE, FEATURES, PENDING, FeatureStore, row_checksum
 from engine.condition import Sweep
 from engine.plan import Execution
 from engine.plan_file import read_plan
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.status import status_text, sweep_status
 from engine.sweep import run_sweep
 from engine.timing import checkpoint_step

@@ -16,7 +16,7 @@ from encrypted_zip import write_zip
 from safetensors.numpy import load_file, save, save_file
 
 from cachegen.files import digest_file
-from engine.run_directory import HASHED
+from engine.runs.directory import HASHED
 
 DEEP = "[" * 100_000
 PICKLE = pickle.dumps({"weight": np.zeros((4, 4))})

@@ -22,7 +22,7 @@ from engine.executors.options import executor_options
 from engine.locks import group_lock, plan_lock
 from engine.plan import Execution
 from engine.plan_file import read_plan
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.status import status_text, sweep_status
 from engine.sweep import run_sweep
 from engine.timing import read_events

@@ -28,8 +28,8 @@ from cachegen.store import FeatureStore
 from cachegen.taxonomy import read_taxonomy
 from engine.condition import Condition, parse_settings
 from engine.plan_file import read_plan
-from engine.run_config import condition_of, inputs_of, read_config
-from engine.run_directory import HASHED
+from engine.runs.config import condition_of, inputs_of, read_config
+from engine.runs.directory import HASHED
 from engine.sweep_file import read_sweep
 
 
@@ -197,7 +197,7 @@ def test_checkpoints(folder, study, damages, tensors):
     import torch
 
     from engine.checkpoint import read_checkpoint
-    from engine.run_directory import RunDirectory
+    from engine.runs.directory import RunDirectory
 
     (folder / "metrics.jsonl").write_text("")
     whole = (study / "started" / f"{run_name(study)}.checkpoint.safetensors").read_bytes()

@@ -18,7 +18,7 @@ from cachegen.errors import ConditionError, StoreError
 from engine.executors import choose_executor
 from engine.executors.options import executor_options
 from engine.executors.ray_cluster import ENVIRONMENT
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.sweep import run_sweep
 
 pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")

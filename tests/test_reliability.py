@@ -24,7 +24,7 @@ from engine import group, training
 from engine.executors.local import local
 from engine.plan import Execution
 from engine.plan_file import read_plan
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.status import status_text, sweep_status
 from engine.sweep import run_sweep
 from engine.timing import append_event, checkpoint_step, read_events

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from cachegen.errors import RunError
 from engine import checkpoint, group, training
 from engine.plan import Execution
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.sweep import run_sweep
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)

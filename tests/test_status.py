@@ -15,7 +15,7 @@ from engine import group, training
 from engine.condition import Sweep
 from engine.plan import Execution
 from engine.plan_file import read_plan
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.status import lock_holder, status_text, sweep_status
 from engine.sweep import run_sweep
 from engine.timing import append_event

@@ -19,7 +19,7 @@ from engine.cost import Sizes
 from engine.lm_shape import lm_shape
 from engine.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, Execution, choose_sizes
 from engine.plan_file import read_plan
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.sweep import run_sweep
 from engine.timing import read_events
 

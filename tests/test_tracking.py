@@ -13,7 +13,7 @@ from cachegen.errors import ConditionError
 from engine import tracking, training
 from engine.executors.local import local
 from engine.plan import Execution
-from engine.run_directory import HASHED
+from engine.runs.directory import HASHED
 from engine.sweep import run_sweep
 
 BOTH = ("tensorboard", "wandb")
@@ -202,7 +202,7 @@ def test_a_tracker_that_fails_later_is_dropped_and_others_go_on(runs, untracked,
 
 
 def test_values_that_are_not_finite_are_left_out(tmp_path):
-    from engine.run_directory import RunDirectory
+    from engine.runs.directory import RunDirectory
 
     pytest.importorskip("tensorboard")
     directory = RunDirectory(tmp_path / "sweep" / "run")

@@ -22,7 +22,7 @@ from engine.plan import Execution
 from engine.projector import new_projector
 from engine.prompts import PromptTokens
 from engine.questions import build_questions
-from engine.run_directory import HASHED
+from engine.runs.directory import HASHED
 from engine.sweep import run_sweep
 
 CPU = Execution(device="cpu")

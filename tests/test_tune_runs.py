@@ -22,7 +22,7 @@ from cachegen.files import digest_file, exclusive_lock
 from engine import group
 from engine.plan import Execution
 from engine.plan_file import read_plan
-from engine.run_directory import HASHED, RunDirectory
+from engine.runs.directory import HASHED, RunDirectory
 from engine.tune import study as tune_study
 from engine.tune.objective import decisive
 from engine.tune.record import Record, read_record

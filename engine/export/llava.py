@@ -27,10 +27,10 @@ from engine.ask import question_tokens
 from engine.export.card import model_card
 from engine.export.prompt import add_image_token, check_tokens, image_token, prompt_text
 from engine.export.tower import vision_tower
-from engine.finished_run import FinishedRun, open_run
 from engine.language_model import load_model
 from engine.projector import Projector
 from engine.prompts import question_text
+from engine.runs.finished import FinishedRun, open_run
 
 MODELS = ("encoder", "lm")  # fields of a run's recorded condition that may be paths
 FEATURE_LAYER = -2  # hidden states count the embedding: this is the penultimate block

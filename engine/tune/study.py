@@ -13,7 +13,7 @@ from cachegen.files import exclusive_lock
 from cachegen.progress import console
 from engine.condition import Condition, Inputs, Sweep
 from engine.plan import Execution, plan_runs
-from engine.run_directory import RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.sweep import Executor, in_this_process, run_sweep
 from engine.tune.objective import run_scores
 from engine.tune.record import FILE, Record, Rung, Trial, read_record, write_record

@@ -14,9 +14,9 @@ from cachegen.dataset import load_dataset
 from cachegen.extract import extract
 from engine.checkpoint import write_checkpoint
 from engine.condition import Sweep
-from engine.finished_run import open_run
 from engine.plan import Execution
 from engine.probe import run_probe, settings_for, write_probe
+from engine.runs.finished import open_run
 from engine.sweep import run_sweep
 
 SETTINGS = {**PLAIN, "standardise": False}

@@ -17,8 +17,8 @@ from cachegen.store import IDENTITY, FeatureStore
 from engine.condition import Condition, Inputs
 from engine.language_model import lm_digests, resolve_lm
 from engine.projector import Projector
-from engine.run_config import condition_of, inputs_of, read_config
-from engine.run_directory import RunDirectory
+from engine.runs.config import condition_of, inputs_of, read_config
+from engine.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)

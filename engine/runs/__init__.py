@@ -1,0 +1,1 @@
+"""Run directories: written, sealed, and opened again. No torch until weights are asked for."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from analysis.study import Study
+from cachegen.images import read_image
 from cachegen.rng import generator
 
 PICTURE_PX = 160
@@ -57,12 +57,11 @@ def pick_examples(study: Study, count: int = 8) -> list[Example]:
 
 def picture_uri(path: Path, size: int = PICTURE_PX) -> str:
     """Data URI of an image file, shrunk to at most `size` pixels; small ones stay as they are."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        lossless = max(image.size) <= size
-        image.thumbnail((size, size))
-        data = io.BytesIO()
-        image.save(data, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 85}))
+    image = read_image(path)
+    lossless = max(image.size) <= size
+    image.thumbnail((size, size))
+    data = io.BytesIO()
+    image.save(data, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 85}))
     return data_uri(data.getvalue(), "image/png" if lossless else "image/jpeg")
 
 
@@ -95,6 +94,6 @@ def _example(key: str, tests: dict[str, pd.DataFrame], root: object) -> Example:
         panels.append(Panel(arm, str(rows["label_leaf"].iloc[0]), shown))
     try:
         picture = picture_uri(Path(str(root)) / "images" / key)
-    except OSError:  # gone, or damaged since its features were extracted
+    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
         picture = ""
     return Example(key, leaf, picture, panels)

@@ -2,8 +2,8 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,7 @@ import pandas as pd
 
 from cachegen.errors import DatasetError
 from cachegen.files import digest_bytes
-from cachegen.images import SUFFIXES, read_image, unreadable_reason
-from cachegen.system import cores
+from cachegen.images import SUFFIXES, UNREAD_SUFFIXES
 from cachegen.taxonomy import Taxonomy, homonyms_of, name_problem, read_rows, read_taxonomy, report_collisions
 
 SPLITS = ("train", "validation", "test")
@@ -97,25 +96,11 @@ def load_dataset(root: Path) -> Dataset:
     )
 
 
-def check_images(dataset: Dataset) -> list[tuple[str, str]]:
-    """Decode every image in threads (Pillow frees the GIL); (key, reason) of the unreadable, in key order."""
-
-    def reason(key: str) -> str | None:
-        try:
-            read_image(dataset.image_path(key))
-        except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-            return unreadable_reason(dataset.image_path(key), error)
-        return None
-
-    with ThreadPoolExecutor(cores()) as pool:
-        reasons = pool.map(reason, dataset.images["key"])
-        return [(key, why) for key, why in zip(dataset.images["key"], reasons, strict=True) if why]
-
-
 def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[str, dict[str, int]]:
     """Leaf folder -> file name -> size in bytes."""
     found: dict[str, dict[str, int]] = {}
     ignored: list[str] = []
+    unread: Counter[str] = Counter()
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -125,9 +110,11 @@ def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[st
         problems.append("images: is empty; expected one folder per leaf")
     for entry in entries:
         if _is_folder(entry) and not entry.name.startswith("."):
-            found[entry.name] = _scan_leaf(entry, problems, ignored)
+            found[entry.name] = _scan_leaf(entry, problems, ignored, unread)
         else:
             ignored.append(entry.name)
+    if unread:
+        notes.append(f"{_of_unread_kinds(unread)} and are left out; convert them to PNG or JPEG")
     if ignored:
         notes.append(f"{len(ignored):,} entries of images/ are not images and were ignored: {_some(ignored)}")
     return found
@@ -140,12 +127,20 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _scan_leaf(leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str]) -> dict[str, int]:
+def _scan_leaf(
+    leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str], unread: Counter[str]
+) -> dict[str, int]:
+    """File name -> size in bytes of a leaf's pictures; those that are not read are counted by suffix in `unread`."""
     sizes: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     try:
         with os.scandir(leaf) as files:
             for file in files:
-                if not file.name.lower().endswith(SUFFIXES) or file.name.startswith(".") or _is_folder(file):
+                suffix = Path(file.name.lower()).suffix
+                hidden = file.name.startswith(".") or _is_folder(file)
+                if suffix in UNREAD_SUFFIXES and not hidden:
+                    left_out[suffix] += 1
+                elif suffix not in SUFFIXES or hidden:
                     ignored.append(f"{leaf.name}/{file.name}")
                 elif reason := name_problem(file.name):
                     problems.append(f"images/{leaf.name}: file name {file.name!r} {reason}; rename it")
@@ -153,8 +148,16 @@ def _scan_leaf(leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str]
                     sizes[file.name] = file.stat().st_size
     except OSError as error:
         problems.append(f"images/{leaf.name}: cannot be read ({error.strerror}: {error.filename}); repair or remove it")
+    if left_out and not sizes:
+        problems.append(f"images/{leaf.name}: {_of_unread_kinds(left_out)}; convert them to PNG or JPEG")
+    unread.update(left_out)
     report_collisions(((f"images/{leaf.name}", name) for name in sorted(sizes)), "files", problems)
     return sizes
+
+
+def _of_unread_kinds(counts: Counter[str]) -> str:
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"{counts.total():,} pictures are of kinds that are not read ({kinds})"
 
 
 def _match_folders(taxonomy: Taxonomy, sizes: dict[str, dict[str, int]], problems: list[str], notes: list[str]) -> None:

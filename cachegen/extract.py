@@ -25,7 +25,7 @@ import torch
 from cachegen.dataset import Dataset
 from cachegen.encoders import Compute, Encoder, load_encoder
 from cachegen.errors import StoreError
-from cachegen.images import Transform, read_image, unreadable_reason
+from cachegen.images import DECODING, Decoding, Transform, decode, unreadable_reason
 from cachegen.parts import Part
 from cachegen.progress import progress_bar
 from cachegen.store import PENDING, FeatureStore
@@ -39,11 +39,15 @@ LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 
 @dataclass(frozen=True)
 class Block:
-    """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable."""
+    """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
+
+    turned: how many of them EXIF asks to be turned.
+    """
 
     start: int
     pixels: torch.Tensor
     reasons: dict[int, str]
+    turned: int
 
 
 def extract(
@@ -57,13 +61,14 @@ def extract(
     device: str = "auto",
     compute: Compute | Literal["auto"] = "auto",
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
+    decoding: Decoding | None = None,
     part: Part | None = None,
 ) -> dict[str, Any]:
     """Encode every image of `dataset` into the feature store `out`, resuming whatever is there.
 
     `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
     one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
-    `part` (i, n) encodes the i-th of n ranges of rows only, beside other processes that encode the others.
+    `decoding` None: as the store that is there says, or the default. `part` (i, n) encodes the i-th of n ranges of rows only, beside other processes that encode the others.
     Returns a JSON-ready summary, in which `digest` is None while rows are pending. Raises `ModelError` for the encoder,
     `StoreError` for images and the store, `RunError` if another process writes any of these rows.
     """
@@ -73,16 +78,22 @@ def extract(
     attributes = model.attributes | {
         "dtype": dtype,
         "image_digest": dataset.image_digest,
+        "decoding": str(decoding or DECODING),
         "batch": batch,
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
     with open_writer(Path(out), keys, model.n_patches, model.width, attributes, part) as writer:
         before, rows = writer.store, writer.rows
+        decoded_as = Decoding.of(before.attributes)
+        if decoding not in (None, decoded_as):
+            raise StoreError(
+                f"{out} was made with another decoding ({decoded_as}; now {decoding}); choose another --out or delete it"
+            )
         size = before.attributes["batch"]
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
         slices = [block for block in blocks if (before.done[block.start : block.stop] == PENDING).any()]
         paths = [dataset.image_path(key) for key in keys]
-        encoded = sum(map(len, slices))
+        encoded, turned = sum(map(len, slices)), 0
         with progress_bar("encoding", encoded, "images") as advance:
 
             def write(block: Block, fetch: Callable[[], list[np.ndarray]]) -> None:
@@ -96,7 +107,9 @@ def extract(
                 advance(len(finite))
 
             with _one_thread(write) as write_behind:
-                for block in _decoded(slices, paths, model.transform, workers or cores(), model.device.type == "cuda"):
+                pinned = model.device.type == "cuda"
+                for block in _decoded(slices, paths, model.transform, decoded_as, workers or cores(), pinned):
+                    turned += block.turned
                     if block.reasons and on_unreadable == "stop":
                         position, reason = min(block.reasons.items())
                         raise StoreError(
@@ -116,6 +129,9 @@ def extract(
         "encoded": encoded,
         "pending": pending,
         "unreadable": store.unreadable,
+        "decoding": str(decoded_as),
+        "turned": turned,
+        "left_out": model.left_out,
         "shape": list(store.patches.shape),
         "dtype": dtype,
         "compute": store.attributes["compute"],
@@ -127,19 +143,24 @@ def extract(
 
 
 def _decoded(
-    slices: Sequence[range], paths: Sequence[Path], transform: Transform, workers: int, pinned: bool
+    slices: Sequence[range],
+    paths: Sequence[Path],
+    transform: Transform,
+    decoding: Decoding,
+    workers: int,
+    pinned: bool,
 ) -> Iterator[Block]:
     """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
 
     `pinned`: in memory that CUDA copies from without holding up the host.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, torch.Tensor, list[Future[str | None]]]] = deque()
+    waiting: deque[tuple[int, torch.Tensor, list[Future[tuple[str | None, bool]]]]] = deque()
     try:
         for rows in slices:
             pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
             places = zip(rows, pixels.numpy(), strict=True)
-            futures = [pool.submit(_decode, paths[row], transform, place) for row, place in places]
+            futures = [pool.submit(_decode, paths[row], transform, decoding, place) for row, place in places]
             waiting.append((rows.start, pixels, futures))
             if len(waiting) > BLOCKS_AHEAD:
                 yield _gather(*waiting.popleft())
@@ -149,18 +170,23 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform, place: np.ndarray) -> str | None:
-    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read."""
+def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> tuple[str | None, bool]:
+    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
+
+    Also whether EXIF asks for a turn.
+    """
     try:
-        place[:] = transform(read_image(path))
+        decoded = decode(path.read_bytes(), decoding)
+        place[:] = transform(decoded.image)
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-        return unreadable_reason(path, error)
-    return None
+        return unreadable_reason(path, error), False
+    return None, decoded.turned
 
 
-def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[str | None]]) -> Block:
-    reasons = [future.result() for future in futures]
-    return Block(start, pixels, {position: reason for position, reason in enumerate(reasons) if reason is not None})
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[tuple[str | None, bool]]]) -> Block:
+    reasons, turned = zip(*(future.result() for future in futures), strict=True)
+    unreadable = {position: reason for position, reason in enumerate(reasons) if reason is not None}
+    return Block(start, pixels, unreadable, sum(turned))
 
 
 def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:

@@ -79,6 +79,16 @@ def extract(
             "AVX512-BF16 bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = Compute.auto,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOUR", help="What is seen through transparent parts, #RRGGBB or a name; else white."),
+    ] = None,
+    upright: Annotated[
+        bool,
+        typer.Option(
+            "--upright", help="Turn pictures as their EXIF data ask; else as they are stored, as in the paper."
+        ),
+    ] = False,
     part: Annotated[
         str | None,
         typer.Option(
@@ -105,13 +115,16 @@ def extract(
     chosen = parse_part(part) if part else None
     fix_threads(threads)
     from cachegen.dataset import load_dataset
+    from cachegen.images import Decoding
 
+    decoding = Decoding.ask(background, upright)
     if tasks > 1 or executor is not ExecutorName.local:
         if part:
             raise typer.BadParameter("--part is one part of a store, --tasks all of them; give one of the two")
         _extract_in_parts(
             dataset, out, tasks, executor.value, slurm, ray_address, wait, as_json,
             encoder=encoder, batch=batch, on_unreadable=on_unreadable.value, device=device, compute=compute.value,
+            decoding=decoding,
         )  # fmt: skip
         return
     from cachegen.extract import extract as run
@@ -126,10 +139,20 @@ def extract(
         on_unreadable=on_unreadable.value,
         device=device,
         compute=compute.value,
+        decoding=decoding,
         part=chosen,
     )
     for key, reason in summary["unreadable"].items():
         say(f"unreadable: {key}: {reason}")
+    if summary["turned"] and not summary["decoding"].endswith("applied"):
+        say(
+            f"note: {summary['turned']:,} pictures are stored turned, as EXIF says, and were encoded as stored, as in the "
+            "paper; to turn them upright extract with --upright into another --out"
+        )
+    if summary["left_out"]:
+        say(f"note: pictures are resized straight to a square, as in the paper, without the {summary['left_out']} "
+            "that the encoder's own preprocessing has")  # fmt: skip
+    say(f"decoding: {summary['decoding']}")
     say(f"{summary['encoded']} of {summary['images']} images encoded in {summary['seconds']:.1f} s: {out}")
     if summary["pending"]:
         say(f"{summary['pending']} images are left to the other parts")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,18 +17,21 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what was found on this machine, what the engine will use and why, and whether data are sound."""
-    from engine.doctor import examine, examine_dataset, examine_features
+    from engine.doctor import examine, examine_dataset, examine_features, require_readable
 
-    findings = examine()
+    findings: dict[str, Any] = dict(examine())
     for name, value in findings.items():
         say(f"{name:<14}{value}")
     if dataset is not None:
-        findings["dataset"] = examine_dataset(dataset)
+        findings["dataset"], inspection = examine_dataset(dataset)
+        findings["images"] = inspection.as_json()
         say(findings["dataset"])
     if features is not None:
         findings["features"] = examine_features(features)
         say(findings["features"])
     print_json(findings, as_json)
+    if dataset is not None:
+        require_readable(dataset, inspection)
 
 
 def bench(

@@ -17,7 +17,7 @@ from scipy.special import expit
 from cachegen.device import choose_device
 from cachegen.encoders import Encoder
 from cachegen.errors import ConditionError, DatasetError
-from cachegen.images import read_image, unreadable_reason
+from cachegen.images import DECODING, Decoding, read_image, unreadable_reason
 from engine.batches import QuestionArrays
 from engine.condition import Condition
 from engine.evaluation import evaluate
@@ -61,7 +61,7 @@ class Asker:
         asked = list(dict.fromkeys(questions))
         tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
-        patches = encode_files(self.encoder, images)
+        patches = encode_files(self.encoder, images, Decoding.of(self.run.store.attributes))
         if as_stored:
             patches = patches.to(getattr(torch, self.run.store.attributes["dtype"]))
         arrays = QuestionArrays(
@@ -157,17 +157,17 @@ def question_tokens(condition: Condition, tokenizer: Any, questions: Sequence[st
     return tokenise(free, tokenizer, [(text, "singular") for text in questions])
 
 
-def encode_files(encoder: Encoder, images: Sequence[Path]) -> torch.Tensor:
+def encode_files(encoder: Encoder, images: Sequence[Path], decoding: Decoding = DECODING) -> torch.Tensor:
     """(I, P, V) float32 features of image files, as extraction computes them before rounding."""
-    pixels = torch.stack([torch.from_numpy(_pixels(encoder, Path(path))) for path in images])
+    pixels = torch.stack([torch.from_numpy(_pixels(encoder, Path(path), decoding)) for path in images])
     return torch.cat([encoder(block).patches for block in pixels.split(AT_ONCE)])
 
 
-def _pixels(encoder: Encoder, path: Path) -> np.ndarray:
+def _pixels(encoder: Encoder, path: Path, decoding: Decoding) -> np.ndarray:
     if not path.is_file():
         raise DatasetError(f"{path}: no such image file; check the path")
     try:
-        return encoder.transform(read_image(path))
+        return encoder.transform(read_image(path, decoding))
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
         raise DatasetError(
             f"{path}: unreadable as an image ({unreadable_reason(path, error)}); give another file"

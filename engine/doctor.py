@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from cachegen.dataset import check_images, load_dataset
+from cachegen.dataset import load_dataset
 from cachegen.device import best_dtype, choose_device
 from cachegen.errors import DatasetError
+from cachegen.images import Decoding
+from cachegen.inspection import Inspection, inspect_images, shown
 from cachegen.microworld.world import default_cache
 from cachegen.offline import offline
 from cachegen.store import FeatureStore
@@ -36,14 +38,18 @@ def examine() -> dict[str, str]:
     }
 
 
-def examine_dataset(root: Path) -> str:
-    """Summary of a sound dataset; raises `DatasetError` naming every mistake or every unreadable image."""
+def examine_dataset(root: Path) -> tuple[str, Inspection]:
+    """(summary, what was seen) of a sound dataset, all of whose pictures are decoded; raises `DatasetError`."""
     dataset = load_dataset(root)
-    unreadable = check_images(dataset)
-    if unreadable:
-        places = "; ".join(f"{dataset.image_path(key)} ({reason})" for key, reason in unreadable)
-        raise DatasetError(f"{len(unreadable)} unreadable images: {places}; replace or delete them")
-    return f"{dataset.summary()}\nall images can be read"
+    inspection = inspect_images(dataset)
+    return f"{dataset.summary()}\n{inspection.text()}", inspection
+
+
+def require_readable(root: Path, inspection: Inspection) -> None:
+    """Raise `DatasetError` that lists the unreadable pictures."""
+    if bad := inspection.unreadable:
+        lines = [f"{root / 'images' / key} ({reason})" for key, reason in bad.items()]
+        raise DatasetError(shown("unreadable images; replace or delete them", lines))
 
 
 def examine_features(path: Path) -> str:
@@ -53,7 +59,8 @@ def examine_features(path: Path) -> str:
     images, patches, width = store.patches.shape
     made = f"{store.attributes['encoder']}, {store.attributes['layer']}, {store.attributes['dtype']}"
     return (
-        f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound"
+        f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
+        f"decoding: {Decoding.of(store.attributes)}"
     )
 
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cachegen.dataset import check_images, load_dataset
+from cachegen.dataset import load_dataset
 from cachegen.errors import DatasetError
+from cachegen.inspection import inspect_images
 from cachegen.taxonomy import read_taxonomy
 
 HEADER = "leaf,leaf_phrase,number,hypernym,hypernym_phrase"
@@ -228,18 +229,18 @@ def test_digest_covers_content_and_not_row_order(tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "a").digest != first.digest
 
 
-def test_check_images_names_the_unreadable(tmp_path: Path) -> None:
+def test_inspection_names_the_unreadable(tmp_path: Path) -> None:
     root = build(tmp_path)
     for path in (root / "images").rglob("*.jpg"):
         Image.new("RGB", (8, 8), "red").save(path)
-    assert check_images(load_dataset(root)) == []
+    assert inspect_images(load_dataset(root)).unreadable == {}
     damaged = root / "images" / "gull" / "gull_2.jpg"
     damaged.write_bytes(damaged.read_bytes()[:300])
     (root / "images" / "saw" / "saw_1.jpg").write_bytes(b"not an image")
-    problems = check_images(load_dataset(root))
-    assert [key for key, _ in problems] == ["gull/gull_2.jpg", "saw/saw_1.jpg"]
-    assert "UnidentifiedImageError" in problems[1][1]
-    assert str(root) not in problems[1][1]
+    problems = inspect_images(load_dataset(root)).unreadable
+    assert list(problems) == ["gull/gull_2.jpg", "saw/saw_1.jpg"]
+    assert "UnidentifiedImageError" in problems["saw/saw_1.jpg"]
+    assert str(root) not in problems["saw/saw_1.jpg"]
 
 
 def test_loading_imports_no_torch() -> None:

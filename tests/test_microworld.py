@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from cachegen.dataset import check_images, load_dataset
+from cachegen.dataset import load_dataset
 from cachegen.errors import CrosstaxError, RunError
 from cachegen.files import exclusive_lock
+from cachegen.inspection import inspect_images
 from cachegen.microworld import corpus as corpus_module
 from cachegen.microworld import drawing, lexicon, recipe
 from cachegen.microworld.corpus import Corpus
@@ -178,7 +179,7 @@ def test_dataset_is_an_ordinary_dataset(tiny: World) -> None:
     }  # fmt: skip
     assert not set(dataset.leaves.index) & set(dataset.hypernyms.index)
     assert dataset.leaves.loc["owl", "phrase"] == "an owl"
-    assert check_images(dataset) == []
+    assert inspect_images(dataset).unreadable == {}
 
 
 def test_split_is_70_5_25_of_every_leaf(smoke_world: World) -> None:

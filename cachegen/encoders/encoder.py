@@ -6,6 +6,7 @@ resized image, each with its own normalisation, and puts their features side by 
 Shapes: B images, S image side in pixels, T tokens, P patches, D width.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from cachegen.encoders.names import EncoderName, read_name
 from cachegen.errors import ModelError
 from cachegen.files import digest_bytes
 from cachegen.hub import advice, first_line
-from cachegen.images import Transform
+from cachegen.images import RESAMPLING, Transform
 from cachegen.progress import quiet_transformers
 
 Compute = Literal["float32", "bfloat16"]  # precision of matrix products; the rest is float32
@@ -50,7 +51,13 @@ class Encoder:
         """From image to pixels: one model's own; for a fused encoder resizing only, since each model normalises."""
         if len(self.models) == 1:
             return self.models[0].transform
-        return Transform(self.models[0].transform.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        shared = self.models[0].transform
+        return Transform(shared.size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), shared.resample)
+
+    @property
+    def left_out(self) -> str:
+        """What the models' own preprocessing does to a picture's shape and the paper's rule does not; "" if nothing."""
+        return " + ".join(filter(None, dict.fromkeys(model.transform.left_out for model in self.models)))
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -66,7 +73,7 @@ class Encoder:
             "image_size": self.transform.size,
             "transform": " + ".join(str(model.transform) for model in self.models),
             "compute": "bfloat16 autocast" if self.compute == "bfloat16" else "float32",
-        }
+        } | ({"left_out": self.left_out} if self.left_out else {})
 
     def __call__(self, pixels_B3SS: torch.Tensor) -> Encoded:
         pixels_B3SS = pixels_B3SS.to(self.device, non_blocking=True)
@@ -96,6 +103,12 @@ def load_encoder(name: str, device: str = "auto", compute: Compute | Literal["au
         raise ModelError(
             f"encoder {name}: its models read images of {' and '.join(map(str, sizes))} px; fused encoders share one "
             f"size, append it to each name, for example @{max(sizes)}"
+        )
+    filters = {str(RESAMPLING[model.transform.resample]) for model, _, _ in loaded}
+    if len(filters) > 1:
+        raise ModelError(
+            f"encoder {name}: its models ask for images resized by {' and '.join(sorted(filters))}; fused encoders share "
+            "one resized image, choose models that agree"
         )
     patches = [n_patches for _, n_patches, _ in loaded]
     if len(set(patches)) > 1:
@@ -133,17 +146,24 @@ def _load(name: EncoderName, place: torch.device, compute: Compute) -> tuple[Vis
     size = model.transform.size
     try:
         model.model.requires_grad_(False).eval().to(place)
-        tokens_BTD, _ = _run(model, torch.zeros(1, 3, size, size, device=place), compute)
+        tokens_BTD, final_BTD = _run(model, torch.zeros(1, 3, size, size, device=place), compute)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(
             f"encoder {name.text}: does not run on {size} px images on {place} ({first_line(error)})"
         ) from error
-    _, n_tokens, width = tokens_BTD.shape
-    return model, n_tokens - model.n_prefix, width
+    n_prefix = tokens_BTD.shape[1] - model.n_patches
+    if not tokens_BTD.ndim == final_BTD.ndim == 3 or len(tokens_BTD) != 1 or n_prefix not in (0, model.n_prefix):
+        raise ModelError(
+            f"encoder {name.text}: its penultimate block gives {tuple(tokens_BTD.shape[1:])} where {model.n_patches} "
+            f"patches and {model.n_prefix} tokens before them are expected; choose another ViT"
+        )
+    return dataclasses.replace(model, n_prefix=n_prefix), model.n_patches, tokens_BTD.shape[2]
 
 
 def _normalised(pixels_B3SS: torch.Tensor, transform: Transform) -> torch.Tensor:
     """Pixels of 0..1 as `transform` would have given them."""
+    if transform.scale is not None:
+        pixels_B3SS = pixels_B3SS * (255 * transform.scale)
     mean, std = (
         torch.tensor(values)[:, None, None].to(pixels_B3SS.device, non_blocking=True)
         for values in (transform.mean, transform.std)

@@ -77,7 +77,8 @@ def random_encoder(name: str, device: torch.device, compute: Compute) -> Encoder
     model = vision_model(name).to(device)
     patch, config = model.patch_embed, model.pretrained_cfg
     transform = Transform(patch.img_size[0], config["mean"], config["std"])
-    vision = VisionModel(model, model.forward_features, model.blocks, model.num_prefix_tokens, transform, "random")
+    prefix, patches = model.num_prefix_tokens, patch.num_patches
+    vision = VisionModel(model, model.forward_features, model.blocks, prefix, patches, transform, "random")
     return Encoder(f"random {name}", (vision,), device, patch.num_patches, model.embed_dim, compute)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Compute
 from cachegen.errors import RunError, StoreError
 from cachegen.extract import extract
+from cachegen.images import Decoding
 from cachegen.parts import Part
 from cachegen.store import PENDING, FeatureStore
 from engine.executors import choose_executor
@@ -28,6 +29,7 @@ class Encoding:
     on_unreadable: Literal["mark", "stop"]
     device: str
     compute: Compute | Literal["auto"]
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ExtractionPart:
         dataset = load_dataset(self.dataset)
         while True:
             try:
-                extract(dataset, out=self.store, part=self.part, **asdict(self.encoding))
+                extract(dataset, out=self.store, part=self.part, **vars(self.encoding))
                 return
             except RunError:
                 if time.monotonic() >= until:

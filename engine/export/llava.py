@@ -162,10 +162,10 @@ def _processor(tokenizer: Any, transform: Transform, patch: int, token: str, n_p
         do_convert_rgb=True,
         do_resize=True,
         size={"height": transform.size, "width": transform.size},
-        resample=3,  # bicubic
+        resample=transform.resample,
         do_center_crop=False,
         do_rescale=True,
-        rescale_factor=1 / 255,
+        rescale_factor=1 / 255 if transform.scale is None else transform.scale,
         do_normalize=True,
         image_mean=list(transform.mean),
         image_std=list(transform.std),

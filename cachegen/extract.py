@@ -68,7 +68,8 @@ def extract(
 
     `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
     one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
-    `decoding` None: as the store that is there says, or the default. `part` (i, n) encodes the i-th of n ranges of rows only, beside other processes that encode the others.
+    `decoding` None: as the store that is there says, or the default. `part` (i, n) encodes the i-th of n ranges of rows
+    only, beside other processes that encode the others.
     Returns a JSON-ready summary, in which `digest` is None while rows are pending. Raises `ModelError` for the encoder,
     `StoreError` for images and the store, `RunError` if another process writes any of these rows.
     """
@@ -87,7 +88,7 @@ def extract(
         decoded_as = Decoding.of(before.attributes)
         if decoding not in (None, decoded_as):
             raise StoreError(
-                f"{out} was made with another decoding ({decoded_as}; now {decoding}); choose another --out or delete it"
+                f"{out} was decoded otherwise ({decoded_as}; now {decoding}); choose another --out or delete it"
             )
         size = before.attributes["batch"]
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]

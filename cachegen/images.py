@@ -223,8 +223,8 @@ def unreadable_reason(path: Path, error: Exception) -> str:
 class Transform:
     """Resize straight to `size` x `size` without keeping the aspect (paper's release), scale to 0..1, normalise.
 
-    resample: Pillow's number of the filter. scale: factor of 0..255, None for 1/255. left_out: what else the model's own
-    preprocessing would do to a picture's shape, in words; it does not count for equality of features.
+    resample: Pillow's number of the filter. scale: factor of 0..255, None for 1/255. left_out: what the model's own
+    preprocessing would do to a picture's shape besides, in words; features do not depend on it.
     """
 
     size: int

@@ -19,7 +19,7 @@ SMALL = 32  # pixels of the shorter side
 ODD = {
     "flat": f"nearly one shade (grey values vary by less than {FLAT:g} of 255); look at them",
     "small": f"smaller than {SMALL} pixels; enlarging adds nothing to them",
-    "turned": "stored turned, which EXIF would correct; `crosstax extract --upright` turns them, else they stay as stored",
+    "turned": "stored turned, as EXIF says; `crosstax extract --upright` turns them, else they are read as stored",
     "transparent": "transparent in part; `crosstax extract` puts them on white, or on another colour with --background",
     "deep": "of 16 bit per channel; the upper 8 are read",
     "several": "animated or of several pages; the first is read",

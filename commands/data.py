@@ -146,8 +146,8 @@ def extract(
         say(f"unreadable: {key}: {reason}")
     if summary["turned"] and not summary["decoding"].endswith("applied"):
         say(
-            f"note: {summary['turned']:,} pictures are stored turned, as EXIF says, and were encoded as stored, as in the "
-            "paper; to turn them upright extract with --upright into another --out"
+            f"note: {summary['turned']:,} pictures are stored turned, as EXIF says, and were encoded as stored, as in "
+            "the paper; to turn them upright extract with --upright into another --out"
         )
     if summary["left_out"]:
         say(f"note: pictures are resized straight to a square, as in the paper, without the {summary['left_out']} "

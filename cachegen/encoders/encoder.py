@@ -107,8 +107,8 @@ def load_encoder(name: str, device: str = "auto", compute: Compute | Literal["au
     filters = {str(RESAMPLING[model.transform.resample]) for model, _, _ in loaded}
     if len(filters) > 1:
         raise ModelError(
-            f"encoder {name}: its models ask for images resized by {' and '.join(sorted(filters))}; fused encoders share "
-            "one resized image, choose models that agree"
+            f"encoder {name}: its models ask for images resized by {' and '.join(sorted(filters))}; fused encoders "
+            "share one resized image, choose models that agree"
         )
     patches = [n_patches for _, n_patches, _ in loaded]
     if len(set(patches)) > 1:

@@ -109,7 +109,7 @@ def extract(
 
             with _one_thread(write) as write_behind:
                 pinned = model.device.type == "cuda"
-                for block in _decoded(slices, paths, model.transform, decoded_as, workers or cores(), pinned):
+                for block in _decoded(slices, paths, model.transform, workers or cores(), pinned, decoded_as):
                     turned += block.turned
                     if block.reasons and on_unreadable == "stop":
                         position, reason = min(block.reasons.items())
@@ -147,9 +147,9 @@ def _decoded(
     slices: Sequence[range],
     paths: Sequence[Path],
     transform: Transform,
-    decoding: Decoding,
     workers: int,
     pinned: bool,
+    decoding: Decoding = DECODING,
 ) -> Iterator[Block]:
     """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor
 
 from cachegen.errors import CrosstaxError, StoreError
 
@@ -27,9 +27,9 @@ UNREAD_SUFFIXES = (
 # What else a file can be whose suffix is a picture's: how it starts, and what it is then.
 OTHER_CONTENT = (
     (rb"version https://git-lfs", "a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`"),
-    (rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, perhaps the error page of a download"),
+    (rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, perhaps of an error"),
     (rb"\s*(<\?xml.*?\?>\s*)?(<!--.*?-->\s*)?(<!doctype svg.*?>\s*)?<svg", "an SVG drawing"),
-    (rb"\s*<\?xml", "an XML file, perhaps the error page of a download"),
+    (rb"\s*<\?xml", "an XML file, perhaps of an error"),
     (rb"\s*[{\[]", "a JSON file or other text"),
     (rb"%PDF", "a PDF file"),
     (rb"(%!PS|\xc5\xd0\xd3\xc6)", "a PostScript file"),
@@ -136,17 +136,19 @@ def decode(content: bytes, decoding: Decoding = DECODING) -> Decoded:
     """The picture that a file's bytes hold, and what kind of file it was; raises as `read_image` does."""
     try:
         file = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise UnidentifiedImageError(what_it_is(content)) from None
+    except OSError as error:  # an UnidentifiedImageError is one
+        raise type(error)(what_it_is(content)) from None
     with file:
-        deep = ";16" in str(file.tile) or file.mode.startswith("I;16")
+        raw = str(file.tile)  # says how samples are stored; empty once they are loaded
+        deep = ";16" in raw or file.mode.startswith("I;16")
+        _scale_key(file, raw)
         file.load()
         turn = UPRIGHT.get(_orientation(file))
         transparent = False
         if decoding.background is None:
             image = file.convert("RGB")
         else:
-            image, transparent = _composited(_eight_bit(file, deep), decoding.background)
+            image, transparent = _composited(_eight_bit(file), decoding.background)
         if turn is not None and decoding.upright:
             image = image.transpose(turn)
         return Decoded(image, turn is not None, transparent, deep or file.mode == "I", _several(file))
@@ -167,15 +169,21 @@ def _several(file: Image.Image) -> bool:
         return True
 
 
-def _eight_bit(file: Image.Image, deep: bool) -> Image.Image:
+def _scale_key(file: Image.Image, raw: str) -> None:
+    """PNG: the grey or colour that is transparent, which Pillow leaves as it is where it scales pixels to 8 bit."""
+    key = file.info.get("transparency")
+    if isinstance(key, tuple) and ";16" in raw:
+        file.info["transparency"] = tuple(value >> 8 for value in key)
+    elif isinstance(key, int) and file.mode == "L" and (depth := re.search("'L;([24])", raw)):
+        file.info["transparency"] = key * {"2": 85, "4": 17}[depth[1]]
+
+
+def _eight_bit(file: Image.Image) -> Image.Image:
     """Greyscale of more than 8 bit as its high byte, which is what Pillow makes of 16-bit colours; others as they are.
 
     Raises ValueError where nothing says which value is white.
     """
-    key = file.info.get("transparency")
     if not file.mode.startswith(("I", "F")):
-        if deep and isinstance(key, tuple):  # a colour of 16 bit
-            file.info["transparency"] = tuple(value >> 8 for value in key)
         return file
     if file.mode == "F" or (file.mode == "I" and file.format not in ("PNG", "PPM")):  # those two are 16 bit there
         raise ValueError(
@@ -185,6 +193,7 @@ def _eight_bit(file: Image.Image, deep: bool) -> Image.Image:
     values = np.asarray(file)
     grey = (values >> (4 if tags.get(BITS_PER_SAMPLE) == (12,) else 8)).astype(np.uint8)
     image = Image.fromarray(255 - grey if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else grey)
+    key = file.info.get("transparency")
     if key is not None:
         image.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return image

@@ -154,8 +154,8 @@ def _load(name: EncoderName, place: torch.device, compute: Compute) -> tuple[Vis
     n_prefix = tokens_BTD.shape[1] - model.n_patches
     if not tokens_BTD.ndim == final_BTD.ndim == 3 or len(tokens_BTD) != 1 or n_prefix not in (0, model.n_prefix):
         raise ModelError(
-            f"encoder {name.text}: its penultimate block gives {tuple(tokens_BTD.shape[1:])} where {model.n_patches} "
-            f"patches and {model.n_prefix} tokens before them are expected; choose another ViT"
+            f"encoder {name.text}: its last two blocks give {tuple(tokens_BTD.shape)} and {tuple(final_BTD.shape)}, "
+            f"where {model.n_patches} patches behind {model.n_prefix} other tokens are expected; choose another ViT"
         )
     return dataclasses.replace(model, n_prefix=n_prefix), model.n_patches, tokens_BTD.shape[2]
 

@@ -206,7 +206,6 @@ def _hf_transform(source: str, own: dict[str, Any], size: int | None) -> Transfo
     import transformers
 
     place = f"encoder {source}: its preprocessor"
-    own = {field: value for field, value in own.items() if value is not None}
     unknown = sorted(name for name, value in own.items() if name.startswith("do_") and value and name not in HF_STEPS)
     if unknown:
         raise ModelError(f"{place} asks for {unknown[0]}, which is not done here; choose another encoder")

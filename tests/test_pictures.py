@@ -27,6 +27,8 @@ from cachegen.images import SUFFIXES, UNREAD_SUFFIXES, Decoding, decode, decode_
 from cachegen.inspection import inspect_images
 from cachegen.store import FeatureStore
 from engine.ask import open_asker
+from engine.executors.extraction import Encoding, extract_in_parts
+from engine.jobs import in_this_process
 
 GREY = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
 WHITE = (255, 255, 255)
@@ -421,8 +423,8 @@ def test_extract_counts_turned_pictures_and_upright_helps(encoder, tmp_path, cro
     assert code == 0
     assert "8 pictures are stored turned" in message
     assert "--upright" in message
-    code, _, message = crosstax(*words, tmp_path / "b.h5", "--upright", "--tasks", 2)
-    assert code == 0
+    upright = Encoding(encoder, 64, "stop", "cpu", "auto", Decoding(upright=True))
+    extract_in_parts(load_dataset(root), tmp_path / "b.h5", upright, 2, in_this_process)
     code, _, message = crosstax(*words, tmp_path / "b.h5", "--upright")
     assert "stored turned" not in message
     first, second = (FeatureStore.open(tmp_path / name) for name in ("a.h5", "b.h5"))

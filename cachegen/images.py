@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
+# Damaged EXIF data are no reason to say anything: only the orientation is read.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 RESAMPLING = {filter.value: filter.name.lower() for filter in Image.Resampling}
 
 

@@ -85,6 +85,12 @@ def extract(
     }
     with open_writer(Path(out), keys, model.n_patches, model.width, attributes, part) as writer:
         before, rows = writer.store, writer.rows
+        shape = (model.n_patches, model.width)
+        if before.patches.shape[1:] != shape:  # of CaiT and XCiT older versions left out a patch
+            raise StoreError(
+                f"{out} has {before.patches.shape[1]} patches x {before.patches.shape[2]} per image, {model.name} gives "
+                f"{shape[0]} x {shape[1]}; choose another --out, or delete it"
+            )
         decoded_as = Decoding.of(before.attributes)
         if decoding not in (None, decoded_as):
             raise StoreError(

@@ -81,7 +81,10 @@ class Decoding:
 
     def __str__(self) -> str:
         if self.background is None:
-            return "transparency dropped, 16-bit greyscale clipped, EXIF orientation ignored"
+            return (
+                "as in older versions: transparency dropped, 16-bit greyscale clipped, EXIF orientation ignored; "
+                "where pictures are transparent or of 16 bit, extract them anew into another store"
+            )
         orientation = "applied" if self.upright else "ignored"
         return f"transparency on {self.background}, 16-bit greyscale scaled, EXIF orientation {orientation}"
 

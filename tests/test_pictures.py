@@ -1,5 +1,6 @@
 """Pictures of every kind: what their files become, what is refused and how that reads, and what is said about them."""
 
+import dataclasses
 import io
 import json
 import struct
@@ -653,6 +654,19 @@ def test_every_patch_of_the_grid_is_there_and_nothing_else(name, tmp_path):
     assert encoder.n_patches == patches.shape[1] == 16
     assert encoder.models[0].n_prefix == n_prefix
     assert float((encoder(x).patches - patches).abs().max()) < 1e-5 * float(patches.abs().max())
+
+
+def test_a_store_that_lacks_a_patch_is_not_gone_on_with(tmp_path):
+    """As older versions made them of CaiT and XCiT: all else about them is the same."""
+    save_small(tmp_path / "e", "cait_xxs24_224", **SMALL)
+    encoder, dataset = load_encoder(str(tmp_path / "e"), "cpu"), load_dataset(build(tmp_path / "d"))
+    older = dataclasses.replace(encoder.models[0], n_prefix=1)
+    older = dataclasses.replace(encoder, models=(older,), n_patches=15)
+    extract(dataset, older, tmp_path / "f.h5", batch=4, part=(1, 2))
+    with pytest.raises(StoreError, match=r"15 patches .* gives 16"):
+        extract(dataset, encoder, tmp_path / "f.h5", batch=4)
+    extract(dataset, encoder, tmp_path / "other.h5", batch=4)
+    assert FeatureStore.open(tmp_path / "other.h5").patches.shape == (24, 16, 48)
 
 
 @pytest.mark.parametrize(

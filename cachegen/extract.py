@@ -88,8 +88,8 @@ def extract(
         shape = (model.n_patches, model.width)
         if before.patches.shape[1:] != shape:  # of CaiT and XCiT older versions left out a patch
             raise StoreError(
-                f"{out} has {before.patches.shape[1]} patches x {before.patches.shape[2]} per image, {model.name} gives "
-                f"{shape[0]} x {shape[1]}; choose another --out, or delete it"
+                f"{out} has {before.patches.shape[1]} patches x {before.patches.shape[2]} per image, "
+                f"{model.name} gives {shape[0]} x {shape[1]}; choose another --out, or delete it"
             )
         decoded_as = Decoding.of(before.attributes)
         if decoding not in (None, decoded_as):

@@ -49,7 +49,7 @@ def require_readable(root: Path, inspection: Inspection) -> None:
     """Raise `DatasetError` that lists the unreadable pictures."""
     if bad := inspection.unreadable:
         lines = [f"{root / 'images' / key} ({reason})" for key, reason in bad.items()]
-        raise DatasetError(shown("unreadable images; replace or delete them", lines))
+        raise DatasetError(shown("unreadable images; repair, replace or remove them", lines))
 
 
 def examine_features(path: Path) -> str:

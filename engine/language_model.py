@@ -198,9 +198,20 @@ class FrozenLM:
 def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
     """`load_model`, frozen on its device and ready for packed rows."""
     model, tokenizer = load_model(folder, lm_init, lm_seed, dtype)
+    return FrozenLM.wrap(model, tokenizer, device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a directory of `save_pretrained`, without the weights. Raises `ModelError`."""
+    quiet_transformers()
+    try:
+        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
+        raise ModelError(f"cannot load the tokenizer in {folder}: {first_line(error)}; check the directory") from None
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
-    return FrozenLM.wrap(model, tokenizer, device)
+    return tokenizer
 
 
 def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[Any, Any]:
@@ -210,11 +221,9 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     same model in either dtype, which takes 33 GB of host memory for 8B until they are cast. Saved weights are read in
     `dtype` at once (8B in bfloat16: 16 GB).
     """
-    quiet_transformers()
+    tokenizer = load_tokenizer(folder)
     precision, missing = getattr(torch, dtype), set()
     try:
-        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if lm_init == "random":
             model = random_init_lm(AutoConfig.from_pretrained(folder, trust_remote_code=False), lm_seed).to(precision)
         else:

@@ -59,7 +59,7 @@ class Asker:
         `DatasetError` for an image that cannot be read, `ConditionError` for a prompt that cannot be tokenised.
         """
         asked = list(dict.fromkeys(questions))
-        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked)
+        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
         patches = encode_files(self.encoder, images)
         if as_stored:
@@ -149,12 +149,14 @@ def answers_json(answers: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def question_tokens(condition: Condition, tokenizer: Any, questions: Sequence[str]) -> PromptTokens:
+def question_tokens(
+    condition: Condition, tokenizer: Any, questions: Sequence[str], rows: int | None = None
+) -> PromptTokens:
     """Tokens of free text put in place of {question} in the run's template; rows are (text, "singular")."""
     if not questions or not all(text.strip() for text in questions):
         raise ConditionError('nothing is asked; give a question such as "Is there a bird in this image?"')
     free = condition.model_copy(update={"question_singular": "{phrase}"})
-    return tokenise(free, tokenizer, [(text, "singular") for text in questions])
+    return tokenise(free, tokenizer, [(text, "singular") for text in questions], rows)
 
 
 def encode_files(encoder: Encoder, images: Sequence[Path]) -> torch.Tensor:

@@ -20,7 +20,9 @@ from cachegen.files import digest_bytes
 
 SCHEMA = 1
 LARGEST = 2**63 - 1  # what 64 bits hold
-MOST_RUNS = 100_000  # of one grid; more are a slip
+MOST_RUNS = 100_000  # of one sweep; more are a slip
+MOST_CHARACTERS = 10_000  # of a template or question; 120,000 of them took 12 GB
+MOST_COUNTS = {"epochs": 10**6, "batch": 10**6, "swap_leaves": 10**6}  # memory is taken by them
 PLACES = ("dataset", "features", "encoder", "lm")
 
 
@@ -85,8 +87,10 @@ class Condition(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, value in self:
-            if isinstance(value, int) and value > LARGEST:
-                raise ValueError(f"{name} is larger than {LARGEST}")
+            if isinstance(value, int) and value > (most := MOST_COUNTS.get(name, LARGEST)):
+                raise ValueError(f"{name} is larger than {most}")
+            if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+                raise ValueError(f"{name} has {len(value):,} characters, more than {MOST_CHARACTERS:,}")
         if "{question}" not in self.template:
             raise ValueError("template lacks {question}")
         if self.template.count("{image}") > 1:
@@ -94,6 +98,9 @@ class Condition(BaseModel):
         for name in ("question_singular", "question_plural"):
             if "{phrase}" not in getattr(self, name):
                 raise ValueError(f"{name} lacks {{phrase}}")
+        for name in ("answer_yes", "answer_no"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty")
         if self.answer_yes == self.answer_no:
             raise ValueError("answer_yes and answer_no are the same")
         if self.ablation_kind == "random" and self.ablation > 100:

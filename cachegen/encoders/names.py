@@ -1,12 +1,12 @@
 """Names of encoders: NAME, NAME@SIZE for another image size, NAME@SIZE+NAME@SIZE for a fused encoder."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cachegen.errors import ModelError
+from cachegen.hub import looks_like_path, missing, model_config
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,7 @@ def _resolve(text: str, size: int | None) -> EncoderName:
     if not text:
         raise ModelError("encoder: a name is missing; write NAME, NAME@SIZE or NAME@SIZE+NAME@SIZE")
     if folder.is_dir():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError("it is no table")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"encoder {text}: no readable config.json in this directory ({error})") from None
+        config = model_config(folder)
         if "model_type" in config:
             return EncoderName(text, "hf", str(folder), size)
         if "architecture" in config:
@@ -68,6 +63,6 @@ def _resolve(text: str, size: int | None) -> EncoderName:
         return EncoderName(text, "timm", text, size)
     if text.startswith("timm/"):
         return EncoderName(text, "timm", f"hf-hub:{text}", size)
-    if text.startswith((".", "/", "~")):
-        raise ModelError(f"encoder {text}: no such directory; check the path")
+    if looks_like_path(text):
+        raise missing(text, "encoder")
     return EncoderName(text, "hf" if "/" in text else "timm", text, size)

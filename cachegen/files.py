@@ -92,6 +92,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def expanded(place: str | Path) -> Path:
+    """A path with the home folder in place of "~"; unlike Path's own, no error for a user that there is not."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111
+
+
 def read_bounded(path: Path, most: int) -> bytes:
     """The bytes of a plain file of at most `most`; `ValueError` says what else it is, before memory is taken."""
     if path.exists() and not (path.is_file() or path.is_dir()):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.errors import ModelError
-from cachegen.files import read_bounded, read_json
+from cachegen.files import expanded, read_bounded, read_json
 from cachegen.offline import VARIABLE, offline
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -38,11 +38,7 @@ def advice(repository: str, error: BaseException) -> str:
         RepositoryNotFoundError,
     )
 
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _chain(error)
     if offline() and any(isinstance(each, LocalEntryNotFoundError | OfflineModeIsEnabled) for each in chain):
         return (
             f"is not on this machine, and nothing is downloaded (--offline or {VARIABLE}): fetch it once where there "
@@ -65,28 +61,43 @@ def advice(repository: str, error: BaseException) -> str:
     return f"cannot be loaded ({first_line(error)}); check name, files and network, or give a local directory"
 
 
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came from."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def may_be_moved(name: str, error: BaseException) -> bool:
+    """Whether a name that the hub did not give was rather a folder: unknown there, its parent here."""
+    strange = ("RepositoryNotFoundError", *UNREACHED)
+    around = name.rpartition("/")[0]
+    return is_folder(Path(around or "/nowhere")) and any(type(each).__name__ in strange for each in _chain(error))
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; unlike Path's own, no error for a name that is too long or has a NUL."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def looks_like_path(name: str, base: Path = Path()) -> bool:
-    """Whether a name that is no folder was meant as one: it is a file, no id looks so, or its parent is there."""
-    around = name.rstrip("/").rpartition("/")[0]
+def looks_like_path(name: str) -> bool:
+    """Whether a name that is no folder was meant as one: a file has it, or no id on the hub has such a form."""
     return (
         name.startswith((".", "/", "~"))
         or name.endswith("/")
-        or name.rstrip("/").count("/") > 1
+        or name.count("/") > 1
         or "\\" in name
-        or os.path.exists(base / name)  # noqa: PTH110
-        or bool(around and is_folder(base / around))
+        or os.path.exists(name)  # noqa: PTH110
     )
 
 
 def missing(name: str, what: str) -> ModelError:
     """The error of a `name` that stands for no folder, naming a file for what it is."""
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = expanded(name)
+    if os.path.exists(path):  # noqa: PTH110
         kind = next((f" in {kind}" for pattern, kind in OTHERS.items() if path.match(pattern)), "")
         return ModelError(
             f"{what} {name} is a file{kind}; give the folder of a model in transformers' format (config.json, "

@@ -13,15 +13,17 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cachegen.errors import ConditionError
-from cachegen.files import digest_bytes
+from cachegen.files import digest_bytes, expanded
+from cachegen.hub import is_folder
 
 SCHEMA = 1
 LARGEST = 2**63 - 1  # what 64 bits hold
 MOST_RUNS = 100_000  # of one sweep; more are a slip
 MOST_CHARACTERS = 10_000  # of a template or question; 120,000 of them took 12 GB
+MOST_NESTED = 20  # tables and lists in one another
 MOST_COUNTS = {"epochs": 10**6, "batch": 10**6, "swap_leaves": 10**6}  # memory is taken by them
 PLACES = ("dataset", "features", "encoder", "lm")
 
@@ -165,6 +167,21 @@ class Inputs(BaseModel):
     features: Path
     lm: str
 
+    @field_validator("dataset", "features", "lm", mode="before")
+    @classmethod
+    def _tidy(cls, place: Any) -> Any:
+        return tidy_place(place)
+
+
+def tidy_place(place: Any) -> Any:
+    """A place as it is recorded: "~" is the home folder, and a folder has no slash at its end, nor is it "." only."""
+    if not isinstance(place, str | Path):
+        return place
+    path = expanded(place)
+    if not is_folder(path):
+        return str(path) if str(place).startswith("~") else place
+    return str(path if path.name not in ("", "..") else path.resolve())
+
 
 class Sweep(BaseModel):
     """A list of runs, each a pair of inputs and a condition, in the order they were written."""
@@ -217,7 +234,22 @@ def parse_settings(settings: list[str], places: tuple[str, ...] = ()) -> dict[st
             known = ", ".join([*Condition.model_fields, *places])
             raise ConditionError(f"{setting!r} is not NAME=VALUE with a field of a condition; fields are {known}")
         try:
-            grid[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            grid[name] = parse_toml(f"value = {text}")["value"]
+        except ValueError:
             grid[name] = text
     return grid
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """`text` as a table. Raises `ValueError` also for what Python has no stack for, now or when it is shown."""
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MOST_NESTED} deep") from None
+    level: list[Any] = [document]
+    for _ in range(MOST_NESTED):
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise ValueError(f"it is nested more than {MOST_NESTED} deep")
+    return document

@@ -20,8 +20,17 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cachegen.errors import ModelError
-from cachegen.files import digest_bytes, digest_file
-from cachegen.hub import advice, first_line, is_folder, looks_like_path, missing, model_config, weight_files
+from cachegen.files import digest_bytes, digest_file, expanded
+from cachegen.hub import (
+    advice,
+    first_line,
+    is_folder,
+    looks_like_path,
+    may_be_moved,
+    missing,
+    model_config,
+    weight_files,
+)
 from cachegen.progress import quiet_transformers
 from cachegen.random_init import random_init_lm
 from cachegen.rng import stream_seed
@@ -49,7 +58,7 @@ def resolve_lm(name: str) -> Path:
     """
     if not name.strip():
         raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not is_folder(folder):
         if looks_like_path(name):
             raise missing(name, "LM")
@@ -73,6 +82,8 @@ def _download(name: str) -> Path:
     except HFValidationError:
         raise missing(name, "LM") from None
     except Exception as error:  # the hub and what it loads with raise a dozen unrelated types
+        if may_be_moved(name, error):
+            raise missing(name, "LM") from None
         raise ModelError(f"LM {name} {advice(name, error)}") from None
 
 

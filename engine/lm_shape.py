@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.errors import CrosstaxError, ModelError
-from cachegen.files import read_json
-from cachegen.hub import MOST_CONFIG
+from cachegen.files import expanded, read_json
+from cachegen.hub import MOST_CONFIG, is_folder
 
 # Architecture facts from the models' public config.json files.
 KNOWN: dict[str, dict[str, int]] = {
@@ -96,7 +96,8 @@ class LMShape:
 
 def lm_shape(name: str) -> LMShape | None:
     """Shape of a local directory, of a Hugging Face id that is in the local cache, or of a known id; else None."""
-    path = Path(name) / "config.json" if Path(name).is_dir() else _cached_config(name)
+    folder = expanded(name)
+    path = folder / "config.json" if is_folder(folder) else _cached_config(name)
     if path is not None and path.is_file():
         try:
             config = read_json(path, MOST_CONFIG)

@@ -208,8 +208,8 @@ def tokenise_prompts(
         tokens = [added(word) for word in dict.fromkeys([answer, answer.lower(), answer.capitalize()])]
         if tokens[0] is None:
             raise ConditionError(
-                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another {option}, or "
-                "another --template (a line break, a space or nothing before {answer})"
+                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another {option}, "
+                "or another --template (a line break, a space or nothing before {answer})"
             )
         forms.append([token for token in tokens if token is not None])
     if set(forms[0]) & set(forms[1]):

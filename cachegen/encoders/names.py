@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cachegen.errors import ModelError
+from cachegen.files import expanded
 from cachegen.hub import looks_like_path, missing, model_config
 
 
@@ -36,12 +37,12 @@ class EncoderName:
 
 def read_name(name: str) -> list[EncoderName]:
     """The encoders that `name` asks for; more than one is a fused encoder. Raises `ModelError`."""
-    if Path(name).expanduser().is_dir():  # whatever characters its path has
+    if expanded(name).is_dir():  # whatever characters its path has
         return [_resolve(name, None)]
     members = []
     for text in name.split("+"):
         sized = re.fullmatch(r"(.+)@([1-9][0-9]{1,3})", text)
-        if sized and not Path(text).expanduser().is_dir():
+        if sized and not expanded(text).is_dir():
             members.append(_resolve(sized[1], int(sized[2])))
         else:
             members.append(_resolve(text, None))
@@ -49,7 +50,7 @@ def read_name(name: str) -> list[EncoderName]:
 
 
 def _resolve(text: str, size: int | None) -> EncoderName:
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if not text:
         raise ModelError("encoder: a name is missing; write NAME, NAME@SIZE or NAME@SIZE+NAME@SIZE")
     if folder.is_dir():

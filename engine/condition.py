@@ -6,6 +6,7 @@ later, at the value that reproduces the old behaviour, leaves all ids as they we
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from itertools import product
@@ -24,6 +25,8 @@ LARGEST = 2**63 - 1  # what 64 bits hold
 MOST_RUNS = 100_000  # of one sweep; more are a slip
 MOST_CHARACTERS = 10_000  # of a template or question; 120,000 of them took 12 GB
 MOST_NESTED = 20  # tables and lists in one another
+KEY = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""  # of TOML
+DEEP_KEY = re.compile(rf"(?:^|[\[{{,])\s*{KEY}(?:\s*\.\s*{KEY}){{{MOST_NESTED}}}", re.MULTILINE)
 MOST_COUNTS = {"epochs": 10**6, "batch": 10**6, "swap_leaves": 10**6}  # memory is taken by them
 PLACES = ("dataset", "features", "encoder", "lm")
 
@@ -175,7 +178,7 @@ class Inputs(BaseModel):
 
 def tidy_place(place: Any) -> Any:
     """A place as it is recorded: "~" is the home folder, and a folder has no slash at its end, nor is it "." only."""
-    if not isinstance(place, str | Path):
+    if not isinstance(place, str | Path) or not str(place).strip():
         return place
     path = expanded(place)
     if not is_folder(path):
@@ -242,14 +245,21 @@ def parse_settings(settings: list[str], places: tuple[str, ...] = ()) -> dict[st
 
 def parse_toml(text: str) -> dict[str, Any]:
     """`text` as a table. Raises `ValueError` also for what Python has no stack for, now or when it is shown."""
+    deep = ValueError(f"it is nested more than {MOST_NESTED} deep")
+    if DEEP_KEY.search(text):  # which tomllib takes minutes for
+        raise deep
     try:
         document = tomllib.loads(text)
     except RecursionError:
-        raise ValueError(f"it is nested more than {MOST_NESTED} deep") from None
+        raise deep from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
     level: list[Any] = [document]
     for _ in range(MOST_NESTED):
         level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
         level = [part for part in level if isinstance(part, dict | list)]
     if level:
-        raise ValueError(f"it is nested more than {MOST_NESTED} deep")
+        raise deep
     return document

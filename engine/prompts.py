@@ -173,13 +173,9 @@ def _refuse_end(tokenizer: Any, text: str, ids: list[int]) -> None:
     plain = encode(tokenizer, [text], add_special_tokens=False)["input_ids"][0]
     before = next((n for n in range(len(ids) - len(plain) + 1) if ids[n : n + len(plain)] == plain), len(ids))
     if added := ids[before + len(plain) :]:
-        where = (
-            "set add_eos_token to false in its tokenizer_config.json"
-            if getattr(tokenizer, "add_eos_token", False)
-            else "remove it from post_processor in its tokenizer.json"
-        )
         raise ConditionError(
-            f"the tokenizer adds {tokenizer.decode(added)!r} to every text, where the answer must come last; {where}"
+            f"the tokenizer adds {tokenizer.decode(added)!r} to every text, where the answer must come last; remove it "
+            "from post_processor in its tokenizer.json"
         )
 
 

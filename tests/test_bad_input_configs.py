@@ -1,6 +1,7 @@
 """Sweep files, settings and command lines that are wrong: one line, exit code 2, nothing half-written."""
 
 import json
+import os
 
 import pytest
 from bad_input import Case, check, folder_there, ids, loop, remove, write
@@ -20,6 +21,11 @@ def grid(name, line, says):
     return file(name, f"[[grid]]\n{PLACES}{line}\n", says)
 
 
+def fifo(path):
+    remove(path)
+    os.mkfifo(path)
+
+
 def place(name, how, says):
     return Case(name, lambda study: how(study / "mine.toml"), SWEEP, says)
 
@@ -31,10 +37,25 @@ FILES = [
     file("empty", "", r"mine\.toml: grid 1: lm: Field required"),
     file("prose", "please run everything", "is not valid TOML"),
     file("json", "{}", "is not valid TOML"),
-    file("utf-16", "[[grid]]\n".encode("utf-16"), "is not valid TOML"),
-    file("latin-1", 'about = "crôw"\n'.encode("latin-1"), "is not valid TOML"),
-    file("byte order mark", "\ufeff[[grid]]\n", "is not valid TOML"),
+    file("utf-16", "[[grid]]\n".encode("utf-16"), "is not valid TOML: it is UTF-16; save it as UTF-8"),
+    file("utf-16, no mark", "[[grid]]\n".encode("utf-16-le"), "is not valid TOML: .*UTF-16"),
+    file("utf-32", "[[grid]]\n".encode("utf-32"), "is not valid TOML: .*UTF-"),
+    file("latin-1", '\nabout = "crôw"\n'.encode("latin-1"), "is not valid TOML: .* in line 2 .*'ô' if it is Latin-1"),
+    file("byte order mark", "\ufeff[[grid]]\r\nepoch = 1\r\n", "grid 1: epoch: "),
     file("NUL bytes", 'about = "a\0b"\n', "is not valid TOML"),
+    place("pipe", fifo, r"mine\.toml is not valid TOML: it is no plain file"),
+    place("device", lambda path: (remove(path), path.symlink_to("/dev/zero")), "it is no plain file"),
+    file("large", "# " + "x" * 2**20, "is not valid TOML: it has more than 1,048,576 bytes"),
+    file("key of 50,000 parts", "a" + ".a" * 50_000 + " = 1", "is not valid TOML: it is nested"),
+    file("table of 50,000 parts", "[" + "a." * 50_000 + "a]", "is not valid TOML: it is nested"),
+    file("key of 50,000 parts within", "x = {" + "a." * 50_000 + "a = 1}", "is not valid TOML: it is nested"),
+    file("key of 30 quoted parts", '"a"' + " . 'a'" * 30 + " = 1", "is not valid TOML: it is nested"),
+    file(
+        "tables in one another",
+        "[[grid]]\nepochs = " + "{a = " * 30 + "1" + "}" * 30,
+        "is not valid TOML: it is nested",
+    ),
+    file("number of 5,000 digits", "epochs = " + "9" * 5000, "is not valid TOML: a number has too many digits"),
     file("nested deep", "about = " + "[" * 100_000, "is not valid TOML"),
     file("nested deep, closed", "about = " + "[" * 5_000 + "]" * 5_000, "is not valid TOML"),
     file("key twice", "[[grid]]\nepochs = 1\nepochs = 2\n", "is not valid TOML"),
@@ -69,6 +90,19 @@ FILES = [
     grid("list in a list", "run_seed = [[1]]", "grid 1: run_seed: "),
     grid("huge epochs", "epochs = 1000000000000000000000000", "grid 1: .*epochs is larger"),
     grid("huge batch", "batch = 1000000000000000000000000", "grid 1: .*batch is larger"),
+    *(
+        grid(f"{name} of 10 to the 12", f"{name} = {10**12}", f"{name} is larger")
+        for name in ("epochs", "batch", "swap_leaves")
+    ),
+    *(
+        grid(
+            f"{name} of 120,000 characters",
+            f'{name} = "{{image}}{{question}}{{phrase}}{"crow " * 24_000}"',
+            f"{name} has ",
+        )
+        for name in ("template", "question_singular", "question_plural", "answer_yes", "answer_no")
+    ),
+    grid("empty answer", 'answer_no = " "', "answer_no is empty"),
     grid("huge seed", "data_seed = 1000000000000000000000000", "grid 1: .*data_seed is larger"),
     grid("number for a text", "template = 3", "grid 1: template: "),
     grid("number for a choice", "shuffle = 3", "grid 1: shuffle: "),
@@ -155,9 +189,15 @@ COMMANDS = [
     words(f"{TRAIN} epochs=1 epochs", "'epochs' is not NAME=VALUE"),
     words(f"{TRAIN} learning_rate=inf", "train: grid 1: learning_rate: "),
     words(f"{TRAIN} =1", "'=1' is not NAME=VALUE"),
-    words(f"{TRAIN} answer_yes=", "new/.*: the tokenizer adds", leaves=r"^new/"),
+    words(f"{TRAIN} answer_yes=", "answer_yes is empty"),
+    words(f"{TRAIN} epochs={'[' * 5000}", "epochs: "),
+    words(f"{TRAIN} epochs={'9' * 5000}", "epochs: "),
     words(f"{TRAIN} --settings nothing", "there is no preset 'nothing'"),
-    words(f"{TRAIN} --lm /dev/null", "LM folder /dev/null does not exist"),
+    words(f"{TRAIN} --lm /dev/null", "LM /dev/null is a file"),
+    words(f"{TRAIN} --lm lm/model.safetensors", "LM lm/model.safetensors is a file; give the folder"),
+    words(f"{TRAIN} --lm=~/nowhere-at-all", "LM folder /.*/nowhere-at-all does not exist"),
+    words(f"{TRAIN} --lm ~nobody-at-all/lm", "LM folder ~nobody-at-all/lm does not exist"),
+    words(f'{TRAIN} --lm " "', "LM: a name is missing"),
     words(f"{TRAIN} --lm ../lm/../../x", "x does not exist"),
     words(f'{TRAIN} --lm ""', "LM: a name is missing"),
     words("extract dataset --encoder encoder", "Missing option '--out'"),
@@ -166,7 +206,7 @@ COMMANDS = [
     words("extract dataset --encoder encoder --out new.h5 --on-unreadable skip", "'skip' is not one of"),
     words('extract dataset --encoder "" --out new.h5', "encoder: a name is missing"),
     words("extract dataset --encoder encoder+ --out new.h5", "encoder: a name is missing"),
-    words("extract dataset --encoder ./nowhere --out new.h5", "encoder ./nowhere: no such directory"),
+    words("extract dataset --encoder ./nowhere --out new.h5", "encoder folder ./nowhere does not exist"),
     words("extract dataset --encoder no_such_vit --out new.h5", "encoder no_such_vit: timm has no such model"),
     words("extract dataset --encoder encoder@9 --out new.h5", "encoder@9"),
     words("extract dataset --encoder encoder@10 --out new.h5 --device cpu", "smaller than one patch"),
@@ -189,6 +229,12 @@ COMMANDS = [
     words("export RUN lm", "lm"),
     words("export RUN new --to gguf", "'--to'.* 'gguf' is not"),
     words("probe dataset --lm lm --lm encoder --out one.parquet", "one .parquet file holds one LM"),
+    words(f"probe dataset --lm lm --out new --template {'a' * 120_000}{{question}}{{answer}}", "120,0.. characters"),
+    words(
+        f"probe dataset --lm lm --out new --phrasing {{leaf_noun}}{{hypernym_noun}}{'a' * 120_000}",
+        "120,0.. characters",
+    ),
+    words(f'ask RUN dataset/images/crow/0.png "{"is " * 40_000}?"', "a question of 120,001 characters"),
     words('probe dataset --lm lm --out new --phrasing "is it?"', "phrasing 'is it\\?' must name both"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun} {hypernym_noun} {x}"', "field that does not exist"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun.__class__} {hypernym_noun}"', "does not exist"),

@@ -83,21 +83,20 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder is there, with as few errors."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def looks_like_path(name: str) -> bool:
-    """Whether a name that is no folder was meant as one: a file has it, or no id on the hub has such a form."""
-    return (
-        name.startswith((".", "/", "~"))
-        or name.endswith("/")
-        or name.count("/") > 1
-        or "\\" in name
-        or os.path.exists(name)  # noqa: PTH110
-    )
+    """Whether a name was meant as a path: no id on the hub has such a form."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
 
 
 def missing(name: str, what: str) -> ModelError:
     """The error of a `name` that stands for no folder, naming a file for what it is."""
     path = expanded(name)
-    if os.path.exists(path):  # noqa: PTH110
+    if is_there(path):
         kind = next((f" in {kind}" for pattern, kind in OTHERS.items() if path.match(pattern)), "")
         return ModelError(
             f"{what} {name} is a file{kind}; give the folder of a model in transformers' format (config.json, "
@@ -160,6 +159,8 @@ def _in_cache(folder: Path) -> str:
 def _refuse_pointer(path: Path) -> None:
     """Raise `ModelError` if a file only stands for the one that Git LFS would fetch, or is a page about it."""
     if not path.is_file():
+        if is_there(path) and not path.is_dir():
+            raise ModelError(f"{path} is no plain file; a pipe or device may have no end, copy it to a file")
         return
     with path.open("rb") as handle:
         start = handle.read(64).lstrip().lower()

@@ -17,6 +17,7 @@ from scipy.special import expit
 from cachegen.device import choose_device
 from cachegen.encoders import Encoder
 from cachegen.errors import ConditionError, DatasetError
+from cachegen.hub import is_there
 from cachegen.images import read_image, unreadable_reason
 from engine.batches import QuestionArrays
 from engine.condition import Condition
@@ -115,7 +116,7 @@ def read_words(words: Sequence[str], questions: Sequence[str], everything: bool)
     """
     images, asked = list(dict.fromkeys(words)), list(questions)
     nothing_else = not (asked or everything)
-    if nothing_else and Path(images[-1]).is_file():
+    if nothing_else and is_there(Path(images[-1])):
         raise ConditionError(
             'nothing is asked: end with a question in quotes, such as "Is there a bird in this image?", or give '
             "--question or --all"

@@ -25,6 +25,7 @@ from cachegen.hub import (
     advice,
     first_line,
     is_folder,
+    is_there,
     looks_like_path,
     may_be_moved,
     missing,
@@ -60,7 +61,7 @@ def resolve_lm(name: str) -> Path:
         raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
     folder = expanded(name)
     if not is_folder(folder):
-        if looks_like_path(name):
+        if is_there(folder) or looks_like_path(name):
             raise missing(name, "LM")
         folder = _download(name)
     config = model_config(folder)
@@ -151,6 +152,8 @@ class FrozenLM:
             lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
             lm._prune_last_block()
             lm._self_check()
+        except torch.OutOfMemoryError:
+            raise  # no fault of the architecture
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{type(model).__name__} does not run with a shared image prefix "
@@ -352,6 +355,10 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     except ModelError:
         raise
     except Exception as error:  # as above
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise ModelError(
+                f"the LM in {folder} does not fit into memory ({first_line(error)}); choose a smaller LM, or bfloat16"
+            ) from None
         raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check the directory") from None
     if missing_keys:  # transformers would have filled them with random numbers
         raise ModelError(f"the LM in {folder} lacks weights, first {min(missing_keys)}; download or save it again")

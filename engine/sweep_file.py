@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cachegen.errors import ConditionError, StoreError
 from cachegen.files import expanded, read_bounded
-from cachegen.hub import looks_like_path
+from cachegen.hub import is_there, looks_like_path
 from cachegen.store import FeatureStore
 from engine.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
 from engine.presets import Preset, load_preset
@@ -232,16 +232,19 @@ def _absolute(fields: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
         values = fields[key] if isinstance(fields[key], list) else [fields[key]]
         try:
             resolved[key] = [
-                str((base / expanded(value)).resolve())
-                if isinstance(value, str)
-                and (key != "lm" or looks_like_path(value) or (base / expanded(value)).exists())
-                and value.strip()
-                else value
-                for value in values
+                str((base / expanded(value)).resolve()) if _is_path(key, value, base) else value for value in values
             ]
         except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a link in a circle
             raise ConditionError(f"{where}: {key} is no path ({error}); correct this field") from None
     return resolved
+
+
+def _is_path(key: str, value: Any, base: Path) -> bool:
+    """Whether the value of a place is a path from `base` on; an LM may be an id, or lie in the working directory."""
+    if not isinstance(value, str) or key != "lm":
+        return isinstance(value, str)
+    place = expanded(value)
+    return bool(value.strip()) and ((base / place).exists() or (looks_like_path(value) and not is_there(place)))
 
 
 def same_encoder(asked: str, recorded: str) -> bool:

@@ -7,6 +7,9 @@ import pytest
 from bad_input import Case, check, folder_there, ids, loop, remove, write
 from bad_input.study import INPUTS
 
+from cachegen.errors import CrosstaxError
+from cachegen.files import read_json
+
 SWEEP = "sweep mine.toml --out new --device cpu --threads 1"
 PLACES = "".join(f"{name} = {json.dumps(value)}\n" for name, value in INPUTS.items())
 
@@ -149,8 +152,61 @@ def test_sweep_files(case, sound_study, tmp_path, crosstax, monkeypatch):
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 
+def tune(name, lines, says):
+    return Case(name, lambda study: write(study / "mine.toml", f"[tune]\n{lines}\n[[grid]]\n{PLACES}"), TUNE, says)
+
+
+TUNE = "tune mine.toml --out new --device cpu --threads 1"
+HUGE = list(range(400))
+TUNES = [
+    tune("trials", f"trials = {10**12}\n[tune.space]\nlearning_rate = {{low = 1e-4, high = 1e-2}}", "trials is larger"),
+    tune("batch", f"trials = 1\nbatch = {10**12}\n[tune.space]\nepochs = [1, 2]", "batch is larger"),
+    tune(
+        "combinations",
+        f'sampler = "grid"\n[tune.space]\nrun_seed = {HUGE}\ndata_seed = {HUGE}\nlm_seed = {HUGE}',
+        "space: more than 100,000 combinations",
+    ),
+    tune("searched epochs", f"trials = 1\n[tune.space]\nepochs = [1, {10**12}]", "epochs is larger"),
+    tune("nested", "space = " + "{a = " * 50 + "1" + "}" * 50, "is not valid TOML: it is nested"),
+]
+
+
+@pytest.mark.parametrize("case", TUNES, ids=lambda case: case.name)
+def test_tune_tables(case, sound_study, tmp_path, crosstax, monkeypatch):
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[" * 2000 + "]" * 2000, " " * 101, '{"a": ' + "9" * 5000, "pipe", "device"]
+)
+def test_json_is_bounded(content, tmp_path):
+    """Before memory is taken, and without waiting for what has no end."""
+    path = tmp_path / "plan.json"
+    if content == "device":
+        path.symlink_to("/dev/zero")
+    elif content == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    with pytest.raises(CrosstaxError, match=r"plan\.json is not readable JSON") as caught:
+        read_json(path, 100)
+    assert "\n" not in str(caught.value)
+
+
+def long_phrase(length):
+    def spoil(study):
+        text = (study / "dataset" / "taxonomy.csv").read_text()
+        write(study / "dataset" / "taxonomy.csv", text.replace("a crow", "a" * length))
+
+    return spoil
+
+
 def words(command, says, spoil=lambda study: None, leaves="(?!)"):
     return Case(command, spoil, command, says, leaves)
+
+
+def long(name, command, says):
+    return Case(f"long {name}", lambda study: None, command.replace("LONG", "a" * 120_000), says)
 
 
 TRAIN = "train --dataset dataset --features features.h5 --lm lm --out new"
@@ -190,8 +246,8 @@ COMMANDS = [
     words(f"{TRAIN} learning_rate=inf", "train: grid 1: learning_rate: "),
     words(f"{TRAIN} =1", "'=1' is not NAME=VALUE"),
     words(f"{TRAIN} answer_yes=", "answer_yes is empty"),
-    words(f"{TRAIN} epochs={'[' * 5000}", "epochs: "),
-    words(f"{TRAIN} epochs={'9' * 5000}", "epochs: "),
+    Case("nested epochs", lambda study: None, f"{TRAIN} epochs={'[' * 5000}", "epochs: "),
+    Case("epochs of 5,000 digits", lambda study: None, f"{TRAIN} epochs={'9' * 5000}", "epochs: "),
     words(f"{TRAIN} --settings nothing", "there is no preset 'nothing'"),
     words(f"{TRAIN} --lm /dev/null", "LM /dev/null is a file"),
     words(f"{TRAIN} --lm lm/model.safetensors", "LM lm/model.safetensors is a file; give the folder"),
@@ -215,6 +271,7 @@ COMMANDS = [
     words("extract dataset --encoder encoder --out sweep.toml --device cpu", "sweep.toml: not a whole feature store"),
     words("stats dataset shuffle=none", "stats: shuffle: "),
     words("stats dataset --out sweep.toml", "sweep.toml"),
+    words("stats dataset --out new", "the phrase has 1,001 characters; write at most 1,000", spoil=long_phrase(1001)),
     words("stats", "Missing argument .(dataset|DATASET)"),
     words("evaluate runs", "runs/config.json does not exist"),
     words("evaluate dataset", "dataset/config.json does not exist"),
@@ -229,12 +286,9 @@ COMMANDS = [
     words("export RUN lm", "lm"),
     words("export RUN new --to gguf", "'--to'.* 'gguf' is not"),
     words("probe dataset --lm lm --lm encoder --out one.parquet", "one .parquet file holds one LM"),
-    words(f"probe dataset --lm lm --out new --template {'a' * 120_000}{{question}}{{answer}}", "120,0.. characters"),
-    words(
-        f"probe dataset --lm lm --out new --phrasing {{leaf_noun}}{{hypernym_noun}}{'a' * 120_000}",
-        "120,0.. characters",
-    ),
-    words(f'ask RUN dataset/images/crow/0.png "{"is " * 40_000}?"', "a question of 120,001 characters"),
+    long("template", "probe dataset --lm lm --out new --template LONG{question}{answer}", "120,018 characters"),
+    long("phrasing", "probe dataset --lm lm --out new --phrasing {leaf_noun}{hypernym_noun}LONG", "120,026 char"),
+    long("question", 'ask RUN dataset/images/crow/0.png "is LONG?"', "a question of 120,004 characters"),
     words('probe dataset --lm lm --out new --phrasing "is it?"', "phrasing 'is it\\?' must name both"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun} {hypernym_noun} {x}"', "field that does not exist"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun.__class__} {hypernym_noun}"', "does not exist"),

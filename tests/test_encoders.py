@@ -205,7 +205,7 @@ def test_members_of_a_fused_encoder_must_fit(tmp_path: Path) -> None:
     )
     assert "64 and 49 patches" in refusal(f"{tmp_path / 'a'}@112+{tmp_path / 'c'}")
     assert "a name is missing" in refusal(f"{tmp_path / 'a'}+")
-    assert "nowhere@56 does not exist" in refusal(f"{tmp_path / 'a'}+./nowhere@56")
+    assert "./nowhere does not exist" in refusal(f"{tmp_path / 'a'}+./nowhere@56")
 
 
 def test_a_directory_may_look_like_a_size_or_a_fusion(tmp_path: Path) -> None:

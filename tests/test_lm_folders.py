@@ -48,6 +48,14 @@ def edit(**fields):
     return change
 
 
+def pipe(name):
+    def change(folder):
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
 def instead(*files):
     """No safetensors, but these (empty) files."""
 
@@ -107,6 +115,7 @@ FOLDERS = {
     "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
     "pointer for config.json": (put("config.json", LFS), "config.json is a pointer of Git LFS"),
     "web page for config.json": (put("config.json", b"\n<!DOCTYPE html><html>"), "config.json is a web page"),
+    "pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no plain file"),
     "GGUF alone": (alone("model-Q4_K_M.gguf"), r"GGUF \(model-Q4_K_M.gguf\)"),
     "Llama's own format": (alone("consolidated.00.pth", "params.json"), "the maker's own format"),
     "diffusers": (alone("model_index.json"), "a pipeline of diffusers"),
@@ -383,6 +392,19 @@ def test_home_stands_for_itself_in_sweep_files_and_on_command_lines(
         assert code == 2
         assert f"{tmp_path}/nowhere does not exist" in err
     assert not list(file.parent.glob("~*"))
+
+
+def test_relative_places_are_taken_from_the_sweep_files_folder_and_an_lm_else_from_here(folder, tmp_path, monkeypatch):
+    """An LM that is a folder in neither place is an id, unless it is written as a path."""
+    (tmp_path / "sweeps" / "near").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "sweeps" / "mine.toml"
+    lms = ["near", "lm", "./lm", "org/name", "./gone", "../lm"]
+    file.write_text(f'[[grid]]\ndataset = "d"\nfeatures = "f.h5"\nlm = {json.dumps(lms)}\n')
+    found = read_sweep(file)
+    assert {run.dataset for run in found} == {file.parent / "d"}
+    near, gone = str(file.parent / "near"), str(file.parent / "gone")
+    assert [run.lm for run in found] == [near, "lm", "org/name", gone, str(folder)]
 
 
 # Tokenizers

@@ -7,7 +7,7 @@ from typing import Literal
 
 from cachegen.errors import ModelError
 from cachegen.files import expanded
-from cachegen.hub import looks_like_path, missing, model_config
+from cachegen.hub import is_there, looks_like_path, missing, model_config
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,6 @@ def _resolve(text: str, size: int | None) -> EncoderName:
         return EncoderName(text, "timm", text, size)
     if text.startswith("timm/"):
         return EncoderName(text, "timm", f"hf-hub:{text}", size)
-    if looks_like_path(text):
+    if is_there(folder) or looks_like_path(text):
         raise missing(text, "encoder")
     return EncoderName(text, "hf" if "/" in text else "timm", text, size)

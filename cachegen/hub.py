@@ -90,7 +90,7 @@ def is_there(path: Path) -> bool:
 
 def looks_like_path(name: str) -> bool:
     """Whether a name was meant as a path: no id on the hub has such a form."""
-    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def missing(name: str, what: str) -> ModelError:

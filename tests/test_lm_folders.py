@@ -272,7 +272,7 @@ def test_a_folder_of_the_cache_names_the_model_in_it(inside, folder, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["/nowhere/lm", "./lm2", "../lm2", "~/nowhere/lm", "a/b/c", "lm2/", r"C:\models\lm", "here/lm2", "x" * 300 + "/"],
+    ["/nowhere/lm", "./lm2", "../lm2", "~/nowhere/lm", "a/b/c", "lm2/", "here/lm2", "x" * 300 + "/"],
 )
 def test_a_folder_that_has_moved_is_no_question_to_the_hub(name, tmp_path, monkeypatch):
     """Whatever has the form of a path; of "here/lm2" only the folder around it tells, if the hub does not know it."""
@@ -287,6 +287,12 @@ def test_a_folder_that_has_moved_is_no_question_to_the_hub(name, tmp_path, monke
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreached)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
+    with pytest.raises(ModelError, match="does not exist"):
+        resolve_lm(name)
+
+
+@pytest.mark.parametrize("name", [r"C:\models\lm", "my lm", "lm ", "lm\n", "a--b", "x" * 300])
+def test_a_name_that_no_id_has_is_a_folder_that_is_not_there(name):
     with pytest.raises(ModelError, match="does not exist"):
         resolve_lm(name)
 

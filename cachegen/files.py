@@ -15,6 +15,7 @@ from typing import Any
 from cachegen.errors import CrosstaxError, RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MOST_JSON = 2**28  # bytes; the plan of 100,000 runs has a tenth of them
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -91,10 +92,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or damaged one is a `CrosstaxError` that names it."""
+def expanded(place: str | Path) -> Path:
+    """A path with the home folder in place of "~"; unlike Path's own, no error for a user that there is not."""
+    return Path(os.path.expanduser(place))  # noqa: PTH111
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a plain file of at most `most`; `ValueError` says what else it is, before memory is taken."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError("it is no plain file; a pipe or device may have no end, copy it to a file")
+    with path.open("rb") as handle:
+        content = handle.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Read a JSON file; a missing or damaged one, or one of more than `most` bytes, is a `CrosstaxError`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, most).decode("utf-8"))
     except FileNotFoundError:
         raise CrosstaxError(f"{path} does not exist; check the path") from None
     except (OSError, ValueError, RecursionError) as error:

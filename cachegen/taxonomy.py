@@ -20,6 +20,7 @@ REQUIRED = ("leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase")
 OPTIONAL = ("hypernym_number", "depth")
 # Marks that reverse or embed what follows: a name would not read as what it is.
 EMBEDDINGS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+MOST_CHARACTERS = 1000  # of a phrase
 NUMBERS = ("singular", "plural")  # "Is there a crow", "Are there scissors"
 DEPTH = "[0-9]{1,6}"
 
@@ -194,7 +195,9 @@ def _categories(rows: list[Row], kind: str, problems: list[str]) -> dict[str, tu
 
 def _bad_cells(category: Category) -> Iterator[str]:
     if not category.phrase or not category.phrase.isprintable():
-        yield f"phrase {category.phrase!r} is empty or not printable; write a noun phrase such as 'a crow'"
+        yield f"phrase {category.phrase[:80]!r} is empty or not printable; write a noun phrase such as 'a crow'"
+    if len(category.phrase) > MOST_CHARACTERS:
+        yield f"the phrase has {len(category.phrase):,} characters; write at most {MOST_CHARACTERS:,}"
     if category.number not in NUMBERS:
         yield f"number {category.number!r} is neither 'singular' nor 'plural'"
     if category.depth and not re.fullmatch(DEPTH, category.depth):

@@ -17,6 +17,7 @@ from scipy.special import expit
 from cachegen.device import choose_device
 from cachegen.encoders import Encoder
 from cachegen.errors import ConditionError, DatasetError
+from cachegen.hub import is_there
 from cachegen.images import DECODING, Decoding, read_image, unreadable_reason
 from engine.batches import QuestionArrays
 from engine.condition import Condition
@@ -59,7 +60,7 @@ class Asker:
         `DatasetError` for an image that cannot be read, `ConditionError` for a prompt that cannot be tokenised.
         """
         asked = list(dict.fromkeys(questions))
-        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked)
+        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
         patches = encode_files(self.encoder, images, Decoding.of(self.run.store.attributes))
         if as_stored:
@@ -115,7 +116,7 @@ def read_words(words: Sequence[str], questions: Sequence[str], everything: bool)
     """
     images, asked = list(dict.fromkeys(words)), list(questions)
     nothing_else = not (asked or everything)
-    if nothing_else and Path(images[-1]).is_file():
+    if nothing_else and is_there(Path(images[-1])):
         raise ConditionError(
             'nothing is asked: end with a question in quotes, such as "Is there a bird in this image?", or give '
             "--question or --all"
@@ -149,12 +150,14 @@ def answers_json(answers: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def question_tokens(condition: Condition, tokenizer: Any, questions: Sequence[str]) -> PromptTokens:
+def question_tokens(
+    condition: Condition, tokenizer: Any, questions: Sequence[str], rows: int | None = None
+) -> PromptTokens:
     """Tokens of free text put in place of {question} in the run's template; rows are (text, "singular")."""
     if not questions or not all(text.strip() for text in questions):
         raise ConditionError('nothing is asked; give a question such as "Is there a bird in this image?"')
     free = condition.model_copy(update={"question_singular": "{phrase}"})
-    return tokenise(free, tokenizer, [(text, "singular") for text in questions])
+    return tokenise(free, tokenizer, [(text, "singular") for text in questions], rows)
 
 
 def encode_files(encoder: Encoder, images: Sequence[Path], decoding: Decoding = DECODING) -> torch.Tensor:

@@ -6,6 +6,7 @@ later, at the value that reproduces the old behaviour, leaves all ids as they we
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from itertools import product
@@ -13,14 +14,20 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cachegen.errors import ConditionError
-from cachegen.files import digest_bytes
+from cachegen.files import digest_bytes, expanded
+from cachegen.hub import is_folder
 
 SCHEMA = 1
 LARGEST = 2**63 - 1  # what 64 bits hold
-MOST_RUNS = 100_000  # of one grid; more are a slip
+MOST_RUNS = 100_000  # of one sweep; more are a slip
+MOST_CHARACTERS = 10_000  # of a template or question; 120,000 of them took 12 GB
+MOST_NESTED = 20  # tables and lists in one another
+KEY = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""  # of TOML
+DEEP_KEY = re.compile(rf"(?:^|[\[{{,])\s*{KEY}(?:\s*\.\s*{KEY}){{{MOST_NESTED}}}", re.MULTILINE)
+MOST_COUNTS = {"epochs": 10**6, "batch": 10**6, "swap_leaves": 10**6}  # memory is taken by them
 PLACES = ("dataset", "features", "encoder", "lm")
 
 
@@ -85,8 +92,10 @@ class Condition(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, value in self:
-            if isinstance(value, int) and value > LARGEST:
-                raise ValueError(f"{name} is larger than {LARGEST}")
+            if isinstance(value, int) and value > (most := MOST_COUNTS.get(name, LARGEST)):
+                raise ValueError(f"{name} is larger than {most}")
+            if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+                raise ValueError(f"{name} has {len(value):,} characters, more than {MOST_CHARACTERS:,}")
         if "{question}" not in self.template:
             raise ValueError("template lacks {question}")
         if self.template.count("{image}") > 1:
@@ -94,6 +103,9 @@ class Condition(BaseModel):
         for name in ("question_singular", "question_plural"):
             if "{phrase}" not in getattr(self, name):
                 raise ValueError(f"{name} lacks {{phrase}}")
+        for name in ("answer_yes", "answer_no"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty")
         if self.answer_yes == self.answer_no:
             raise ValueError("answer_yes and answer_no are the same")
         if self.ablation_kind == "random" and self.ablation > 100:
@@ -158,6 +170,21 @@ class Inputs(BaseModel):
     features: Path
     lm: str
 
+    @field_validator("dataset", "features", "lm", mode="before")
+    @classmethod
+    def _tidy(cls, place: Any) -> Any:
+        return tidy_place(place)
+
+
+def tidy_place(place: Any) -> Any:
+    """A place as it is recorded: "~" is the home folder, and a folder has no slash at its end, nor is it "." only."""
+    if not isinstance(place, str | Path) or not str(place).strip():
+        return place
+    path = expanded(place)
+    if not is_folder(path):
+        return str(path) if str(place).startswith("~") else place
+    return str(path if path.name not in ("", "..") else path.resolve())
+
 
 class Sweep(BaseModel):
     """A list of runs, each a pair of inputs and a condition, in the order they were written."""
@@ -210,7 +237,29 @@ def parse_settings(settings: list[str], places: tuple[str, ...] = ()) -> dict[st
             known = ", ".join([*Condition.model_fields, *places])
             raise ConditionError(f"{setting!r} is not NAME=VALUE with a field of a condition; fields are {known}")
         try:
-            grid[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            grid[name] = parse_toml(f"value = {text}")["value"]
+        except ValueError:
             grid[name] = text
     return grid
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """`text` as a table. Raises `ValueError` also for what Python has no stack for, now or when it is shown."""
+    deep = ValueError(f"it is nested more than {MOST_NESTED} deep")
+    if DEEP_KEY.search(text):  # which tomllib takes minutes for
+        raise deep
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise deep from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
+    level: list[Any] = [document]
+    for _ in range(MOST_NESTED):
+        level = [part for each in level for part in (each.values() if isinstance(each, dict) else each)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise deep
+    return document

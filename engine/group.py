@@ -61,7 +61,7 @@ class Opener:
         dataset, features = self._open_features(run)
         lm = self._open_lm(run)
         asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
-        tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None))
+        tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None), lm.rows)
         return Shared(dataset, features, lm, tokens)
 
     def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:

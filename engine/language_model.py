@@ -13,19 +13,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from cachegen.errors import ModelError
-from cachegen.files import digest_bytes, digest_file
-from cachegen.hub import advice, first_line, weight_files
+from cachegen.files import digest_bytes, digest_file, expanded
+from cachegen.hub import (
+    advice,
+    first_line,
+    is_folder,
+    is_there,
+    looks_like_path,
+    may_be_moved,
+    missing,
+    model_config,
+    weight_files,
+)
 from cachegen.progress import quiet_transformers
 from cachegen.random_init import random_init_lm
 from cachegen.rng import stream_seed
+from engine.features import device_memory
+from engine.lm_shape import check_sizes, lm_shape
 from engine.prefix_sharing import IMPLEMENTATION, Layout
+from engine.prompts import encode, is_failure
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_DOWNLOADED = ["*/*", "consolidated*"]  # the same weights again in other formats, up to twice the download
+FLOATS = ("F64", "F32", "F16", "BF16")
+VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json",
+)  # fmt: skip
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
 
@@ -33,23 +54,60 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 def resolve_lm(name: str) -> Path:
     """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id.
 
-    Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access.
+    Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access, and for a
+    folder that holds something else than a whole causal LM, as far as its small files tell (see `model_config`).
     """
-    if not name:
+    if not name.strip():
         raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise ModelError(f"{name} has no config.json; give a directory written by save_pretrained")
-        return Path(name)
+    folder = expanded(name)
+    if not is_folder(folder):
+        if is_there(folder) or looks_like_path(name):
+            raise missing(name, "LM")
+        folder = _download(name)
+    config = model_config(folder)
+    for part in (config, config.get("text_config") or {}):
+        try:
+            check_sizes(part)
+        except ModelError as error:
+            raise ModelError(f"{folder / 'config.json'}: {error}; download it again") from None
+    _check_kind(folder, config)
+    return folder
+
+
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
     except HFValidationError:
-        raise ModelError(f"LM folder {name} does not exist; check the path, or give a Hugging Face id") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise missing(name, "LM") from None
+    except Exception as error:  # the hub and what it loads with raise a dozen unrelated types
+        if may_be_moved(name, error):
+            raise missing(name, "LM") from None
         raise ModelError(f"LM {name} {advice(name, error)}") from None
+
+
+def _check_kind(folder: Path, config: dict[str, Any]) -> None:
+    """Raise `ModelError` for a model that is no causal LM of transformers' own, saying what it is."""
+    kind, classes = config.get("model_type"), config.get("architectures") or []
+    if not isinstance(kind, str) or not isinstance(classes, list):
+        what = "an encoder of timm" if "architecture" in config else "of no model_type that its config.json would tell"
+    elif kind not in CONFIG_MAPPING_NAMES and "auto_map" in config:
+        what = f"a {kind}, which needs its maker's own code (auto_map in its config.json), and that is never run"
+    elif kind not in CONFIG_MAPPING_NAMES:
+        what = f"a {kind}, which this version of transformers does not know"
+    elif config.get("is_encoder_decoder"):
+        what = f"a {kind}, an encoder and a decoder, no causal LM"
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        what = f"a {kind}, no causal LM"
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
+        what = f"a {kind}, which reads text in both directions, no causal LM"
+    elif any(str(name).endswith(("Classification", "QuestionAnswering")) for name in classes):
+        what = f"a classifier ({classes[0]}), no causal LM"
+    else:
+        return
+    raise ModelError(f"the model in {folder} is {what}; choose another LM")
 
 
 def lm_digests(folder: Path, lm_init: str) -> dict[str, str]:
@@ -81,6 +139,7 @@ class FrozenLM:
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, device: torch.device) -> "FrozenLM":
         """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
+        check_decoder(model.config)
         model = model.to(device).eval().requires_grad_(False)
         if not model._can_set_attn_implementation():
             raise ModelError(
@@ -88,17 +147,24 @@ class FrozenLM:
                 "choose another LM"
             )
         model.set_attn_implementation(IMPLEMENTATION)
-        embeddings = model.get_input_embeddings()
-        lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
-        lm._prune_last_block()
         try:
+            embeddings = model.get_input_embeddings()
+            lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
+            lm._prune_last_block()
             lm._self_check()
+        except torch.OutOfMemoryError:
+            raise  # no fault of the architecture
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{type(model).__name__} does not run with a shared image prefix "
                 f"({first_line(error)}); choose another LM"
             ) from error
         return lm
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens that it embeds; a tokenizer may have more, which no prompt can use."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -198,9 +264,69 @@ class FrozenLM:
 def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
     """`load_model`, frozen on its device and ready for packed rows."""
     model, tokenizer = load_model(folder, lm_init, lm_seed, dtype)
+    return FrozenLM.wrap(model, tokenizer, device)
+
+
+def load_config(folder: Path) -> Any:
+    """The configuration of an LM as transformers reads it, without the weights. Raises `ModelError`."""
+    quiet_transformers()
+    try:
+        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
+        raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check its config.json") from None
+
+
+def rows_of(config: Any) -> int | None:
+    """How many tokens the LM of this configuration embeds."""
+    return getattr(_text_config(config), "vocab_size", None)
+
+
+def positions_of(config: Any) -> int | None:
+    """How long a text the LM of this configuration was made for, if it says so."""
+    return getattr(_text_config(config), "max_position_embeddings", None)
+
+
+def _text_config(config: Any) -> Any:
+    """The part of a configuration that is about text, all of it in a plain LM; None if there are several."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return None
+
+
+def check_decoder(config: Any) -> None:
+    """Raise `ModelError` for a model of several parts, of which the LM is one: it cannot share an image prefix."""
+    if _text_config(config) is not config:
+        raise ModelError(
+            f"{(config.architectures or [config.model_type])[0]} is a model of several parts, not of text alone, and "
+            "cannot share an image prefix; choose an LM of text alone"
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a directory of `save_pretrained`, without the weights.
+
+    Raises `ModelError` if there is none, or none that says where in a text its tokens are.
+    """
+    load_config(folder)  # which the tokenizer reads too: what is wrong with it is no fault of the tokenizer's
+    if not any(path.name in VOCABULARIES or path.suffix == ".tiktoken" for path in folder.iterdir()):
+        raise ModelError(
+            f"{folder} has no tokenizer (no tokenizer.json or other vocabulary); copy tokenizer.json and "
+            "tokenizer_config.json there from where the model came from"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        problem = first_line(error)[:200]
+        raise ModelError(f"cannot load the tokenizer in {folder}: {problem}; download its files again") from None
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
-    return FrozenLM.wrap(model, tokenizer, device)
+    if not encode(tokenizer, ["Is there a dog?"])["input_ids"][0]:
+        raise ModelError(f"the tokenizer in {folder} makes no token of a question; download its files again")
+    return tokenizer
 
 
 def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[Any, Any]:
@@ -210,15 +336,14 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     same model in either dtype, which takes 33 GB of host memory for 8B until they are cast. Saved weights are read in
     `dtype` at once (8B in bfloat16: 16 GB).
     """
-    quiet_transformers()
-    precision, missing = getattr(torch, dtype), set()
+    tokenizer, config = load_tokenizer(folder), load_config(folder)
+    precision, missing_keys = getattr(torch, dtype), set()
     try:
-        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if lm_init == "random":
-            model = random_init_lm(AutoConfig.from_pretrained(folder, trust_remote_code=False), lm_seed).to(precision)
+            _check_memory(folder)
+            model = random_init_lm(config, lm_seed).to(precision)
         else:
-            weight_files(folder)
+            _check_weights(weight_files(folder))
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=precision,
@@ -226,19 +351,39 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-            missing = set(info["missing_keys"])
+            missing_keys = set(info["missing_keys"])
     except ModelError:
         raise
-    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
+    except Exception as error:  # as above
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise ModelError(
+                f"the LM in {folder} does not fit into memory ({first_line(error)}); choose a smaller LM, or bfloat16"
+            ) from None
         raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check the directory") from None
-    if missing:  # transformers would have filled them with random numbers
-        raise ModelError(f"the LM in {folder} lacks weights, first {sorted(missing)[0]}; download or save it again")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise ModelError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the LM embeds {rows}; they do not belong together"
-        )
+    if missing_keys:  # transformers would have filled them with random numbers
+        raise ModelError(f"the LM in {folder} lacks weights, first {min(missing_keys)}; download or save it again")
     return model, tokenizer
+
+
+def _check_memory(folder: Path) -> None:
+    shape, memory = lm_shape(str(folder)), device_memory(torch.device("cpu"))
+    if shape and 4 * shape.weights > memory:
+        raise ModelError(
+            f"random weights for the LM in {folder} take {4 * shape.weights / 2**30:,.0f} GiB in float32, this machine "
+            f"has {memory / 2**30:,.0f}; choose a smaller LM"
+        )
+
+
+def _check_weights(files: list[Path]) -> None:
+    """Raise `ModelError` if weights are in a format of fewer bits, whose scales transformers would not know of."""
+    for path in files:
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith("weight") and (dtype := tensors.get_slice(name).get_dtype()) not in FLOATS:
+                    raise ModelError(
+                        f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
+                        "version in bfloat16 or float32"
+                    )
 
 
 @torch.no_grad()

@@ -1,9 +1,12 @@
 """Sizes of a language model, from its config.json or, for the presets' models, from a table: no network, no weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from cachegen.errors import CrosstaxError, ModelError
+from cachegen.files import expanded, read_json
+from cachegen.hub import MOST_CONFIG, is_folder
 
 # Architecture facts from the models' public config.json files.
 KNOWN: dict[str, dict[str, int]] = {
@@ -27,6 +30,28 @@ KNOWN: dict[str, dict[str, int]] = {
 KNOWN["meta-llama/Llama-3.2-1B-Instruct"] = KNOWN["meta-llama/Llama-3.2-1B"]
 
 PLAIN_MLP = {"gpt_neox", "gpt2", "gptj", "opt", "phi", "bloom"}  # two matrices; all others have a gate as third
+
+
+# Names of sizes in the configurations of transformers' decoders -> what none of them comes near.
+MOST = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 2**20),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2**12),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "head_dim"), 2**16),
+    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), 2**24),
+    "vocab_size": 2**26,
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 2**36),
+}
+
+
+def check_sizes(config: Any) -> None:
+    """Raise `ModelError` for a size in a config.json that is none, or so large that it would only fill the memory."""
+    if not isinstance(config, dict):
+        raise ModelError("it is no table")
+    for name, most in MOST.items():
+        values = config.get(name)
+        for value in values if isinstance(values, list) else [] if values is None else [values]:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ModelError(f"{name} is {str(value)[:40]!r}, no whole number from 1 to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -71,11 +96,14 @@ class LMShape:
 
 def lm_shape(name: str) -> LMShape | None:
     """Shape of a local directory, of a Hugging Face id that is in the local cache, or of a known id; else None."""
-    path = Path(name) / "config.json" if Path(name).is_dir() else _cached_config(name)
+    folder = expanded(name)
+    path = folder / "config.json" if is_folder(folder) else _cached_config(name)
     if path is not None and path.is_file():
         try:
-            return shape_of_config(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+            config = read_json(path, MOST_CONFIG)
+            check_sizes(config)
+            return shape_of_config(config)
+        except (CrosstaxError, KeyError, TypeError):
             return None
     return shape_of_config(KNOWN[name]) if name in KNOWN else None
 

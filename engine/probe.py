@@ -14,6 +14,8 @@ by image do not.) That is `negatives = "image-level"`; `distinct` has the same p
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,23 +26,55 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jinja2 import TemplateError
 from torch import nn
 
 from cachegen.dataset import Dataset
 from cachegen.device import choose_device
 from cachegen.errors import ConditionError, ModelError
 from cachegen.files import digest_bytes, write_atomically, write_json
+from cachegen.hub import first_line
 from cachegen.microworld.world import MANIFEST
 from cachegen.progress import progress_bar
-from engine.condition import Condition
-from engine.language_model import lm_digests, load_model, resolve_lm
+from engine.condition import MOST_CHARACTERS, Condition
+from engine.language_model import (
+    lm_digests,
+    load_config,
+    load_model,
+    load_tokenizer,
+    positions_of,
+    resolve_lm,
+    rows_of,
+)
+from engine.prompts import encode, refuse_beyond, refuse_phrases, shortened
 from engine.questions import Categories, build_questions
 
 SCHEMA = 1
 
 # Said to chat templates that know them: no thinking, and one date instead of today's (Llama's own default).
 CHAT = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+RENDER_SECONDS = 20
+# A chat template is a program by anyone. This renders one question in a process with little memory and time of its own,
+# much as transformers does it, and prints how long it is; what else fails there fails again, with a better reason.
+RENDER = """
+import json, os, re, resource, sys
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+template, given = json.load(sys.stdin)
+seconds = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+if os.path.exists("/proc/self/statm"):
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
+jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+jinja.globals["strftime_now"] = lambda form: form
+jinja.filters["tojson"] = lambda value, **_: json.dumps(value)
+try:
+    print(len(jinja.from_string(re.sub(r"{%-?\\s*(end)?generation\\s*-?%}", "", template)).render(**given)))
+except MemoryError:
+    raise
+except Exception:
+    print(0)
+"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,9 @@ class Probe:
     def __post_init__(self) -> None:
         if "{question}" not in self.template or not self.template.endswith("{answer}"):
             raise ConditionError(f"template {self.template!r} needs {{question}}, and {{answer}} at its end")
+        for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings):
+            if len(text) > MOST_CHARACTERS:
+                raise ConditionError(f"{shortened(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
         for phrasing in self.phrasings:
             if "{leaf_" not in phrasing or "{hypernym_" not in phrasing:
                 raise ConditionError(f"phrasing {phrasing!r} must name both: {{leaf_phrase}} and {{hypernym_phrase}}")
@@ -148,28 +185,28 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
         raise ConditionError(f"phrasing {phrasing!r} has a field that does not exist; fields are {known}") from None
 
 
-def tokenise_prompts(questions: list[str], tokenizer: Any, settings: Probe, chat: bool) -> PromptTokens:
-    """Tokens of the prompts, each answer tokenised together with every one of them.
+def tokenise_prompts(
+    questions: list[str], tokenizer: Any, settings: Probe, chat: bool, rows: int | None = None
+) -> PromptTokens:
+    """Tokens of the prompts, each answer tokenised together with every one of them; `rows`: that the LM embeds.
 
-    Raises `ConditionError` unless both answers are one further token of their own after each prompt.
+    Raises `ConditionError` unless both answers are one further token of their own after each prompt, and what
+    `engine.prompts` raises for questions and tokens that no LM should see.
     """
+    refuse_phrases(tokenizer, questions)
     if chat:
-        messages = [[{"role": "user", "content": question}] for question in questions]
-        try:
-            texts = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **CHAT)
-        except (TemplateError, ValueError) as error:
-            raise ConditionError(
-                f"the tokenizer's chat template refuses the question ({error}); use --no-chat-template"
-            ) from None
+        texts = _in_chat_template(questions, tokenizer)
     else:
         frame = settings.template.removesuffix("{answer}")
         texts = [frame.replace("{question}", question) for question in questions]
     # A chat template writes its special tokens itself; a space at the end goes into the answer's token.
-    ids = tokenizer([text.rstrip(" ") for text in texts], add_special_tokens=not chat)["input_ids"]
+    ids = encode(tokenizer, [text.rstrip(" ") for text in texts], add_special_tokens=not chat)["input_ids"]
+    if not all(ids):
+        raise ConditionError("the tokenizer makes no token of a prompt; give another --template, or choose another LM")
 
     def added(word: str) -> int | None:
         """The one token that `word` adds to each prompt, if it is the same one everywhere."""
-        joint = tokenizer([text + word for text in texts], add_special_tokens=not chat)["input_ids"]
+        joint = encode(tokenizer, [text + word for text in texts], add_special_tokens=not chat)["input_ids"]
         if any(after[:-1] != before for before, after in zip(ids, joint, strict=True)):
             return None
         tokens = {after[-1] for after in joint}
@@ -180,15 +217,42 @@ def tokenise_prompts(questions: list[str], tokenizer: Any, settings: Probe, chat
         tokens = [added(word) for word in dict.fromkeys([answer, answer.lower(), answer.capitalize()])]
         if tokens[0] is None:
             raise ConditionError(
-                f"answer {answer!r} is not one known token of its own after {texts[0]!r}; give another {option}, or "
-                "another --template (a line break, a space or nothing before {answer})"
+                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another "
+                f"{option}, or another --template (a line break, a space or nothing before {{answer}})"
             )
         forms.append([token for token in tokens if token is not None])
     if set(forms[0]) & set(forms[1]):
         raise ConditionError(
             f"{settings.answer_yes!r} and {settings.answer_no!r} share a token; give answers that differ"
         )
+    refuse_beyond(tokenizer, rows, [*ids, *forms])
     return PromptTokens(ids, *forms)
+
+
+def _in_chat_template(questions: list[str], tokenizer: Any) -> list[str]:
+    """Each question as a user's message in the tokenizer's chat template, the assistant's answer to come next.
+
+    One is rendered in a process of its own first. Raises `ConditionError` if that fails.
+    """
+    messages = [[{"role": "user", "content": question}] for question in questions]
+    try:
+        given = {"messages": messages[0], "add_generation_prompt": True, **tokenizer.special_tokens_map, **CHAT}
+        tried = subprocess.run(
+            [sys.executable, "-c", RENDER, str(RENDER_SECONDS)],
+            input=json.dumps([tokenizer.get_chat_template(), given], default=str),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if tried.returncode:
+            raise ValueError(f"it takes more than {RENDER_SECONDS} seconds or 1 GiB")
+        if int(tried.stdout) > 10 * MOST_CHARACTERS:
+            raise ValueError(f"it makes {int(tried.stdout):,} characters of it")
+        return list(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **CHAT))
+    except Exception as error:  # of a template's own making: any type
+        raise ConditionError(
+            f"the tokenizer's chat template refuses the question ({first_line(error)}); use --no-chat-template"
+        ) from None
 
 
 # Shapes: B = prompts of one batch, T = tokens of each, D = width, V = vocabulary.
@@ -262,9 +326,14 @@ def run_probe(
     folder = resolve_lm(lm)
     pairs = probe_pairs(dataset, settings.negatives, settings.data_seed)
     questions = [phrase_questions(dataset, pairs, phrasing) for phrasing in settings.phrasings]
-    model, tokenizer = load_model(folder, settings.lm_init, settings.lm_seed, settings.dtype)
+    tokenizer, config = load_tokenizer(folder), load_config(folder)  # before the weights, which take minutes
     chat = settings.chat_template and bool(tokenizer.chat_template)
-    prompts = tokenise_prompts([question for form in questions for question in form], tokenizer, settings, chat)
+    asked = [question for form in questions for question in form]
+    prompts = tokenise_prompts(asked, tokenizer, settings, chat, rows_of(config))
+    longest, most = max(map(len, prompts.ids)), positions_of(config)
+    if most is not None and longest > most:
+        raise ConditionError(f"a prompt has {longest} tokens, the LM in {folder} reads {most}; shorten the phrasings")
+    model, _ = load_model(folder, settings.lm_init, settings.lm_seed, settings.dtype)
     model = model.to(choose_device(device)).eval()
     with progress_bar(f"probing {lm}", len(prompts.ids), "questions") as advance:
         answers = ask(model, prompts, max_tokens, advance)

@@ -4,14 +4,18 @@ The whole text is tokenised first and cut at the image afterwards, because BPE m
 follows; each answer is tokenised together with its prompt for the same reason.
 """
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cachegen.errors import ConditionError
-from engine.condition import Condition
+from cachegen.errors import ConditionError, ModelError
+from cachegen.hub import first_line
+from engine.condition import MOST_CHARACTERS, Condition
 
 MARK = "{image}"
 
@@ -49,17 +53,22 @@ def question_text(condition: Condition, phrase: str, number: str) -> str:
     return form.replace("{phrase}", phrase)
 
 
-def tokenise(condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, str]]) -> PromptTokens:
+def tokenise(
+    condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, str]], rows: int | None = None
+) -> PromptTokens:
     """Tokens of every (phrase, number) in `asked`, which must be all of the study, not of a batch:
     the suffix length is a constant of the study, since attention kernels' last bits depend on it.
 
-    Raises `ConditionError` if a token spans the image position, if the text before the image depends on the
-    question, or if an answer is not exactly one further token.
+    `rows`: how many tokens the LM embeds. Raises `ConditionError` if a phrase is too long or holds a special token, if
+    a token spans the image position, if the text before the image depends on the question, or if an answer is not
+    exactly one further token; `ModelError` if a token is beyond the rows, or the tokenizer fails.
     """
     asked = sorted(set(asked))
+    refuse_phrases(tokenizer, [phrase for phrase, _ in asked])
     marked = [condition.template.replace("{question}", question_text(condition, *question)) for question in asked]
     texts = [text.replace(MARK, "") for text in marked]
-    encoded = tokenizer(texts, return_offsets_mapping=True)
+    encoded = encode(tokenizer, texts, return_offsets_mapping=True)
+    _refuse_end(tokenizer, texts[0], encoded["input_ids"][0])
     cuts = [
         _cut(offsets, text.index(MARK), text) if MARK in text else 1
         for offsets, text in zip(encoded["offset_mapping"], marked, strict=True)
@@ -87,8 +96,92 @@ def tokenise(condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, st
     eos = tokenizer.eos_token_id if condition.supervise == "answer_eos" else None
     if eos is None and condition.supervise == "answer_eos":
         raise ConditionError("supervise = 'answer_eos': this tokenizer has no EOS token; use supervise = 'answer'")
-    rows = {question: row for row, question in enumerate(asked)}
-    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, rows, yes, no, eos)
+    refuse_beyond(tokenizer, rows, [*encoded["input_ids"], [yes, no, eos or 0]])
+    numbers = {question: row for row, question in enumerate(asked)}
+    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, numbers, yes, no, eos)
+
+
+def encode(tokenizer: Any, texts: list[str], **options: Any) -> Any:
+    """`tokenizer(texts)`; whatever it raises is a `ModelError` of one line.
+
+    The longest text goes first: an expression that explodes takes seconds for each, and Rust prints a page about it.
+    """
+    longest = max(texts, key=len)
+    try:
+        with _quiet():
+            tokenizer(longest)
+        return tokenizer(texts, **options)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        raise ModelError(
+            f"the LM's tokenizer fails on {shortened(longest)} ({first_line(error)[:200]}); choose another LM"
+        ) from None
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a tokenizer failed, rather than that a user stopped it; Rust's panics are no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is printed to stderr, by no library."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def refuse_phrases(tokenizer: Any, phrases: Iterable[str]) -> None:
+    """Raise `ConditionError` for what a user wrote that is too long, or would be read as a sign of the tokenizer's.
+
+    A template may hold such signs ("<|im_start|>"); in "a </s> crow" the LM would see the end of a text.
+    """
+    signs = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for phrase in phrases:
+        if len(phrase) > MOST_CHARACTERS:
+            raise ConditionError(
+                f"a question of {len(phrase):,} characters: {shortened(phrase)}; write at most {MOST_CHARACTERS:,}"
+            )
+        if found := next((sign for sign in signs if sign in phrase), None):
+            raise ConditionError(
+                f"{shortened(phrase)} holds {found!r}, a special token of this tokenizer, no text; write it otherwise"
+            )
+
+
+def refuse_beyond(tokenizer: Any, rows: int | None, ids: Iterable[Iterable[int]]) -> None:
+    """Raise `ModelError` for a token that the LM has no row for.
+
+    Tokenizers may have tokens that no text uses, beyond the LM's table: Gemma 3's of 1B has the image's.
+    """
+    last = max((token for each in ids for token in each), default=0)
+    if rows is not None and last >= rows:
+        raise ModelError(
+            f"a prompt has the token {tokenizer.convert_ids_to_tokens(last)!r}, number {last} of the tokenizer, but "
+            f"the LM embeds {rows}; they do not belong together, copy the tokenizer's files from where the LM came from"
+        )
+
+
+def _refuse_end(tokenizer: Any, text: str, ids: list[int]) -> None:
+    """Raise `ConditionError` if the tokenizer ends every text with a token of its own: the answer must come last."""
+    plain = encode(tokenizer, [text], add_special_tokens=False)["input_ids"][0]
+    before = next((n for n in range(len(ids) - len(plain) + 1) if ids[n : n + len(plain)] == plain), len(ids))
+    if added := ids[before + len(plain) :]:
+        raise ConditionError(
+            f"the tokenizer adds {tokenizer.decode(added)!r} to every text, where the answer must come last; remove it "
+            "from post_processor in its tokenizer.json"
+        )
+
+
+def shortened(text: str) -> str:
+    """A text in quotes, of a long one its end."""
+    return repr(text if len(text) <= 200 else f"...{text[-160:]}")
 
 
 def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:
@@ -99,7 +192,7 @@ def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:
         raise ConditionError("the tokenizer adds a token after the prompt; this engine needs the answer to come last")
     if cut < len(offsets) and offsets[cut][0] < position:
         raise ConditionError(
-            f"a token spans the image position in {text!r}; put a space or a line break beside {{image}} "
+            f"a token spans the image position in {shortened(text)}; put a space or a line break beside {{image}} "
             "in the template"
         )
     return cut
@@ -107,18 +200,13 @@ def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:
 
 def _answer_token(tokenizer: Any, texts: list[str], prompts: list[list[int]], answer: str) -> int:
     """The one token that `answer` adds to every prompt."""
-    joint = tokenizer([text + answer for text in texts])["input_ids"]
+    joint = encode(tokenizer, [text + answer for text in texts])["input_ids"]
     added = set()
     for text, ids, with_answer in zip(texts, prompts, joint, strict=True):
-        if ids and ids[-1] == with_answer[-1] and ids[-1] in tokenizer.all_special_ids:
-            raise ConditionError(
-                f"the tokenizer adds {tokenizer.decode(ids[-1:])!r} to every text, where the answer must come last; "
-                "turn that off in its tokenizer_config.json (add_eos_token) or tokenizer.json (post_processor)"
-            )
         if not _adds_one(ids, with_answer):
             problem = _why_not_one(tokenizer, ids, with_answer)
             raise ConditionError(
-                f"answer {answer!r} is not exactly one token after {text!r}: {problem}; "
+                f"answer {answer!r} is not exactly one token after {shortened(text)}: {problem}; "
                 f"{_what_would_be_one(tokenizer, texts, answer)}"
             )
         added.add(with_answer[-1])
@@ -134,7 +222,7 @@ def _answer_token(tokenizer: Any, texts: list[str], prompts: list[list[int]], an
 
 
 def _adds_one(ids: list[int], with_answer: list[int]) -> bool:
-    return with_answer[:-1] == ids
+    return bool(with_answer) and with_answer[:-1] == ids
 
 
 def _why_not_one(tokenizer: Any, ids: list[int], with_answer: list[int]) -> str:

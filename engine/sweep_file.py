@@ -11,7 +11,7 @@ Dataset and features may be left to the command line: a grid then names its `enc
 feature stores that are given.
 """
 
-import tomllib
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cachegen.errors import ConditionError, StoreError
+from cachegen.files import expanded, read_bounded
+from cachegen.hub import is_there, looks_like_path
 from cachegen.store import FeatureStore
-from engine.condition import PLACES, Condition, Inputs, Sweep, cross
+from engine.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
 from engine.presets import Preset, load_preset
 
+MOST_BYTES = 2**20  # of a sweep file
 # Entry of a sweep file -> its type, what a list holds, and both in words.
 FORMS: dict[str, tuple[type, type | None, str]] = {
     "about": (str, None, "text"),
@@ -79,7 +82,11 @@ def read_sweep(
     `settings` replaces the preset that the file starts from; `overrides` replace fields of every grid. Relative
     paths are taken from the file's own folder. Raises `ConditionError` naming file and field.
     """
-    runs = dict.fromkeys(_runs(source, settings, overrides or {}))
+    runs: dict[Wanted, None] = {}
+    for run in _runs(source, settings, overrides or {}):
+        runs[run] = None
+        if len(runs) > MOST_RUNS:
+            raise ConditionError(f"{_name(source)}: more than {MOST_RUNS:,} runs; shorten its lists or split it")
     if not runs:
         raise ConditionError(f"{_name(source)}: no runs; add a [[grid]] table with at least an lm")
     return list(runs)
@@ -136,12 +143,12 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
     if isinstance(source, Preset):
         return source.document
     try:
-        document = tomllib.loads(source.read_text(encoding="utf-8"))
+        document = parse_toml(_text_of(read_bounded(source, MOST_BYTES)))
     except FileNotFoundError:
         raise ConditionError(f"sweep file {source} does not exist; check the path") from None
     except OSError as error:
         raise ConditionError(f"sweep file {source} cannot be read ({error.strerror}); check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConditionError(f"{source} is not valid TOML: {error}") from None
     if unknown := sorted(set(document) - set(FORMS)):
         raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
@@ -153,6 +160,24 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
     return document
 
 
+def _text_of(content: bytes) -> str:
+    """UTF-8, with or without a byte order mark. Raises `ValueError` that names what it is instead."""
+    for mark, name in ((codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16")):
+        if content.startswith(mark):
+            raise ValueError(f"it is {name}; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, letter = content.count(b"\n", 0, error.start) + 1, content[error.start : error.start + 1]
+        raise ValueError(
+            f"byte 0x{letter.hex()} in line {line} is not UTF-8 ({letter.decode('latin-1')!r} if it is Latin-1); "
+            "save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError("it has NUL bytes, as UTF-16 and damaged files have; save it as UTF-8")
+    return text
+
+
 def read_probe(source: Path | Preset) -> ProbeTable | None:
     """The [probe] table of a sweep of text-only probes; None for a sweep of runs.
 
@@ -162,13 +187,15 @@ def read_probe(source: Path | Preset) -> ProbeTable | None:
     if table is None:
         return None
     try:
-        return ProbeTable.model_validate(
-            table | {"lm": [table["lm"]] if isinstance(table.get("lm"), str) else table.get("lm")}
-        )
+        return ProbeTable.model_validate(table | {"lm": _tidy_lms(table.get("lm"))})
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise ConditionError(f"{_name(source)}: [probe]: {field}: {problem['msg']}; correct this field") from None
+
+
+def _tidy_lms(named: Any) -> Any:
+    return list(map(tidy_place, named)) if isinstance(named, list) else [tidy_place(named)] if named else named
 
 
 def default_fields(settings: str | None) -> dict[str, Any]:
@@ -189,6 +216,7 @@ def _wanted(places: dict[str, Any], condition: Condition, where: str) -> Wanted:
         raise ConditionError(f"{where}: lm: Field required; name a directory or a Hugging Face id")
     if "features" in places and "encoder" in places:
         raise ConditionError(f"{where}: has features and encoder; give one of them")
+    places = {name: tidy_place(place) for name, place in places.items()}
     dataset, features = (Path(places[name]) if name in places else None for name in ("dataset", "features"))
     return Wanted(dataset, features, places.get("encoder"), places["lm"], condition)
 
@@ -204,14 +232,19 @@ def _absolute(fields: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
         values = fields[key] if isinstance(fields[key], list) else [fields[key]]
         try:
             resolved[key] = [
-                str((base / value).resolve())
-                if isinstance(value, str) and (key != "lm" or (base / value).exists())
-                else value
-                for value in values
+                str((base / expanded(value)).resolve()) if _is_path(key, value, base) else value for value in values
             ]
         except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a link in a circle
             raise ConditionError(f"{where}: {key} is no path ({error}); correct this field") from None
     return resolved
+
+
+def _is_path(key: str, value: Any, base: Path) -> bool:
+    """Whether the value of a place is a path from `base` on; an LM may be an id, or lie in the working directory."""
+    if not isinstance(value, str) or key != "lm":
+        return isinstance(value, str)
+    place = expanded(value)
+    return bool(value.strip()) and ((base / place).exists() or (looks_like_path(value) and not is_there(place)))
 
 
 def same_encoder(asked: str, recorded: str) -> bool:

@@ -1,10 +1,14 @@
 """Sweep files, settings and command lines that are wrong: one line, exit code 2, nothing half-written."""
 
 import json
+import os
 
 import pytest
 from bad_input import Case, check, folder_there, ids, loop, remove, write
 from bad_input.study import INPUTS
+
+from cachegen.errors import CrosstaxError
+from cachegen.files import read_json
 
 SWEEP = "sweep mine.toml --out new --device cpu --threads 1"
 PLACES = "".join(f"{name} = {json.dumps(value)}\n" for name, value in INPUTS.items())
@@ -20,6 +24,11 @@ def grid(name, line, says):
     return file(name, f"[[grid]]\n{PLACES}{line}\n", says)
 
 
+def fifo(path):
+    remove(path)
+    os.mkfifo(path)
+
+
 def place(name, how, says):
     return Case(name, lambda study: how(study / "mine.toml"), SWEEP, says)
 
@@ -31,10 +40,25 @@ FILES = [
     file("empty", "", r"mine\.toml: grid 1: lm: Field required"),
     file("prose", "please run everything", "is not valid TOML"),
     file("json", "{}", "is not valid TOML"),
-    file("utf-16", "[[grid]]\n".encode("utf-16"), "is not valid TOML"),
-    file("latin-1", 'about = "crôw"\n'.encode("latin-1"), "is not valid TOML"),
-    file("byte order mark", "\ufeff[[grid]]\n", "is not valid TOML"),
+    file("utf-16", "[[grid]]\n".encode("utf-16"), "is not valid TOML: it is UTF-16; save it as UTF-8"),
+    file("utf-16, no mark", "[[grid]]\n".encode("utf-16-le"), "is not valid TOML: .*UTF-16"),
+    file("utf-32", "[[grid]]\n".encode("utf-32"), "is not valid TOML: .*UTF-"),
+    file("latin-1", '\nabout = "crôw"\n'.encode("latin-1"), "is not valid TOML: .* in line 2 .*'ô' if it is Latin-1"),
+    file("byte order mark", "\ufeff[[grid]]\r\nepoch = 1\r\n", "grid 1: epoch: "),
     file("NUL bytes", 'about = "a\0b"\n', "is not valid TOML"),
+    place("pipe", fifo, r"mine\.toml is not valid TOML: it is no plain file"),
+    place("device", lambda path: (remove(path), path.symlink_to("/dev/zero")), "it is no plain file"),
+    file("large", "# " + "x" * 2**20, "is not valid TOML: it has more than 1,048,576 bytes"),
+    file("key of 50,000 parts", "a" + ".a" * 50_000 + " = 1", "is not valid TOML: it is nested"),
+    file("table of 50,000 parts", "[" + "a." * 50_000 + "a]", "is not valid TOML: it is nested"),
+    file("key of 50,000 parts within", "x = {" + "a." * 50_000 + "a = 1}", "is not valid TOML: it is nested"),
+    file("key of 30 quoted parts", '"a"' + " . 'a'" * 30 + " = 1", "is not valid TOML: it is nested"),
+    file(
+        "tables in one another",
+        "[[grid]]\nepochs = " + "{a = " * 30 + "1" + "}" * 30,
+        "is not valid TOML: it is nested",
+    ),
+    file("number of 5,000 digits", "epochs = " + "9" * 5000, "is not valid TOML: a number has too many digits"),
     file("nested deep", "about = " + "[" * 100_000, "is not valid TOML"),
     file("nested deep, closed", "about = " + "[" * 5_000 + "]" * 5_000, "is not valid TOML"),
     file("key twice", "[[grid]]\nepochs = 1\nepochs = 2\n", "is not valid TOML"),
@@ -69,6 +93,19 @@ FILES = [
     grid("list in a list", "run_seed = [[1]]", "grid 1: run_seed: "),
     grid("huge epochs", "epochs = 1000000000000000000000000", "grid 1: .*epochs is larger"),
     grid("huge batch", "batch = 1000000000000000000000000", "grid 1: .*batch is larger"),
+    *(
+        grid(f"{name} of 10 to the 12", f"{name} = {10**12}", f"{name} is larger")
+        for name in ("epochs", "batch", "swap_leaves")
+    ),
+    *(
+        grid(
+            f"{name} of 120,000 characters",
+            f'{name} = "{{image}}{{question}}{{phrase}}{"crow " * 24_000}"',
+            f"{name} has ",
+        )
+        for name in ("template", "question_singular", "question_plural", "answer_yes", "answer_no")
+    ),
+    grid("empty answer", 'answer_no = " "', "answer_no is empty"),
     grid("huge seed", "data_seed = 1000000000000000000000000", "grid 1: .*data_seed is larger"),
     grid("number for a text", "template = 3", "grid 1: template: "),
     grid("number for a choice", "shuffle = 3", "grid 1: shuffle: "),
@@ -115,8 +152,61 @@ def test_sweep_files(case, sound_study, tmp_path, crosstax, monkeypatch):
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 
+def tune(name, lines, says):
+    return Case(name, lambda study: write(study / "mine.toml", f"[tune]\n{lines}\n[[grid]]\n{PLACES}"), TUNE, says)
+
+
+TUNE = "tune mine.toml --out new --device cpu --threads 1"
+HUGE = list(range(400))
+TUNES = [
+    tune("trials", f"trials = {10**12}\n[tune.space]\nlearning_rate = {{low = 1e-4, high = 1e-2}}", "trials is larger"),
+    tune("batch", f"trials = 1\nbatch = {10**12}\n[tune.space]\nepochs = [1, 2]", "batch is larger"),
+    tune(
+        "combinations",
+        f'sampler = "grid"\n[tune.space]\nrun_seed = {HUGE}\ndata_seed = {HUGE}\nlm_seed = {HUGE}',
+        "space: more than 100,000 combinations",
+    ),
+    tune("searched epochs", f"trials = 1\n[tune.space]\nepochs = [1, {10**12}]", "epochs is larger"),
+    tune("nested", "space = " + "{a = " * 50 + "1" + "}" * 50, "is not valid TOML: it is nested"),
+]
+
+
+@pytest.mark.parametrize("case", TUNES, ids=lambda case: case.name)
+def test_tune_tables(case, sound_study, tmp_path, crosstax, monkeypatch):
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[" * 2000 + "]" * 2000, " " * 101, '{"a": ' + "9" * 5000, "pipe", "device"]
+)
+def test_json_is_bounded(content, tmp_path):
+    """Before memory is taken, and without waiting for what has no end."""
+    path = tmp_path / "plan.json"
+    if content == "device":
+        path.symlink_to("/dev/zero")
+    elif content == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    with pytest.raises(CrosstaxError, match=r"plan\.json is not readable JSON") as caught:
+        read_json(path, 100)
+    assert "\n" not in str(caught.value)
+
+
+def long_phrase(length):
+    def spoil(study):
+        text = (study / "dataset" / "taxonomy.csv").read_text()
+        write(study / "dataset" / "taxonomy.csv", text.replace("a crow", "a" * length))
+
+    return spoil
+
+
 def words(command, says, spoil=lambda study: None, leaves="(?!)"):
     return Case(command, spoil, command, says, leaves)
+
+
+def long(name, command, says):
+    return Case(f"long {name}", lambda study: None, command.replace("LONG", "a" * 120_000), says)
 
 
 TRAIN = "train --dataset dataset --features features.h5 --lm lm --out new"
@@ -155,9 +245,15 @@ COMMANDS = [
     words(f"{TRAIN} epochs=1 epochs", "'epochs' is not NAME=VALUE"),
     words(f"{TRAIN} learning_rate=inf", "train: grid 1: learning_rate: "),
     words(f"{TRAIN} =1", "'=1' is not NAME=VALUE"),
-    words(f"{TRAIN} answer_yes=", "new/.*: the tokenizer adds", leaves=r"^new/"),
+    words(f"{TRAIN} answer_yes=", "answer_yes is empty"),
+    Case("nested epochs", lambda study: None, f"{TRAIN} epochs={'[' * 5000}", "epochs: "),
+    Case("epochs of 5,000 digits", lambda study: None, f"{TRAIN} epochs={'9' * 5000}", "epochs: "),
     words(f"{TRAIN} --settings nothing", "there is no preset 'nothing'"),
-    words(f"{TRAIN} --lm /dev/null", "LM folder /dev/null does not exist"),
+    words(f"{TRAIN} --lm /dev/null", "LM /dev/null is a file"),
+    words(f"{TRAIN} --lm lm/model.safetensors", "LM lm/model.safetensors is a file; give the folder"),
+    words(f"{TRAIN} --lm=~/nowhere-at-all", "LM folder /.*/nowhere-at-all does not exist"),
+    words(f"{TRAIN} --lm ~nobody-at-all/lm", "LM folder ~nobody-at-all/lm does not exist"),
+    words(f'{TRAIN} --lm " "', "LM: a name is missing"),
     words(f"{TRAIN} --lm ../lm/../../x", "x does not exist"),
     words(f'{TRAIN} --lm ""', "LM: a name is missing"),
     words("extract dataset --encoder encoder", "Missing option '--out'"),
@@ -166,7 +262,7 @@ COMMANDS = [
     words("extract dataset --encoder encoder --out new.h5 --on-unreadable skip", "'skip' is not one of"),
     words('extract dataset --encoder "" --out new.h5', "encoder: a name is missing"),
     words("extract dataset --encoder encoder+ --out new.h5", "encoder: a name is missing"),
-    words("extract dataset --encoder ./nowhere --out new.h5", "encoder ./nowhere: no such directory"),
+    words("extract dataset --encoder ./nowhere --out new.h5", "encoder folder ./nowhere does not exist"),
     words("extract dataset --encoder no_such_vit --out new.h5", "encoder no_such_vit: timm has no such model"),
     words("extract dataset --encoder encoder@9 --out new.h5", "encoder@9"),
     words("extract dataset --encoder encoder@10 --out new.h5 --device cpu", "smaller than one patch"),
@@ -175,6 +271,7 @@ COMMANDS = [
     words("extract dataset --encoder encoder --out sweep.toml --device cpu", "sweep.toml: not a whole feature store"),
     words("stats dataset shuffle=none", "stats: shuffle: "),
     words("stats dataset --out sweep.toml", "sweep.toml"),
+    words("stats dataset --out new", "the phrase has 1,001 characters; write at most 1,000", spoil=long_phrase(1001)),
     words("stats", "Missing argument .(dataset|DATASET)"),
     words("evaluate runs", "runs/config.json does not exist"),
     words("evaluate dataset", "dataset/config.json does not exist"),
@@ -189,6 +286,9 @@ COMMANDS = [
     words("export RUN lm", "lm"),
     words("export RUN new --to gguf", "'--to'.* 'gguf' is not"),
     words("probe dataset --lm lm --lm encoder --out one.parquet", "one .parquet file holds one LM"),
+    long("template", "probe dataset --lm lm --out new --template LONG{question}{answer}", "120,018 characters"),
+    long("phrasing", "probe dataset --lm lm --out new --phrasing {leaf_noun}{hypernym_noun}LONG", "120,026 char"),
+    long("question", 'ask RUN dataset/images/crow/0.png "is LONG?"', "a question of 120,004 characters"),
     words('probe dataset --lm lm --out new --phrasing "is it?"', "phrasing 'is it\\?' must name both"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun} {hypernym_noun} {x}"', "field that does not exist"),
     words('probe dataset --lm lm --out new --phrasing "{leaf_noun.__class__} {hypernym_noun}"', "does not exist"),

@@ -205,7 +205,7 @@ def test_members_of_a_fused_encoder_must_fit(tmp_path: Path) -> None:
     )
     assert "64 and 49 patches" in refusal(f"{tmp_path / 'a'}@112+{tmp_path / 'c'}")
     assert "a name is missing" in refusal(f"{tmp_path / 'a'}+")
-    assert "nowhere: no such directory" in refusal(f"{tmp_path / 'a'}+./nowhere@56")
+    assert "./nowhere does not exist" in refusal(f"{tmp_path / 'a'}+./nowhere@56")
 
 
 def test_a_directory_may_look_like_a_size_or_a_fusion(tmp_path: Path) -> None:
@@ -284,8 +284,8 @@ def refusal(name: str | Path) -> str:
 
 def test_unknown_names_say_what_to_do(tmp_path: Path) -> None:
     assert "did you mean" in refusal("vit_large_patch14_reg4_dinov3.lvd142m")
-    assert "no such directory" in refusal("./nowhere")
-    assert "no readable config.json" in refusal(tmp_path)
+    assert "./nowhere does not exist" in refusal("./nowhere")
+    assert "has no config.json" in refusal(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     assert "neither model_type" in refusal(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')

@@ -140,6 +140,8 @@ def test_only_what_loading_needs_is_downloaded(monkeypatch, tmp_path):
         "flax_model.msgpack",
     ]
 
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+
     def download(name, **patterns):
         kept = huggingface_hub.utils.filter_repo_objects([*needed, *others], **patterns)
         assert set(kept) == needed

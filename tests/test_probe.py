@@ -193,6 +193,40 @@ def test_a_chat_template_that_refuses_is_named():
         tokenise_prompts(QUESTIONS, bpe("{{ raise_exception('no users') }}"), Probe(), True)
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% include 'other.jinja' %}", "no loader"),
+        ("{{ 'a' * 10**10 }}", "1 GiB"),
+        ("{% for i in range(40) %}{% generation %}{% endgeneration %}{% endfor %}{{ 'a' * 10**10 }}", "1 GiB"),
+        ("{{ 'a' * 10**7 }}", "10,000,000 characters"),
+        (
+            "{% for i in range(9999) %}{% for j in range(9999) %}{{ i * j }}{% endfor %}{% endfor %}",
+            "more than 1 seconds",
+        ),
+        ("{{ messages[0].content.__class__.mro() }}", "unsafe"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_rendered_is_one_line_and_can_be_left_out(template, reason, monkeypatch):
+    monkeypatch.setattr("engine.probe.RENDER_SECONDS", 1)
+    tokenizer = bpe(template)
+    with pytest.raises(ConditionError, match=rf"chat template .*{reason}.*--no-chat-template") as caught:
+        tokenise_prompts(QUESTIONS, tokenizer, Probe(), True)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert tokenise_prompts(QUESTIONS, tokenizer, Probe(), False).yes
+
+
+@pytest.mark.parametrize("chat", [None, "{% for m in messages %}[{{ m.content }}]{% endfor %}\n"])
+def test_special_tokens_and_long_questions_are_refused(chat):
+    tokenizer = bpe(chat)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    with pytest.raises(ConditionError, match="holds '<|im_end|>', a special token".replace("|", r"\|")):
+        tokenise_prompts([*QUESTIONS, "Is a <|im_end|> crow a bird?"], tokenizer, Probe(), bool(chat))
+    with pytest.raises(ConditionError, match="a question of 120,000 characters"):
+        tokenise_prompts(["a" * 120_000], tokenizer, Probe(), bool(chat))
+
+
 # Pairs and questions
 
 

@@ -86,3 +86,18 @@ def test_the_suffix_length_is_a_constant_of_the_study():
     tokens = tokenise(Condition(), bpe(), ASKED)
     assert tokens.suffixes.shape == (3, tokens.lengths.max())
     assert len(np.unique(tokens.lengths)) > 1
+
+
+def test_long_phrases_are_refused_before_they_are_tokenised():
+    for length in (10_001, 120_000):
+        with pytest.raises(ConditionError, match=f"a question of {length:,} characters") as caught:
+            tokenise(Condition(), bpe(), [*ASKED, ("a" * length, "singular")])
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("settings", [{"answer_yes": "Certainly"}, {"template": "Is the{image}re {question}\n"}])
+def test_a_long_prompt_is_shown_by_its_end(settings):
+    with pytest.raises(ConditionError) as caught:
+        tokenise(Condition(**settings), bpe(), [("crow " * 1000, "singular")])
+    assert len(str(caught.value)) < 600
+    assert "crow  in this image?" in str(caught.value)

@@ -1,8 +1,12 @@
 """Prompts in the tokenizers of several families: with and without a first token, answers, and what is refused."""
 
+import json
+import re
+
 import pytest
 from small_study import word_tokenizer
 from tiny import SENTENCES, STYLES, tiny_tokenizer
+from transformers import AutoTokenizer
 
 from cachegen.errors import ConditionError
 from engine.condition import Condition
@@ -98,6 +102,48 @@ def test_a_token_at_the_end_of_every_text_is_refused(style, template):
     with pytest.raises(ConditionError, match="the tokenizer adds") as caught:
         tokenise(Condition(template=template), tiny_tokenizer(style, eos_at_end=True), ASKED)
     assert "is not exactly one token" not in str(caught.value)
+
+
+def test_a_token_at_the_end_can_be_taken_off_as_the_message_says(tmp_path):
+    tiny_tokenizer("qwen", eos_at_end=True).save_pretrained(tmp_path)
+    with pytest.raises(ConditionError, match=r"remove it from post_processor in its tokenizer.json"):
+        tokenise(Condition(), AutoTokenizer.from_pretrained(tmp_path), ASKED)
+    parts = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(parts | {"post_processor": None}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.decode([tokenise(Condition(), tokenizer, ASKED).yes]) == "Yes"
+
+
+@pytest.mark.parametrize("end", ["picture", "unknown"])
+@pytest.mark.parametrize("special", [False, True])
+def test_an_unknown_answer_is_no_token_that_the_tokenizer_adds(special, end):
+    """Also where the prompt itself ends in an unknown word, and the unknown token is special or not."""
+    tokenizer = word_tokenizer(["is", "there", "a", "crow", "yes", "no", "picture"])
+    if not special:
+        tokenizer._tokenizer.add_tokens(["<unk>"])
+    settings = {"template": f"{{image}} {{question}} {end} ", "question_singular": "is there {phrase}"}
+    for yes, no in (("Maybe", "no"), ("yes", "Never")):
+        with pytest.raises(
+            ConditionError, match="has no token of its own in this vocabulary; choose another"
+        ) as caught:
+            tokenise(Condition(**settings, answer_yes=yes, answer_no=no), tokenizer, [("a crow", "singular")])
+        assert repr("Maybe" if yes == "Maybe" else "Never") in str(caught.value)
+    assert tokenise(Condition(**settings, answer_yes="yes", answer_no="no"), tokenizer, [("a crow", "singular")]).rows
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_special_tokens_in_a_phrase_are_refused_and_in_a_template_meant(style):
+    """In "a <|endoftext|> crow" the LM would see the end of a text; chat signs around a question are its form."""
+    tokenizer = tiny_tokenizer(style)
+    sign = STYLES[style][1] or "<|endoftext|>"
+    answers = {"answer_yes": " Yes", "answer_no": " No"} if style == "sentencepiece" else {}
+    for phrase in (f"a {sign} crow", sign, f"a crow{sign}"):
+        with pytest.raises(ConditionError, match=re.escape(f"holds {sign!r}, a special token")):
+            tokenise(Condition(**answers), tokenizer, [*ASKED, (phrase, "singular")])
+    template = "{image}\n" + sign + "{question}\n"
+    tokens = tokenise(Condition(template=template, **answers), tokenizer, ASKED)
+    assert (tokens.suffixes == tokenizer.convert_tokens_to_ids(sign)).any(axis=1).all()
+    tokenise(Condition(**answers), tokenizer, [*ASKED, ("a < crow > of </ s >", "singular")])
 
 
 def test_answers_that_the_vocabulary_lacks_or_confuses_are_refused():

@@ -1,12 +1,13 @@
 """Names of encoders: NAME, NAME@SIZE for another image size, NAME@SIZE+NAME@SIZE for a fused encoder."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cachegen.errors import ModelError
+from cachegen.files import expanded
+from cachegen.hub import is_there, looks_like_path, missing, model_config
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class EncoderName:
 
 def read_name(name: str) -> list[EncoderName]:
     """The encoders that `name` asks for; more than one is a fused encoder. Raises `ModelError`."""
-    if Path(name).expanduser().is_dir():  # whatever characters its path has
+    if expanded(name).is_dir():  # whatever characters its path has
         return [_resolve(name, None)]
     members = []
     for text in name.split("+"):
         sized = re.fullmatch(r"(.+)@([1-9][0-9]{1,3})", text)
-        if sized and not Path(text).expanduser().is_dir():
+        if sized and not expanded(text).is_dir():
             members.append(_resolve(sized[1], int(sized[2])))
         else:
             members.append(_resolve(text, None))
@@ -49,16 +50,11 @@ def read_name(name: str) -> list[EncoderName]:
 
 
 def _resolve(text: str, size: int | None) -> EncoderName:
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if not text:
         raise ModelError("encoder: a name is missing; write NAME, NAME@SIZE or NAME@SIZE+NAME@SIZE")
     if folder.is_dir():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError("it is no table")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"encoder {text}: no readable config.json in this directory ({error})") from None
+        config = model_config(folder)
         if "model_type" in config:
             return EncoderName(text, "hf", str(folder), size)
         if "architecture" in config:
@@ -68,6 +64,6 @@ def _resolve(text: str, size: int | None) -> EncoderName:
         return EncoderName(text, "timm", text, size)
     if text.startswith("timm/"):
         return EncoderName(text, "timm", f"hf-hub:{text}", size)
-    if text.startswith((".", "/", "~")):
-        raise ModelError(f"encoder {text}: no such directory; check the path")
+    if is_there(folder) or looks_like_path(text):
+        raise missing(text, "encoder")
     return EncoderName(text, "hf" if "/" in text else "timm", text, size)

@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from cachegen.errors import ConditionError
-from engine.condition import PLACES, Condition
+from engine.condition import MOST_RUNS, PLACES, Condition
 from engine.sweep_file import read_document
 
 Params = dict[str, Any]
@@ -128,6 +128,12 @@ class TuneTable(BaseModel):
         ranges = [name for name, values in self.space.items() if isinstance(values, Range)]
         if self.sampler == "grid" and ranges:
             raise ValueError(f"a grid needs a list of values for {ranges[0]}, no range")
+        sizes: list[int] = [len(values) for values in self.space.values() if isinstance(values, tuple)]
+        if self.sampler == "grid" and math.prod(sizes) > MOST_RUNS:
+            raise ValueError(f"space: more than {MOST_RUNS:,} combinations; shorten its lists")
+        for name in ("trials", "batch", "startup"):
+            if (getattr(self, name) or 0) > MOST_RUNS:
+                raise ValueError(f"{name} is larger than {MOST_RUNS:,}")
         if self.sampler != "grid" and self.trials is None:
             raise ValueError("trials is missing; say how many settings to try")
         if self.prune and "epochs" in self.space:

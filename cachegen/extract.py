@@ -25,25 +25,32 @@ import torch
 from cachegen.dataset import Dataset
 from cachegen.encoders import Compute, Encoder, load_encoder
 from cachegen.errors import StoreError
-from cachegen.images import Transform, read_image, unreadable_reason
+from cachegen.images import DECODING, Transform, decode_image, unreadable_reason
 from cachegen.parts import Part
 from cachegen.progress import progress_bar
+from cachegen.same_pictures import note_pictures, read_picture, require_same_set
 from cachegen.store import PENDING, FeatureStore
 from cachegen.store_writer import open_writer
 from cachegen.system import cores
 
 BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
 BLOCKS_BEHIND = 2  # encoded and not yet durable
+Decoded = tuple[str | None, bytes, list[int]]
 LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable."""
+    """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
+
+    sha256 (B, 32) uint8 and looks (B, 4) int64 are of the pictures' files (see `cachegen.same_pictures`).
+    """
 
     start: int
     pixels: torch.Tensor
     reasons: dict[int, str]
+    sha256: np.ndarray
+    looks: np.ndarray
 
 
 def extract(
@@ -73,10 +80,15 @@ def extract(
     attributes = model.attributes | {
         "dtype": dtype,
         "image_digest": dataset.image_digest,
+        "decoding": DECODING,
         "batch": batch,
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
-    with open_writer(Path(out), keys, model.n_patches, model.width, attributes, part) as writer:
+    out = Path(out)
+    found = FeatureStore.found(out)
+    if found is not None and found.done.any():
+        require_same_set(dataset, found)
+    with open_writer(out, keys, model.n_patches, model.width, attributes, part) as writer:
         before, rows = writer.store, writer.rows
         size = before.attributes["batch"]
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -92,7 +104,8 @@ def extract(
                     raise StoreError(
                         f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
                     )
-                writer.write(block.start, features, block.reasons)
+                writer.write(block.start, features, block.reasons, block.sha256)
+                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.looks)
                 advance(len(finite))
 
             with _one_thread(write) as write_behind:
@@ -134,7 +147,7 @@ def _decoded(
     `pinned`: in memory that CUDA copies from without holding up the host.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, torch.Tensor, list[Future[str | None]]]] = deque()
+    waiting: deque[tuple[int, torch.Tensor, list[Future[Decoded]]]] = deque()
     try:
         for rows in slices:
             pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
@@ -149,18 +162,24 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform, place: np.ndarray) -> str | None:
-    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read."""
+def _decode(path: Path, transform: Transform, place: np.ndarray) -> Decoded:
+    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
+
+    Also its file's hash, and how that looked. Raises `StoreError` where the file system does not give its bytes.
+    """
+    content, digest, look = read_picture(path)
     try:
-        place[:] = transform(read_image(path))
+        place[:] = transform(decode_image(content))
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-        return unreadable_reason(path, error)
-    return None
+        return unreadable_reason(path, error), digest, look
+    return None, digest, look
 
 
-def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[str | None]]) -> Block:
-    reasons = [future.result() for future in futures]
-    return Block(start, pixels, {position: reason for position, reason in enumerate(reasons) if reason is not None})
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[Decoded]]) -> Block:
+    reasons, digests, looks = zip(*(future.result() for future in futures), strict=True)
+    unreadable = {position: reason for position, reason in enumerate(reasons) if reason is not None}
+    sha256 = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Block(start, pixels, unreadable, sha256, np.array(looks))
 
 
 def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:

@@ -1,6 +1,7 @@
 """Image files: decoding, and the one resize-and-normalise that every encoder family shares."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 # What files of these suffixes are in fact; Pillow would hand PostScript to a program of its own.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+DECODING = "first frame to RGB by Pillow, EXIF orientation ignored"  # recorded in feature stores
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -28,7 +30,8 @@ def decode_image(content: bytes) -> Image.Image:
 
 def unreadable_reason(path: Path, error: Exception) -> str:
     """One line on why `path` could not be decoded, the same wherever the dataset lies."""
-    message = str(error).replace(str(path), path.name).strip() or "no details"
+    message = re.sub(r"<_io\.BytesIO object at \w+>", f"'{path.name}'", str(error)).replace(str(path), path.name)
+    message = message.strip() or "no details"
     return f"{type(error).__name__}: {message.splitlines()[0]}"
 
 

@@ -12,6 +12,7 @@ from cachegen.device import best_dtype, choose_device
 from cachegen.errors import DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.offline import offline
+from cachegen.same_pictures import check_pictures
 from cachegen.store import FeatureStore
 from cachegen.system import cores
 from engine.plan import MAX_TOKENS
@@ -47,14 +48,25 @@ def examine_dataset(root: Path) -> str:
 
 
 def examine_features(path: Path) -> str:
-    """Summary of a sound feature store; raises `StoreError` naming damaged rows."""
+    """Summary of a sound feature store; raises `StoreError` that lists damaged rows."""
     store = FeatureStore.open(path)
     store.verify()
     images, patches, width = store.patches.shape
     made = f"{store.attributes['encoder']}, {store.attributes['layer']}, {store.attributes['dtype']}"
+    decoding = store.attributes.get("decoding", "as earlier versions did, which kept no hashes of pictures")
     return (
-        f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound"
+        f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
+        f"pictures were decoded {decoding}"
     )
+
+
+def examine_pictures(root: Path, path: Path, deep: bool) -> str:
+    """Whether a store's features are those of a dataset's pictures, all of which `deep` reads; raises `StoreError`."""
+    dataset, store = load_dataset(root), FeatureStore.open(path)
+    read, count = check_pictures(dataset, store, deep), len(dataset.images)
+    if store.sha256 is None:
+        return f"names and sizes of {count:,} pictures are the store's; it does not know their content"
+    return f"{count:,} pictures are those of the store: {read:,} by content, {count - read:,} by size and times"
 
 
 def _device(device: torch.device) -> str:

@@ -56,11 +56,7 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     earlier version knows names and sizes only.
     """
     keys = list(dataset.images["key"])
-    if unknown := [key for key in keys if key not in store.row_of]:
-        raise StoreError(
-            f"{store.path}: has no image {some(unknown)} ({len(unknown):,} of {len(keys):,}); extract {dataset.root} "
-            "into a new store"
-        )
+    _require_all(keys, dataset, store)
     if store.sha256 is None:
         if store.attributes["image_digest"] != dataset.image_digest:
             raise StoreError(
@@ -89,12 +85,21 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
 
 def require_same_set(dataset: Dataset, store: FeatureStore) -> None:
     """Raise `StoreError` unless dataset and store have the same pictures, to extract more of them into it."""
+    _require_all(list(dataset.images["key"]), dataset, store)
     if left := sorted(set(store.keys) - set(dataset.images["key"])):
         raise StoreError(
             f"{store.path} has {len(left):,} images that {dataset.root} lacks ({some(left)}); train with it as it is, "
             "or choose another --out"
         )
     check_pictures(dataset, store)
+
+
+def _require_all(keys: list[str], dataset: Dataset, store: FeatureStore) -> None:
+    if unknown := [key for key in keys if key not in store.row_of]:
+        raise StoreError(
+            f"{store.path}: has no image {some(unknown)} ({len(unknown):,} of {len(keys):,}); extract {dataset.root} "
+            "into a new store"
+        )
 
 
 def _changed(dataset: Dataset, store: FeatureStore, rows: np.ndarray) -> StoreError:

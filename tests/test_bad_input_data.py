@@ -1,8 +1,10 @@
 """Taxonomies, pictures and feature stores that are wrong: one line, exit code 2, nothing half-written."""
 
+import contextlib
 import io
 import os
 import pickle
+import socket
 import struct
 import zlib
 
@@ -273,14 +275,41 @@ def reasons(content):
     return lambda path: write(path.with_name("features.h5.unreadable.jsonl"), content)
 
 
-NOT_WHOLE = r"features\.h5: not a whole feature store \(.+\); delete it and extract again"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n"
+
+
+def pipe(path):
+    remove(path)
+    os.mkfifo(path)
+
+
+def listening(path):
+    remove(path)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):  # long paths are refused
+        server.bind(path.name)
+
+
+def link_to(target):
+    def how(path):
+        remove(path)
+        path.symlink_to(target)
+
+    return how
+
+
+NOT_WHOLE = r"features\.h5: not a whole feature store.+; (copy it again, or )?delete it and extract again"
 N = 32
 STORES = [
     at("missing", "features.h5", remove, "features.h5: no feature store there"),
-    at("empty", "features.h5", lambda path: write(path, b""), NOT_WHOLE),
-    at("text", "features.h5", lambda path: write(path, "features"), NOT_WHOLE),
-    at("pickle", "features.h5", lambda path: write(path, pickle.dumps([1])), NOT_WHOLE),
-    at("folder", "features.h5", folder_there, "no feature store there"),
+    at("empty", "features.h5", lambda path: write(path, b""), "an empty file"),
+    at("text", "features.h5", lambda path: write(path, "features"), "no HDF5 file"),
+    at("pickle", "features.h5", lambda path: write(path, pickle.dumps([1])), "no HDF5 file"),
+    at("folder", "features.h5", folder_there, "is a folder"),
+    at("pipe", "features.h5", pipe, "pipe or device"),
+    at("socket", "features.h5", listening, "pipe or device"),
+    at("endless zeros", "features.h5", link_to("/dev/zero"), "pipe or device"),
+    at("link to nothing", "features.h5", link_to("nothing"), "no feature store there"),
+    at("git-lfs pointer", "features.h5", lambda path: write(path, LFS), "Git LFS pointer.*git lfs pull"),
     at("loop", "features.h5", loop, "grid 1: features is no path|no feature store there"),
     at("half", "features.h5", lambda path: cut(path, path.stat().st_size // 2), NOT_WHOLE),
     at("last byte missing", "features.h5", lambda path: cut(path, -1), NOT_WHOLE),
@@ -396,7 +425,7 @@ CHECKED = [
         "resumed over text",
         "features.h5",
         lambda path: write(path, "features"),
-        NOT_WHOLE,
+        "no HDF5 file",
         EXTRACT.replace("new", "features"),
     ),
 ]

@@ -269,9 +269,9 @@ def bit(name, *place):
     """The lowest bit of one value."""
 
     def spoil(file):
-        value = np.array(file[name][place])
-        value.view(np.uint8)[...].flat[0] ^= 1
-        file[name][place] = value
+        value = np.atleast_1d(file[name][place])
+        value.view(np.uint8)[0] ^= 1
+        file[name][place] = value[0]
 
     return spoil
 

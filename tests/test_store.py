@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -306,6 +306,50 @@ def test_truncated_file_is_refused(full: Path, keep: int) -> None:
     full.write_bytes(full.read_bytes()[:keep])
     with pytest.raises(StoreError, match="not a whole feature store"):
         FeatureStore.open(full)
+
+
+def hdf5_says(number: int, what: str) -> OSError:
+    """An error of the file system as h5py passes it on: the number stands in the text, and may stand nowhere else."""
+    return OSError(
+        f"Can't synchronously read data (file {what} failed: time = Sat Nov 28\n, filename = 'features.h5', file "
+        f"descriptor = 3, errno = {number}, error message = '{os.strerror(number)}', buf = 0x7ffe, offset = 0)"
+    )
+
+
+FAILING: dict[str, Callable[[pytest.MonkeyPatch, int], None]] = {
+    "stat": lambda patch, number: patch.setattr(Path, "stat", raising(OSError(number, os.strerror(number)))),
+    "open": lambda patch, number: patch.setattr(Path, "open", raising(OSError(number, os.strerror(number)))),
+    "hdf5": lambda patch, number: patch.setattr(h5py, "File", raising(OSError(number, "Unable to open file"))),
+    "hdf5 text": lambda patch, number: patch.setattr(h5py, "File", raising(hdf5_says(number, "open"))),
+    "column": lambda patch, number: patch.setattr(h5py.Dataset, "__getitem__", raising(hdf5_says(number, "read"))),
+    "map": lambda patch, number: patch.setattr(np, "memmap", raising(OSError(number, os.strerror(number)))),
+}
+
+
+def raising(error: OSError) -> Callable[..., None]:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
+SYSTEM = ("ESTALE", "EIO", "EACCES", "EPERM", "ENODEV", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ENOTCONN")
+
+
+@pytest.mark.parametrize("number", SYSTEM)
+@pytest.mark.parametrize("where", FAILING)
+def test_the_file_system_is_not_taken_for_damage(
+    full: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: str
+) -> None:
+    code = getattr(errno, number)
+    with monkeypatch.context() as patch:
+        FAILING[where](patch, code)
+        with pytest.raises(StoreError) as refused:
+            FeatureStore.open(full)
+    assert os.strerror(code) in str(refused.value)
+    assert str(full) in str(refused.value)
+    assert not any(word in str(refused.value) for word in ("delete", "extract", "damaged", "whole"))
+    FeatureStore.open(full).verify()
 
 
 def test_foreign_files_are_refused_and_left_alone(path: Path) -> None:

@@ -7,11 +7,13 @@ import pickle
 import socket
 import struct
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 from bad_input import Case, check, cut, folder_there, ids, loop, remove, write
+from bad_input.study import run_name
 from PIL import Image
 
 STATS = "stats dataset --out counted"
@@ -397,7 +399,54 @@ def test_stores(case, sound_study, tmp_path, crosstax, monkeypatch):
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 
+def flipped(name, row, place=0):
+    """One bit of a row changed, as by a disk."""
+
+    def change(file):
+        values = file[name][row]
+        values.reshape(-1).view(np.uint8)[place] ^= 1
+        file[name][row] = values
+
+    return hdf5(change)
+
+
+def same_size(study):
+    """Another picture of the same number of bytes."""
+    picture = study / PICTURE
+    picture.write_bytes(picture.read_bytes()[:-1] + b"?")
+
+
+def damaged(name, how, command="evaluate RUN --device cpu", says="do not match their checksum"):
+    return at(name, "features.h5", how, says, command)
+
+
 DOCTOR = "doctor --features features.h5"
+BOTH = f"{DOCTOR} --dataset dataset"
+ANALYZE = "analyze runs --out new"
+CHANGED = r"features\.h5: 1 pictures of .*dataset have changed"
+USED = [
+    damaged("patches zero", hdf5(lambda f: f["patches"].__setitem__(..., 0))),
+    damaged("a bit of a patch", flipped("patches", 3)),
+    damaged("a bit of a pooled vector", flipped("pooled_patches", 3)),
+    damaged("a bit of a pooled vector, analysed", flipped("pooled_patches", 3), ANALYZE),
+    damaged("a bit of the other pooled vector, analysed", flipped("pooled_all_tokens", 9, 5), ANALYZE),
+    damaged("a bit of a hash, analysed", flipped("sha256", 9, 31), ANALYZE),
+    damaged("a bit of a hash, examined", flipped("sha256", 9, 31), DOCTOR),
+    Case("picture changed, trained", same_size, SWEEP, CHANGED, PLANNED),
+    Case("picture changed, evaluated", same_size, "evaluate RUN --device cpu", CHANGED),
+    Case("picture changed, extracted", same_size, EXTRACT.replace("new", "features"), CHANGED),
+    Case("picture changed, examined", same_size, BOTH, CHANGED),
+    Case("picture changed, examined in full", same_size, f"{BOTH} --deep", CHANGED),
+    damaged("nothing to compare", hdf5(lambda _: None), f"{DOCTOR} --deep", "give --dataset and --features"),
+]
+
+
+@pytest.mark.parametrize("case", USED, ids=[case.name for case in USED])
+def test_stores_whose_rows_or_pictures_changed(case, sound_study, tmp_path, crosstax, monkeypatch):
+    case = replace(case, command=case.command.replace("RUN", f"runs/{run_name(sound_study)}"))
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
 CHECKED = [
     at("infinite", "features.h5", infinite, "32 rows do not match their checksum", DOCTOR),
     at(

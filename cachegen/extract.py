@@ -43,7 +43,7 @@ LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 class Block:
     """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
 
-    sha256 (B, 32) uint8 and looks (B, 4) int64 are of the pictures' files (see `cachegen.same_pictures`).
+    sha256 (B, 32) uint8 and looks (B, 3) int64 are of the pictures' files (see `cachegen.same_pictures`).
     """
 
     start: int
@@ -105,7 +105,7 @@ def extract(
                         f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
                     )
                 writer.write(block.start, features, block.reasons, block.sha256)
-                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.looks)
+                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
                 advance(len(finite))
 
             with _one_thread(write) as write_behind:
@@ -170,6 +170,8 @@ def _decode(path: Path, transform: Transform, place: np.ndarray) -> Decoded:
     content, digest, look = read_picture(path)
     try:
         place[:] = transform(decode_image(content))
+    except MemoryError as error:
+        raise StoreError(f"picture {path}: not enough memory to decode it; make room and run it again") from error
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
         return unreadable_reason(path, error), digest, look
     return None, digest, look

@@ -8,6 +8,7 @@ entry says nothing where the file is missing, short or another store's. No promi
 """
 
 import hashlib
+import itertools
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cachegen.files import reason_of, remedy_of
 from cachegen.progress import progress_bar
 from cachegen.store import PENDING, FeatureStore, in_threads, some, times_path
 
-LOOKS = 4  # numbers of an entry
+ENTRY = 4 * 8  # bytes
 
 
 def read_picture(path: Path) -> tuple[bytes, bytes, list[int]]:
@@ -30,19 +31,20 @@ def read_picture(path: Path) -> tuple[bytes, bytes, list[int]]:
             content = handle.read()
     except OSError as error:
         raise StoreError(f"picture {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
-    digest = hashlib.sha256(content).digest()
-    return content, digest, [*_look(status), *_folded(np.frombuffer(digest, np.uint8)[None])]
+    return content, hashlib.sha256(content).digest(), _look(status)
 
 
-def note_pictures(store: FeatureStore, rows: np.ndarray, looks: np.ndarray) -> None:
-    """Remember how the files of these rows (n,) looked, (n, 4), where the place can be written."""
+def note_pictures(store: FeatureStore, rows: np.ndarray, sha256: np.ndarray, looks: np.ndarray) -> None:
+    """Remember how the files of rising `rows` (n,) with these hashes (n, 32) looked (n, 3), if that can be written."""
+    entries = np.column_stack([looks, _folded(sha256)]).astype("<i8")
+    together = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # where rows that follow one another begin
     try:
         descriptor = os.open(times_path(store.path), os.O_WRONLY | os.O_CREAT, 0o666)
     except OSError:
         return
     try:
-        for row, look in zip(rows, looks.astype("<i8"), strict=True):
-            os.pwrite(descriptor, look.tobytes(), row * LOOKS * 8)
+        for start, stop in itertools.pairwise([*together, len(rows)]):
+            os.pwrite(descriptor, entries[start:stop].tobytes(), rows[start] * ENTRY)
     except OSError:  # a full disk: what is not remembered is read again
         pass
     finally:
@@ -69,7 +71,7 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     paths = [dataset.image_path(store.keys[row]) for row in rows]
     known = _known(store)[rows]
     known[:, 3] *= known[:, 3] == _folded(store.sha256[rows])
-    looks = np.array([_look_of(path) for path in paths], dtype=np.int64).reshape(-1, LOOKS - 1)
+    looks = np.array([_look_of(path) for path in paths], dtype=np.int64).reshape(-1, 3)
     doubtful = np.flatnonzero(deep | (known[:, :3] != looks).any(1) | (known[:, 3] == 0))
     if not len(doubtful):
         return 0
@@ -77,7 +79,8 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
         found = in_threads(lambda place: read_picture(paths[doubtful[place]])[1:], len(doubtful), advance)
     digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, 32)
     same = (digests == store.sha256[rows[doubtful]]).all(1)
-    note_pictures(store, rows[doubtful][same], np.array([look for _, look in found])[same])
+    looks = np.array([look for _, look in found])
+    note_pictures(store, rows[doubtful][same], digests[same], looks[same])
     if not same.all():
         raise _changed(dataset, store, rows[doubtful][~same])
     return len(doubtful)
@@ -114,7 +117,7 @@ def _changed(dataset: Dataset, store: FeatureStore, rows: np.ndarray) -> StoreEr
 
 
 def _look(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_size, status.st_mtime_ns % 2**63, status.st_ctime_ns % 2**63]  # the year 2300 is no error
 
 
 def _look_of(path: Path) -> list[int]:
@@ -132,7 +135,7 @@ def _folded(sha256: np.ndarray) -> np.ndarray:
 
 def _known(store: FeatureStore) -> np.ndarray:
     """How the files looked when their content was last seen to be the store's: (N, 4), zeros where that is unknown."""
-    known = np.zeros((len(store.keys), LOOKS), "<i8")
+    known = np.zeros((len(store.keys), 4), "<i8")
     try:
         with times_path(store.path).open("rb") as handle:
             found = np.frombuffer(handle.read(known.nbytes), np.uint8)

@@ -394,7 +394,7 @@ def test_decoding_stays_a_bounded_number_of_blocks_ahead(monkeypatch: pytest.Mon
 
     def decode(path: Path, *_: Any) -> extraction.Decoded:
         begun.append(path)
-        return None, bytes(32), [0] * 4
+        return None, bytes(32), [0] * 3
 
     monkeypatch.setattr(extraction, "_decode", decode)
     slices = [range(start, start + BATCH) for start in range(0, 400, BATCH)]

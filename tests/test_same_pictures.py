@@ -1,5 +1,6 @@
 """Features count only for the pictures they were made from, and only as they were written."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from small_study import write_dataset
 from test_extract import BATCH, SIDE, save_encoder
 
+from cachegen import extract as extraction
 from cachegen import same_pictures
 from cachegen.dataset import load_dataset
 from cachegen.errors import StoreError
@@ -129,6 +131,9 @@ def test_pictures_are_read_only_where_they_look_otherwise(home):
     assert check(home) == 0
     picture(home, CROW).chmod(0o640)
     assert check(home) == 1
+    os.utime(picture(home, CROW), ns=(0, 2**63 + 5))
+    assert check(home) == 1
+    assert check(home) == 0
     assert check(home, deep=True) == 21
 
 
@@ -340,3 +345,34 @@ def test_doctor_lists_damaged_rows_up_to_twenty(home):
         *(f"  {key}" for key in FeatureStore.open(home / "f.h5").keys[:20]),
         "  ... and 1 more",
     ]
+
+
+SYSTEM = [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENOENT]
+
+
+@pytest.mark.parametrize("number", SYSTEM)
+def test_a_picture_that_the_file_system_does_not_give_is_not_marked_as_unreadable(home, encoder, monkeypatch, number):
+    """Nor is one that memory does not suffice for; the same command goes on once it is there."""
+    plain = Path.open
+
+    def failing(path, *mode, **more):
+        if path.name == Path(GULL).name:
+            raise OSError(number, os.strerror(number))
+        return plain(path, *mode, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        with pytest.raises(StoreError, match=rf"{GULL} cannot be read: {os.strerror(number)}"):
+            run(home, encoder, on_unreadable="mark")
+        picture(home, GULL).touch()
+        with pytest.raises(StoreError, match=rf"{GULL} cannot be read: {os.strerror(number)}"):
+            check(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "decode_image", lambda _: bytearray(1 << 62))
+        with pytest.raises(StoreError, match="not enough memory"):
+            run(home, encoder, on_unreadable="mark")
+    assert run(home, encoder, on_unreadable="mark")["unreadable"] == {}
+
+
+def run(home, encoder, **options):
+    return extract(load_dataset(home / "dataset"), encoder, home / "new.h5", batch=BATCH, device="cpu", **options)

@@ -21,9 +21,10 @@ def open_dataset(path: str, digest: str | None) -> Dataset:
 
 
 def open_store(path: str, digest: str | None) -> FeatureStore:
-    """The feature store a run was made with. Raises RunError when it changed since."""
+    """The feature store a run was made with, its pooled vectors verified. Raises RunError when it changed since."""
     store = FeatureStore.open(Path(path))
     _unchanged("feature store", path, store.digest, digest)
+    store.verify_pooled()
     return store
 
 

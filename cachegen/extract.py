@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from cachegen.errors import StoreError
 from cachegen.images import DECODING, Decoding, Transform, decode, unreadable_reason
 from cachegen.parts import Part
 from cachegen.progress import progress_bar
+from cachegen.same_pictures import note_pictures, read_picture, require_same_set
 from cachegen.store import PENDING, FeatureStore
 from cachegen.store_writer import open_writer
 from cachegen.system import cores
@@ -37,17 +38,29 @@ BLOCKS_BEHIND = 2  # encoded and not yet durable
 LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 
 
+class Picture(NamedTuple):
+    """What decoding finds out of a file: why it cannot be read, whether EXIF asks for a turn, its hash and looks."""
+
+    reason: str | None
+    turned: bool
+    sha256: bytes
+    look: list[int]
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
 
-    turned: how many of them EXIF asks to be turned.
+    turned: how many of them EXIF asks to be turned. sha256 (B, 32) uint8 and looks (B, 3) int64 are of the pictures'
+    files (see `cachegen.same_pictures`).
     """
 
     start: int
     pixels: torch.Tensor
     reasons: dict[int, str]
     turned: int
+    sha256: np.ndarray
+    looks: np.ndarray
 
 
 def extract(
@@ -83,7 +96,11 @@ def extract(
         "batch": batch,
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
     }
-    with open_writer(Path(out), keys, model.n_patches, model.width, attributes, part) as writer:
+    out = Path(out)
+    found = FeatureStore.found(out)
+    if found is not None and found.done.any():
+        require_same_set(dataset, found)
+    with open_writer(out, keys, model.n_patches, model.width, attributes, part) as writer:
         before, rows = writer.store, writer.rows
         shape = (model.n_patches, model.width)
         if before.patches.shape[1:] != shape:  # of CaiT and XCiT older versions left out a patch
@@ -110,7 +127,8 @@ def extract(
                     raise StoreError(
                         f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
                     )
-                writer.write(block.start, features, block.reasons)
+                writer.write(block.start, features, block.reasons, block.sha256)
+                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
                 advance(len(finite))
 
             with _one_thread(write) as write_behind:
@@ -162,7 +180,7 @@ def _decoded(
     `pinned`: in memory that CUDA copies from without holding up the host.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, torch.Tensor, list[Future[tuple[str | None, bool]]]]] = deque()
+    waiting: deque[tuple[int, torch.Tensor, list[Future[Picture]]]] = deque()
     try:
         for rows in slices:
             pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
@@ -177,23 +195,27 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> tuple[str | None, bool]:
+def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> Picture:
     """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
 
-    Also whether EXIF asks for a turn.
+    Raises `StoreError` where the file system does not give its bytes.
     """
+    content, digest, look = read_picture(path)
     try:
-        decoded = decode(path.read_bytes(), decoding)
+        decoded = decode(content, decoding)
         place[:] = transform(decoded.image)
+    except MemoryError as error:
+        raise StoreError(f"picture {path}: not enough memory to decode it; make room and run it again") from error
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-        return unreadable_reason(path, error), False
-    return None, decoded.turned
+        return Picture(unreadable_reason(path, error), False, digest, look)
+    return Picture(None, decoded.turned, digest, look)
 
 
-def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[tuple[str | None, bool]]]) -> Block:
-    reasons, turned = zip(*(future.result() for future in futures), strict=True)
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[Picture]]) -> Block:
+    reasons, turned, digests, looks = zip(*(future.result() for future in futures), strict=True)
     unreadable = {position: reason for position, reason in enumerate(reasons) if reason is not None}
-    return Block(start, pixels, unreadable, sum(turned))
+    sha256 = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Block(start, pixels, unreadable, sum(turned), sha256, np.array(looks))
 
 
 def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:

@@ -230,7 +230,8 @@ def what_it_is(content: bytes) -> str:
 
 def unreadable_reason(path: Path, error: Exception) -> str:
     """One line on why `path` could not be decoded, the same wherever the dataset lies."""
-    message = str(error).replace(str(path), path.name).strip() or "no details"
+    message = re.sub(r"<_io\.BytesIO object at \w+>", f"'{path.name}'", str(error)).replace(str(path), path.name)
+    message = message.strip() or "no details"
     return f"{type(error).__name__}: {message.splitlines()[0]}"
 
 

@@ -21,6 +21,7 @@ from cachegen.store import (
     DONE,
     FEATURES,
     IDENTITY,
+    PENDING,
     SCHEMA,
     STORAGE,
     UNREADABLE,
@@ -28,35 +29,45 @@ from cachegen.store import (
     read_reasons,
     reasons_path,
     row_checksum,
+    times_path,
 )
 from cachegen.system import reserve, sync_data
 
+COLUMNS = (*FEATURES, "crc32", "sha256", "crc32_pooled")  # written before a row counts
 HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
 
 
 class StoreWriter:
-    """The one locked writer of `rows` of a store. `store` is the state found when it was opened."""
+    """The one locked writer of `rows` of a store, or what has none left to write: without locks.
 
-    def __init__(self, store: FeatureStore, rows: range, descriptor: int, locks: RowLocks) -> None:
+    `store` is the state found when it was opened.
+    """
+
+    def __init__(self, store: FeatureStore, rows: range, descriptor: int = -1, locks: RowLocks | None = None) -> None:
         self.store = store
         self.rows = rows
         self._descriptor = descriptor
         self._locks = locks
 
-    def write(self, start: int, features: Sequence[np.ndarray], reasons: dict[int, str]) -> None:
+    def write(self, start: int, features: Sequence[np.ndarray], reasons: dict[int, str], sha256: np.ndarray) -> None:
         """Make rows `start`, `start + 1`, ... durable: features in the order of `FEATURES`, each (n, ...).
 
+        `sha256` (n, 32) uint8 are the hashes of the pictures' files.
         `reasons` maps positions in this block to why the image is unreadable; their features become zeros.
         """
         parts = [np.array(part, order="C") if reasons else np.ascontiguousarray(part) for part in features]
         for part in parts:
             part[list(reasons)] = 0
         keys = self.store.keys[start : start + len(parts[0])]
-        crc32 = np.array([row_checksum(key, row) for key, *row in zip(keys, *parts, strict=True)], "<u4")
+        patches, *pooled = parts
+        crc32, crc32_pooled = (
+            np.array([row_checksum(key, row) for key, *row in zip(keys, first, *pooled, strict=True)], "<u4")
+            for first in (patches, sha256)
+        )
         done = np.full(len(keys), DONE, np.uint8)
         done[list(reasons)] = UNREADABLE
         try:
-            for name, part in zip((*FEATURES, "crc32"), (*parts, crc32), strict=True):
+            for name, part in zip(COLUMNS, (*parts, crc32, sha256, crc32_pooled), strict=True):
                 self._pwrite(name, start, part)
             if reasons:
                 self._add_reasons({keys[position]: reason for position, reason in reasons.items()})
@@ -73,6 +84,7 @@ class StoreWriter:
 
         What is there of rows that are still pending is kept; each row is written with its reason of now.
         """
+        assert self._locks is not None
         with self._locks.shared():
             known = read_reasons(self.store.path) | reasons
             lines = [json.dumps({"key": key, "reason": known[key]}) for key in self.store.keys if key in known]
@@ -105,19 +117,25 @@ def open_writer(
 
     Of several that come at once one creates it, and the others wait for it and use it. Raises `StoreError` if an
     existing store differs in an `IDENTITY` attribute, or there is no space for a new one, and `RunError` if another
-    process writes any of these rows.
+    process writes any of these rows. A store that is finished is opened without locks: nothing is written, also where
+    nothing could be.
     """
+    found = FeatureStore.found(path)
+    if found is not None and (found.done != PENDING).all():
+        _require_same(found, attributes)
+        yield StoreWriter(found, part_rows(len(found.keys), found.attributes["batch"], part))
+        return
     with contextlib.ExitStack() as stack:
         try:
             locks = RowLocks(path.with_name(f"{path.name}.lock"), f"feature store {path}")
             stack.callback(locks.close)
             with locks.shared():
                 # A store without a finished row holds nothing worth keeping: it is made anew, whatever it was made for.
-                if locks.nobody_writes() and not (
-                    path.exists() and FeatureStore.open(path, allow_pending=True).done.any()
-                ):
+                found = FeatureStore.found(path)
+                if locks.nobody_writes() and (found is None or not found.done.any()):
                     remove_leftovers(path)
                     reasons_path(path).unlink(missing_ok=True)
+                    times_path(path).unlink(missing_ok=True)
                     write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
                 store = FeatureStore.open(path, allow_pending=True)
                 rows = part_rows(len(store.keys), store.attributes["batch"], part)
@@ -126,15 +144,24 @@ def open_writer(
         except OSError as error:
             raise StoreError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
         stack.callback(writer.close)
-        there = store.attributes
-        differing = [name for name in IDENTITY if there[name] != attributes[name]]
-        if differing:
-            name = differing[0]
-            raise StoreError(
-                f"{path} was made by {there['encoder']} and differs in {', '.join(differing)} "
-                f"({name}: {there[name]} there, {attributes[name]} now); choose another --out or delete it"
-            )
+        _require_same(store, attributes)
         yield writer
+
+
+def _require_same(store: FeatureStore, attributes: dict[str, Any]) -> None:
+    """Raise `StoreError` unless rows that are encoded now are of one kind with those that are there."""
+    there = store.attributes
+    differing = [name for name in IDENTITY if there[name] != attributes[name]]
+    pending = (store.done == PENDING).any()
+    if pending and (store.sha256 is None or there.get("decoding") != attributes.get("decoding")):
+        differing.append("decoding")
+    if differing:
+        name = differing[0]
+        here = there.get(name, "that of an earlier version")
+        raise StoreError(
+            f"{store.path} was made by {there['encoder']} and differs in {', '.join(differing)} "
+            f"({name}: {here} there, {attributes.get(name)} now); choose another --out or delete it"
+        )
 
 
 def _make(path: Path, *contents: Any) -> None:
@@ -154,6 +181,8 @@ def _create(path: Path, keys: Sequence[str], n_patches: int, width: int, attribu
         "patches": ((n, n_patches, width), np.dtype(STORAGE[attributes["dtype"]])),
         "pooled_patches": ((n, width), np.dtype("<f4")),
         "pooled_all_tokens": ((n, width), np.dtype("<f4")),
+        "sha256": ((n, 32), np.dtype("u1")),
+        "crc32_pooled": ((n,), np.dtype("<u4")),
     }
     needed = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.values())
     free = shutil.disk_usage(path.parent).free

@@ -14,10 +14,21 @@ def doctor(
         Path | None, typer.Option(help="Also check a dataset: taxonomy, and every image decoded.")
     ] = None,
     features: Annotated[Path | None, typer.Option(help="Also check a feature store: every row's checksum.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare the content of every picture with the store, not only its times.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what was found on this machine, what the engine will use and why, and whether data are sound."""
-    from engine.doctor import examine, examine_dataset, examine_features, require_readable
+    """Say what was found on this machine, what the engine will use and why, and whether data are sound.
+
+    With a dataset and a feature store, also whether the features are those of the pictures.
+
+    Example: crosstax doctor --dataset birds --features birds.h5 --deep
+    """
+    from engine.doctor import examine, examine_dataset, examine_features, examine_pictures, require_readable
+
+    if deep and (dataset is None or features is None):
+        raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
 
     findings: dict[str, Any] = dict(examine())
     for name, value in findings.items():
@@ -29,6 +40,9 @@ def doctor(
     if features is not None:
         findings["features"] = examine_features(features)
         say(findings["features"])
+    if dataset is not None and features is not None:
+        findings["pictures"] = examine_pictures(dataset, features, deep)
+        say(findings["pictures"])
     print_json(findings, as_json)
     if dataset is not None:
         require_readable(dataset, inspection)

@@ -14,6 +14,7 @@ from cachegen.images import Decoding
 from cachegen.inspection import Inspection, inspect_images, shown
 from cachegen.microworld.world import default_cache
 from cachegen.offline import offline
+from cachegen.same_pictures import check_pictures
 from cachegen.store import FeatureStore
 from cachegen.system import cores
 from engine.plan import MAX_TOKENS
@@ -53,7 +54,7 @@ def require_readable(root: Path, inspection: Inspection) -> None:
 
 
 def examine_features(path: Path) -> str:
-    """Summary of a sound feature store; raises `StoreError` naming damaged rows."""
+    """Summary of a sound feature store; raises `StoreError` that lists damaged rows."""
     store = FeatureStore.open(path)
     store.verify()
     images, patches, width = store.patches.shape
@@ -62,6 +63,15 @@ def examine_features(path: Path) -> str:
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
         f"decoding: {Decoding.of(store.attributes)}"
     )
+
+
+def examine_pictures(root: Path, path: Path, deep: bool) -> str:
+    """Whether a store's features are those of a dataset's pictures, all of which `deep` reads; raises `StoreError`."""
+    dataset, store = load_dataset(root), FeatureStore.open(path)
+    read, count = check_pictures(dataset, store, deep), len(dataset.images)
+    if store.sha256 is None:
+        return f"names and sizes of {count:,} pictures are the store's; it does not know their content"
+    return f"{count:,} pictures are those of the store: {read:,} by content, {count - read:,} by size and times"
 
 
 def _device(device: torch.device) -> str:

@@ -28,7 +28,8 @@ class Features:
 
     They are kept on the device if they take a moderate share of what `reserved` bytes, for the LM, leave there.
     `unreadable`: numbers of the images that extraction had to mark as such; they have no features.
-    Raises `StoreError` if an image is not in the store.
+    Raises `StoreError` if an image is not in the store, or its row does not match its checksum: kept features are
+    compared while they are read, others when they are first fetched, by the thread that prefetches them.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Features:
 
     def pooled_patches(self) -> np.ndarray:
         """(N, V) float32 mean patch features of every image of the dataset; zeros where unreadable."""
+        self.store.verify_pooled()
         pooled = np.array(self.store.pooled_patches[self._rows])
         pooled[self.unreadable] = 0
         return pooled

@@ -15,6 +15,7 @@ from cachegen.dataset import Dataset, load_dataset
 from cachegen.device import choose_device
 from cachegen.errors import CrosstaxError
 from cachegen.progress import progress_bar
+from cachegen.same_pictures import check_pictures
 from cachegen.store import FeatureStore
 from engine.condition import Condition, Inputs, Sweep
 from engine.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens
@@ -73,15 +74,17 @@ class PlannedRun:
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
-    """Open every input once and give each run its digests."""
-    dataset_digest = lru_cache(lambda path: load_dataset(path).digest)
+    """Open every input once, see that the features are the pictures', and give each run its digests."""
+    dataset = lru_cache(lambda path: load_dataset(path))
     store = lru_cache(lambda path: FeatureStore.open(path))
+    check = lru_cache(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
     lm = lru_cache(lambda name, init: lm_digests(resolve_lm(name), init))
     planned = []
     for inputs, condition in sweep.runs:
         features = store(inputs.features)
+        check(inputs.dataset, inputs.features)
         digests = {
-            "dataset": dataset_digest(inputs.dataset),
+            "dataset": dataset(inputs.dataset).digest,
             "store": features.digest,
             **lm(inputs.lm, condition.lm_init),
         }

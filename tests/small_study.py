@@ -1,5 +1,6 @@
 """A dataset, a feature store and an LM in real formats with random contents, made in a fraction of a second."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ FAMILIES = {
     "vehicle": ["bus", "taxi", "van"],
     "toy": ["kite", "yo-yo"],
 }
+PLACEHOLDER = b"placeholder"
+PLACEHOLDER_HASH = np.frombuffer(hashlib.sha256(PLACEHOLDER).digest(), np.uint8)
 IMAGES, PATCHES, WIDTH = 12, 4, 16
 SETTINGS = {
     "template": "{image} {question} ",
@@ -62,7 +65,7 @@ def write_dataset(root, families=None, images=IMAGES):
             rows.append(f"{leaf},{article(leaf)},singular,{hypernym},{article(hypernym)}")
             (root / "images" / leaf).mkdir(parents=True, exist_ok=True)
             for number in range(images):
-                (root / "images" / leaf / f"{leaf}_{number:02d}.png").write_bytes(b"placeholder")
+                (root / "images" / leaf / f"{leaf}_{number:02d}.png").write_bytes(PLACEHOLDER)
     (root / "taxonomy.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -88,7 +91,7 @@ def write_features(path, dataset, unreadable=(), encoder="random"):
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
     reasons = {keys.index(key): "made so" for key in unreadable}
     with open_writer(path, keys, PATCHES, WIDTH, attributes) as writer:
-        writer.write(0, [bits, pooled, pooled], reasons)
+        writer.write(0, [bits, pooled, pooled], reasons, np.tile(PLACEHOLDER_HASH, (len(keys), 1)))
     return path
 
 

@@ -1,15 +1,19 @@
 """Taxonomies, pictures and feature stores that are wrong: one line, exit code 2, nothing half-written."""
 
+import contextlib
 import io
 import os
 import pickle
+import socket
 import struct
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 from bad_input import Case, check, cut, folder_there, ids, loop, remove, write
+from bad_input.study import run_name
 from PIL import Image
 
 STATS = "stats dataset --out counted"
@@ -273,14 +277,41 @@ def reasons(content):
     return lambda path: write(path.with_name("features.h5.unreadable.jsonl"), content)
 
 
-NOT_WHOLE = r"features\.h5: not a whole feature store \(.+\); delete it and extract again"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123\n"
+
+
+def pipe(path):
+    remove(path)
+    os.mkfifo(path)
+
+
+def listening(path):
+    remove(path)
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):  # long paths are refused
+        server.bind(path.name)
+
+
+def link_to(target):
+    def how(path):
+        remove(path)
+        path.symlink_to(target)
+
+    return how
+
+
+NOT_WHOLE = r"features\.h5: not a whole feature store.+; (copy it again, or )?delete it and extract again"
 N = 32
 STORES = [
     at("missing", "features.h5", remove, "features.h5: no feature store there"),
-    at("empty", "features.h5", lambda path: write(path, b""), NOT_WHOLE),
-    at("text", "features.h5", lambda path: write(path, "features"), NOT_WHOLE),
-    at("pickle", "features.h5", lambda path: write(path, pickle.dumps([1])), NOT_WHOLE),
-    at("folder", "features.h5", folder_there, "no feature store there"),
+    at("empty", "features.h5", lambda path: write(path, b""), "an empty file"),
+    at("text", "features.h5", lambda path: write(path, "features"), "no HDF5 file"),
+    at("pickle", "features.h5", lambda path: write(path, pickle.dumps([1])), "no HDF5 file"),
+    at("folder", "features.h5", folder_there, "is a folder"),
+    at("pipe", "features.h5", pipe, "pipe or device"),
+    at("socket", "features.h5", listening, "pipe or device"),
+    at("endless zeros", "features.h5", link_to("/dev/zero"), "pipe or device"),
+    at("link to nothing", "features.h5", link_to("nothing"), "no feature store there"),
+    at("git-lfs pointer", "features.h5", lambda path: write(path, LFS), "Git LFS pointer.*git lfs pull"),
     at("loop", "features.h5", loop, "grid 1: features is no path|no feature store there"),
     at("half", "features.h5", lambda path: cut(path, path.stat().st_size // 2), NOT_WHOLE),
     at("last byte missing", "features.h5", lambda path: cut(path, -1), NOT_WHOLE),
@@ -368,7 +399,54 @@ def test_stores(case, sound_study, tmp_path, crosstax, monkeypatch):
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 
+def flipped(name, row, place=0):
+    """One bit of a row changed, as by a disk."""
+
+    def change(file):
+        values = file[name][row]
+        values.reshape(-1).view(np.uint8)[place] ^= 1
+        file[name][row] = values
+
+    return hdf5(change)
+
+
+def same_size(study):
+    """Another picture of the same number of bytes."""
+    picture = study / PICTURE
+    picture.write_bytes(picture.read_bytes()[:-1] + b"?")
+
+
+def damaged(name, how, command="evaluate RUN --device cpu", says="do not match their checksum"):
+    return at(name, "features.h5", how, says, command)
+
+
 DOCTOR = "doctor --features features.h5"
+BOTH = f"{DOCTOR} --dataset dataset"
+ANALYZE = "analyze runs --out new"
+CHANGED = r"features\.h5: 1 pictures of .*dataset have changed"
+USED = [
+    damaged("patches zero", hdf5(lambda f: f["patches"].__setitem__(..., 0))),
+    damaged("a bit of a patch", flipped("patches", 3)),
+    damaged("a bit of a pooled vector", flipped("pooled_patches", 3)),
+    damaged("a bit of a pooled vector, analysed", flipped("pooled_patches", 3), ANALYZE),
+    damaged("a bit of the other pooled vector, analysed", flipped("pooled_all_tokens", 9, 5), ANALYZE),
+    damaged("a bit of a hash, analysed", flipped("sha256", 9, 31), ANALYZE),
+    damaged("a bit of a hash, examined", flipped("sha256", 9, 31), DOCTOR),
+    Case("picture changed, trained", same_size, SWEEP, CHANGED, PLANNED),
+    Case("picture changed, evaluated", same_size, "evaluate RUN --device cpu", CHANGED),
+    Case("picture changed, extracted", same_size, EXTRACT.replace("new", "features"), CHANGED),
+    Case("picture changed, examined", same_size, BOTH, CHANGED),
+    Case("picture changed, examined in full", same_size, f"{BOTH} --deep", CHANGED),
+    damaged("nothing to compare", hdf5(lambda _: None), f"{DOCTOR} --deep", "give --dataset and --features"),
+]
+
+
+@pytest.mark.parametrize("case", USED, ids=[case.name for case in USED])
+def test_stores_whose_rows_or_pictures_changed(case, sound_study, tmp_path, crosstax, monkeypatch):
+    case = replace(case, command=case.command.replace("RUN", f"runs/{run_name(sound_study)}"))
+    check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
+
+
 CHECKED = [
     at("infinite", "features.h5", infinite, "32 rows do not match their checksum", DOCTOR),
     at(
@@ -396,7 +474,7 @@ CHECKED = [
         "resumed over text",
         "features.h5",
         lambda path: write(path, "features"),
-        NOT_WHOLE,
+        "no HDF5 file",
         EXTRACT.replace("new", "features"),
     ),
 ]

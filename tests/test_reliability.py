@@ -1,6 +1,7 @@
 """Full and read-only disks, inputs that vanish, second processes, clocks that jump, Ctrl-C: one line, nothing lost."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -185,6 +186,24 @@ def test_a_read_only_disk_is_one_line(inputs, whole, disk, tmp_path, name):
     assert results(disk.path) == whole[name]
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_finished_store_on_a_read_only_disk_needs_nothing(inputs, whole, disk, tmp_path, tasks):
+    words = extracting(inputs, disk.path)
+    assert crosstax_in_a_fork(words, tmp_path / "log")[0] == 0
+    (disk.path / "f.h5.lock").unlink()
+    for cache in (True, False):
+        before = {path.name: path.stat().st_mtime_ns for path in disk.path.iterdir()}
+        disk.remount("ro")
+        code, lines = crosstax_in_a_fork([*words, "--tasks", tasks, "--json"], tmp_path / "log")
+        disk.remount("rw")
+        assert code == 0, lines
+        assert json.loads(lines[-1])["pending"] == 0
+        assert {path.name: path.stat().st_mtime_ns for path in disk.path.iterdir()} == before
+        if cache:
+            (disk.path / "f.h5.times").unlink()
+    assert results(disk.path) == whole["extract"]
+
+
 # Inputs that vanish
 
 
@@ -240,7 +259,7 @@ def test_images_that_vanish_during_extraction(inputs, whole, tmp_path):
         message = one_line(*crosstax_in_a_fork(words, tmp_path / "log", before))
     finally:
         aside.rename(images)
-    assert "unreadable" in message
+    assert "cannot be read" in message
     assert str(images) in message
     assert crosstax_in_a_fork(words, tmp_path / "log")[0] == 0
     assert results(tmp_path) == whole["extract"]

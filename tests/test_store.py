@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,11 @@ def features(rows: range, dtype: str = "bfloat16") -> list[np.ndarray]:
     return [bits if dtype == "bfloat16" else patches.astype(np.float16), *pooled]
 
 
+def hashes(rows: range) -> np.ndarray:
+    """Of the pictures' files, which here do not exist."""
+    return np.stack([np.frombuffer(hashlib.sha256(b"%d" % row).digest(), np.uint8) for row in rows])
+
+
 def fill(
     path: Path,
     *blocks: range,
@@ -47,7 +53,7 @@ def fill(
 ) -> Path:
     with open_writer(path, KEYS, P, D, attributes(**changed), part) as writer:
         for block in blocks:
-            writer.write(block.start, features(block, changed.get("dtype", "bfloat16")), reasons or {})
+            writer.write(block.start, features(block, changed.get("dtype", "bfloat16")), reasons or {}, hashes(block))
     return path
 
 
@@ -295,18 +301,62 @@ def test_parts_that_there_are_not_are_refused(text: str) -> None:
         parse_part(text)
 
 
-@pytest.mark.parametrize("keep", [0, 100, 5_000, -100])
+@pytest.mark.parametrize("keep", [100, 5_000, -100])
 def test_truncated_file_is_refused(full: Path, keep: int) -> None:
     full.write_bytes(full.read_bytes()[:keep])
     with pytest.raises(StoreError, match="not a whole feature store"):
         FeatureStore.open(full)
 
 
+def hdf5_says(number: int, what: str) -> OSError:
+    """An error of the file system as h5py passes it on: the number stands in the text, and may stand nowhere else."""
+    return OSError(
+        f"Can't synchronously read data (file {what} failed: time = Sat Nov 28\n, filename = 'features.h5', file "
+        f"descriptor = 3, errno = {number}, error message = '{os.strerror(number)}', buf = 0x7ffe, offset = 0)"
+    )
+
+
+FAILING: dict[str, Callable[[pytest.MonkeyPatch, int], None]] = {
+    "stat": lambda patch, number: patch.setattr(Path, "stat", raising(OSError(number, os.strerror(number)))),
+    "open": lambda patch, number: patch.setattr(Path, "open", raising(OSError(number, os.strerror(number)))),
+    "hdf5": lambda patch, number: patch.setattr(h5py, "File", raising(OSError(number, "Unable to open file"))),
+    "hdf5 text": lambda patch, number: patch.setattr(h5py, "File", raising(hdf5_says(number, "open"))),
+    "column": lambda patch, number: patch.setattr(h5py.Dataset, "__getitem__", raising(hdf5_says(number, "read"))),
+    "map": lambda patch, number: patch.setattr(np, "memmap", raising(OSError(number, os.strerror(number)))),
+}
+
+
+def raising(error: OSError) -> Callable[..., None]:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
+SYSTEM = ("ESTALE", "EIO", "EACCES", "EPERM", "ENODEV", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ENOTCONN")
+
+
+@pytest.mark.parametrize("number", SYSTEM)
+@pytest.mark.parametrize("where", FAILING)
+def test_the_file_system_is_not_taken_for_damage(
+    full: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: str
+) -> None:
+    code = getattr(errno, number)
+    with monkeypatch.context() as patch:
+        FAILING[where](patch, code)
+        with pytest.raises(StoreError) as refused:
+            FeatureStore.open(full)
+    assert os.strerror(code) in str(refused.value)
+    assert str(full) in str(refused.value)
+    assert not any(word in str(refused.value) for word in ("delete", "extract", "damaged", "whole"))
+    FeatureStore.open(full).verify()
+
+
 def test_foreign_files_are_refused_and_left_alone(path: Path) -> None:
     with pytest.raises(StoreError, match="no feature store there"):
         FeatureStore.open(path)
     path.write_text("my notes")
-    with pytest.raises(StoreError, match="not a whole feature store"):
+    with pytest.raises(StoreError, match="no HDF5 file"):
         fill(path, range(10))
     assert path.read_text() == "my notes"
     with h5py.File(path, "w") as file:
@@ -334,7 +384,7 @@ def test_other_schema_and_missing_parts_are_refused(full: Path) -> None:
 def test_verify_names_a_damaged_row(full: Path, name: str) -> None:
     with h5py.File(full, "r+") as file:
         file[name][3] = file[name][4]
-    with pytest.raises(StoreError, match=r"1 rows do not match their checksum \(crow/é_3.jpg\)"):
+    with pytest.raises(StoreError, match=r"1 rows do not match their checksum.*\n  crow/é_3.jpg$"):
         FeatureStore.open(full).verify()
 
 
@@ -350,8 +400,8 @@ def test_verify_names_a_row_that_is_not_finite(path: Path, part: int, value: flo
     poisoned = features(range(10))
     poisoned[part][6].flat[0] = value
     with open_writer(path, KEYS, P, D, attributes()) as writer:
-        writer.write(0, poisoned, {})
-    with pytest.raises(StoreError, match=r"1 rows contain NaN or infinity \(crow/é_6.jpg\)"):
+        writer.write(0, poisoned, {}, hashes(range(10)))
+    with pytest.raises(StoreError, match=r"1 rows contain NaN or infinity.*\n  crow/é_6.jpg$"):
         FeatureStore.open(path).verify()
 
 
@@ -362,7 +412,7 @@ def test_digest_covers_rows_and_identity_only(tmp_path: Path) -> None:
     changed = features(range(10))
     changed[0][5, 0, 0] ^= 1
     with open_writer(tmp_path / "f.h5", KEYS, P, D, attributes()) as writer:
-        writer.write(0, changed, {})
+        writer.write(0, changed, {}, hashes(range(10)))
     others = [
         FeatureStore.open(tmp_path / "f.h5"),
         FeatureStore.open(fill(tmp_path / "c.h5", range(10), weights_digest="other")),

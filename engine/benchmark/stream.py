@@ -77,4 +77,4 @@ def _write(path: Path, keys: list[str], patches: int, width: int) -> None:
     bits = rng.integers(0x3C00, 0x4000, (len(keys), patches, width), dtype=np.uint16)  # bfloat16, 0.008 to 2
     pooled = np.zeros((len(keys), width), np.float32)
     with open_writer(path, keys, patches, width, attributes | {"batch": len(keys)}) as writer:
-        writer.write(0, [bits, pooled, pooled], {})
+        writer.write(0, [bits, pooled, pooled], {}, np.zeros((len(keys), 32), np.uint8))

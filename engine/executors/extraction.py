@@ -10,10 +10,11 @@ import torch
 
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.encoders import Compute
-from cachegen.errors import RunError, StoreError
+from cachegen.errors import RunError
 from cachegen.extract import extract
 from cachegen.images import Decoding
 from cachegen.parts import Part
+from cachegen.same_pictures import require_same_set
 from cachegen.store import PENDING, FeatureStore
 from engine.executors import choose_executor
 from engine.group import Opener
@@ -98,19 +99,21 @@ def extract_in_parts(
     Raises what stopped a part: see `cachegen.extract.extract`.
     """
     began, threads, folder = time.perf_counter(), torch.get_num_threads(), Path.cwd()
-    executor(
-        [
-            ExtractionPart(dataset.root, dataset.image_digest, store, encoding, (i, tasks), threads, folder)
-            for i in range(1, tasks + 1)
-        ]
-    )
+    there = FeatureStore.found(store)
+    finished = there is not None and (there.done != PENDING).all()
+    if there is None or not finished or there.attributes["encoder"] != encoding.encoder:
+        executor(
+            [
+                ExtractionPart(dataset.root, dataset.image_digest, store, encoding, (i, tasks), threads, folder)
+                for i in range(1, tasks + 1)
+            ]
+        )
     images = len(dataset.images)
     summary = {"store": str(store), "encoder": encoding.encoder, "images": images, "tasks": tasks}
     summary |= {"pending": images, "digest": None, "unreadable": {}}
-    if store.exists():
-        found = FeatureStore.open(store, allow_pending=True)
+    found = FeatureStore.found(store)
+    if found is not None:
         pending = int((found.done == PENDING).sum())
-        if found.attributes["image_digest"] != dataset.image_digest:
-            raise StoreError(f"{store} was made from other images; choose another --out")
+        require_same_set(dataset, found)
         summary |= {"pending": pending, "digest": None if pending else found.digest, "unreadable": found.unreadable}
     return summary | {"seconds": round(time.perf_counter() - began, 3)}

@@ -13,7 +13,7 @@ import pytest
 LONG = ("report runs", "analyze runs --out sweep.toml", "reanalyze release --out sweep.toml")
 HANGS = 60  # seconds after which a case counts as hanging; none comes near
 # What a stopped command may leave behind: locks, and the folder a lock stands in.
-LOCK = re.compile(r"(^|/)(\.lock|\.locks(/.*)?|.*\.lock)$")
+LOCK = re.compile(r"(^|/)(\.lock|\.locks(/.*)?|.*\.lock|.*\.h5\.times)$")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def cut(path: Path, size: int) -> Path:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every path below `folder` but locks, with what changes when it is written to."""
+    """Every path below `folder` but locks and caches, with what changes when it is written to."""
     found = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()

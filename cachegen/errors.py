@@ -1,8 +1,14 @@
 """Errors a user can cause: one typed family, shown as one line, exit code 2.
 
 Every message says what is wrong, where, and what to do. Anything else that escapes is a bug of ours
-and keeps its traceback.
+and keeps its traceback. Several problems are a listing: a head, and a line for each.
 """
+
+from collections.abc import Sequence
+
+SHOWN = 20  # lines of a listing
+LINE = 300  # letters of one of them
+ITEM = "\n  "
 
 
 class CrosstaxError(Exception):
@@ -27,3 +33,15 @@ class ConditionError(CrosstaxError):
 
 class RunError(CrosstaxError):
     """A run directory that is damaged, in use, or belongs to another plan."""
+
+
+def listing(head: str, lines: Sequence[str]) -> str:
+    """`head`, and a line for each problem below it: the first twenty, and how many more there are."""
+    more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    short = (line if len(line) <= LINE else f"{line[:LINE]} ..." for line in lines[:SHOWN])
+    return ITEM.join([head, *short, *more])
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first of `names` for a sentence, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,35 @@ from typing import Any
 
 from cachegen.errors import CrosstaxError, RunError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HELD = (errno.EACCES, errno.EAGAIN)
+AGAIN = "give the same command again, it goes on from there"
+REMEDIES: dict[int, str] = {
+    errno.ENOSPC: f"make room and {AGAIN}",
+    errno.EFBIG: "its file system or `ulimit -f` allows no file of this size; choose a folder elsewhere, or raise it",
+    errno.EDQUOT: f"your quota is used up; make room and {AGAIN}",
+    errno.ENOENT: "it is not there, or has been removed meanwhile; restore it, or correct the path",
+    errno.ESTALE: f"its network share has replaced it or was restarted; see that it is mounted, then {AGAIN}",
+    **dict.fromkeys(
+        (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTE),
+        f"its disk or network share does not answer; see that it is mounted and sound, then {AGAIN}",
+    ),
+    errno.EROFS: "its file system is read-only; choose a folder elsewhere",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions, or choose another path"),
+    errno.ENOLCK: "its file system has no locks, which keep two writers apart; choose a folder on a local disk",
+    **dict.fromkeys(
+        (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+        "its file system cannot do this (locks, most often); choose a folder on a local disk",
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), f"too many files are open; raise `ulimit -n` and {AGAIN}"),
+    **dict.fromkeys((errno.EBUSY, errno.ETXTBSY), f"another program uses it; wait for that and {AGAIN}"),
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "a link in it leads back to itself; remove that link, or choose another path",
+    errno.ENOTDIR: "a part of it is a file where a folder should be; correct the path",
+    errno.EISDIR: "it is a folder where a file should be; correct the path",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "it is in the way; move it away, or choose another path"),
+    errno.ENOMEM: f"memory is short; end other programs and {AGAIN}",
+}
+"""What a user can do about an error of the file system. Whatever is not here would be a fault of ours."""
 
 
 def fsync_directory(folder: Path) -> None:
@@ -74,11 +102,25 @@ def reason_of(error: OSError) -> str:
 
 def remedy_of(error: OSError) -> str:
     """What a user can do about it."""
-    if error.errno in FULL:
-        return "make room and give the same command again, it goes on from there"
-    if error.errno in (errno.ENOENT, errno.ESTALE):
-        return "it has been removed meanwhile; restore it and give the same command again"
-    return "check the path and its permissions, or choose another"
+    return REMEDIES.get(error.errno or 0, "check the path and its file system, or choose another")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether what was read is at fault, and not the file system that would not let it be read.
+
+    HDF5 and safetensors hand the system's errors on as text: "errno = 5", "(os error 5)".
+    """
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return False
+    return not isinstance(error, MemoryError) and not re.search(r"\berrno = [1-9]|\(os error \d", str(error))
+
+
+def give_own_modes(folder: Path) -> None:
+    """Let the umask decide who reads the files below `folder`, which was made under it; safetensors writes 0600."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

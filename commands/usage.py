@@ -1,5 +1,7 @@
 """A wrong command line said as every other mistake: one line."""
 
+import os
+import re
 import sys
 
 import typer
@@ -7,10 +9,19 @@ import typer
 from cachegen.errors import CrosstaxError
 
 
+HOME_PATH = re.compile(r"(-{0,2}[\w-]+=)?(~[^/]*/.*)", re.DOTALL)
+
+
+def expanded(word: str) -> str:
+    """A word whose path begins with a home folder, which shells leave alone in --out=~/x, and notebooks everywhere."""
+    match = HOME_PATH.fullmatch(word)
+    return (match[1] or "") + os.path.expanduser(match[2]) if match else word
+
+
 def run(app: typer.Typer) -> None:
     """Run the command and exit with its code. Raises `CrosstaxError` for a command line that cannot be understood."""
     try:
-        code = app(prog_name="crosstax", standalone_mode=False)
+        code = app([expanded(word) for word in sys.argv[1:]], prog_name="crosstax", standalone_mode=False)
     except Exception as error:
         # Typer carries a copy of click: its errors have no name that holds for all versions.
         if not hasattr(error, "format_message"):

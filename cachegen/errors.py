@@ -7,7 +7,7 @@ and keeps its traceback. Several problems are a listing: a head, and a line for 
 from collections.abc import Sequence
 
 SHOWN = 20  # lines of a listing
-LINE = 300  # letters of one of them
+LINE = 400  # letters of one of them
 ITEM = "\n  "
 
 
@@ -38,8 +38,12 @@ class RunError(CrosstaxError):
 def listing(head: str, lines: Sequence[str]) -> str:
     """`head`, and a line for each problem below it: the first twenty, and how many more there are."""
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    short = (line if len(line) <= LINE else f"{line[:LINE]} ..." for line in lines[:SHOWN])
-    return ITEM.join([head, *short, *more])
+    return ITEM.join([head, *map(shortened, lines[:SHOWN]), *more])
+
+
+def shortened(line: str) -> str:
+    """A line without the middle of whatever makes it very long: it ends with what to do."""
+    return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 2 :]}"
 
 
 def some(names: Sequence[str], shown: int = 3) -> str:

@@ -87,7 +87,7 @@ def append_text(path: Path, text: str) -> int:
         with path.open("ab+") as handle:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - 1))
-            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode())
+            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
             handle.flush()
             os.fsync(handle.fileno())
             return handle.seek(0, os.SEEK_END)
@@ -124,8 +124,8 @@ def give_own_modes(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 `text` to `path` atomically; bytes of a path that were none of a letter are escaped, as JSON does."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

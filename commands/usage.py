@@ -8,14 +8,15 @@ import typer
 
 from cachegen.errors import CrosstaxError
 
-
 HOME_PATH = re.compile(r"(-{0,2}[\w-]+=)?(~[^/]*/.*)", re.DOTALL)
 
 
 def expanded(word: str) -> str:
     """A word whose path begins with a home folder, which shells leave alone in --out=~/x, and notebooks everywhere."""
     match = HOME_PATH.fullmatch(word)
-    return (match[1] or "") + os.path.expanduser(match[2]) if match else word
+    if match is None:
+        return word
+    return (match[1] or "") + os.path.expanduser(match[2])  # noqa: PTH111 - Path's raises for an unknown user
 
 
 def run(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from cachegen.dataset import check_images, load_dataset
 from cachegen.device import best_dtype, choose_device
-from cachegen.errors import DatasetError
+from cachegen.errors import CrosstaxError, DatasetError
 from cachegen.microworld.world import default_cache
 from cachegen.offline import offline
 from cachegen.store import FeatureStore
@@ -31,7 +31,7 @@ def examine() -> dict[str, str]:
         "attention": _attention(device),
         "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
-        "worlds": str(default_cache() / "worlds"),
+        "worlds": _worlds(),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
     }
 
@@ -55,6 +55,13 @@ def examine_features(path: Path) -> str:
     return (
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound"
     )
+
+
+def _worlds() -> str:
+    try:
+        return str(default_cache() / "worlds")
+    except CrosstaxError as error:
+        return str(error)
 
 
 def _device(device: torch.device) -> str:

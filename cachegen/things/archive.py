@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from cachegen.errors import CrosstaxError, DatasetError
+from cachegen.errors import CrosstaxError, DatasetError, some
 from cachegen.things.pairs import RESPELT
 from cachegen.things.zipcrypto import decrypt
 
@@ -83,8 +83,7 @@ def find_pictures(source: Path, leaves: set[str]) -> tuple[list[Picture], list[s
         )
     notes = []
     if strange:
-        shown = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
-        notes.append(f"{len(strange):,} files are not named as in THINGS and were left out: {shown}")
+        notes.append(f"{len(strange):,} files are not named as in THINGS and were left out: {some(strange)}")
     return _unique(pictures), notes
 
 

@@ -5,9 +5,8 @@ stderr; with --json the last line on stdout is one JSON object.
 """
 
 import os
-import signal
 import sys
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
@@ -83,11 +82,11 @@ def main() -> None:
     open_streams()
     try:
         _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not _unread(sys.stdout):
-            raise
-        sys.exit(128 + signal.SIGPIPE)  # as any program whose output is piped into `head`
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # who read it has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run() -> None:
@@ -103,16 +102,6 @@ def _run() -> None:
             raise
         say(f"error: {_in_short(error)}")
         sys.exit(2)
-
-
-def _unread(stream: TextIO) -> bool:
-    """Whether who read this stream is gone; what is left for it goes nowhere then."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
-    return False
 
 
 def _in_short(error: Exception) -> str:

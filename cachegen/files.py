@@ -100,19 +100,20 @@ def reason_of(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
-def remedy_of(error: OSError) -> str:
-    """What a user can do about it."""
-    return REMEDIES.get(error.errno or 0, "check the path and its file system, or choose another")
+def remedy_of(error: Exception, damaged: str = "check the path and its file system, or choose another") -> str:
+    """What a user can do about it: what the file system needs, or `damaged` where it let the bytes be read."""
+    return REMEDIES.get(_number(error), damaged)
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether what was read is at fault, and not the file system that would not let it be read.
+    """Whether what was read is at fault, and not the file system that would not let it be read."""
+    return _number(error) not in REMEDIES and not isinstance(error, MemoryError)
 
-    HDF5 and safetensors hand the system's errors on as text: "errno = 5", "(os error 5)".
-    """
-    if isinstance(error, OSError) and error.errno in REMEDIES:
-        return False
-    return not isinstance(error, MemoryError) and not re.search(r"\berrno = [1-9]|\(os error \d", str(error))
+
+def _number(error: Exception) -> int:
+    """The system's number of an error, 0 if it has none; HDF5 and safetensors hand it on as text."""
+    told = re.search(r"\berrno = (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
+    return getattr(error, "errno", None) or (int(told[told.lastindex or 0]) if told else 0)
 
 
 def give_own_modes(folder: Path) -> None:

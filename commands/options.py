@@ -128,6 +128,7 @@ Track = Annotated[
     list[TrackerName] | None,
     typer.Option("--track", help="Show metrics there too, W&B offline unless WANDB_MODE is set; repeatable."),
 ]
+NARROWEST = 20  # columns in which a table can be read
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 
 
@@ -145,10 +146,12 @@ def fix_threads(count: int | None, workers: int | None = None) -> None:
 
 
 def open_streams() -> None:
-    """Let any name be printed, whatever the locale; what nobody reads goes nowhere.
+    """Let any name be printed, whatever the locale and the terminal say; what nobody reads goes nowhere.
 
     A standard stream that was closed is None, and its number would be given to the next file that is opened.
     """
+    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < NARROWEST:
+        del os.environ["COLUMNS"]  # what has no terminal says 0, and help would be empty
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.errors import DatasetError, listing, some
-from cachegen.files import exclusive_lock
+from cachegen.files import exclusive_lock, remedy_of
 from cachegen.progress import progress_bar
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures
 from cachegen.things.pairs import PAPER, Counts, is_paper, read_pairs, taxonomy_text, write_taxonomy
@@ -80,7 +80,8 @@ def passwords_from(file: Path | None) -> list[bytes]:
     try:
         text = os.environ.get(PASSWORD_VARIABLE, "") if file is None else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read ({error}); give --password-file OSF's password_images.txt") from None
+        do = "give --password-file OSF's password_images.txt"
+        raise DatasetError(f"{file} cannot be read ({error}); {remedy_of(error, do)}") from None
     if not text and file is None and sys.stdin.isatty():
         text = getpass.getpass("password of the zip (in password_images.txt at osf.io/jum2f): ")
     found = passwords_in(text)

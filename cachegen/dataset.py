@@ -195,7 +195,7 @@ def _match_folders(
     unknown = []
     for folder in sorted(set(sizes) - set(leaf_of)):
         place, leaf, named = f"images/{folder}", near.get(alike(folder)), phrases.get(folder)
-        if leaf in missing:
+        if leaf is not None and leaf in missing:
             missing.discard(leaf)
             do = f"rename the folder to {leaf!r}"
         elif leaf is not None:

@@ -6,6 +6,7 @@ One CSV row per (leaf, hypernym) pair. Reading never stops at the first problem:
 
 import csv
 import io
+import os
 import re
 import stat
 import unicodedata
@@ -28,6 +29,7 @@ NUMBERS = ("singular", "plural")  # "Is there a crow", "Are there scissors"
 DEPTH = "[0-9]{1,6}"
 LONGEST = 1000  # characters of a phrase: a question is a sentence
 LARGEST = 2**28  # bytes of a CSV file: 5 million images of a split
+SURROGATES = re.compile("[\udc80-\udcff]")  # what Python makes of bytes that are not UTF-8
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "a workbook or zip"}
 
@@ -210,7 +212,15 @@ def composed_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _letter(byte: str) -> str:
+    """What Windows means by a byte that is not UTF-8."""
+    return os.fsencode(byte).decode("cp1252", "replace")
+
+
 NEAR: dict[str, Callable[[str], str]] = {
+    "bytes that are not UTF-8": lambda name: (
+        os.fsencode(name).decode("cp1252", "replace") if SURROGATES.search(name) else name
+    ),
     "Unicode form": composed_form,
     "characters that cannot be seen": lambda name: "".join(c for c in name if unicodedata.category(c) != "Cf"),
     "blanks at its ends": str.strip,

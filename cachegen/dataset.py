@@ -198,6 +198,7 @@ def _match_folders(
         if leaf is not None and leaf in missing:
             missing.discard(leaf)
             do = f"rename the folder to {leaf!r}"
+            sizes[leaf] = sizes.pop(folder)  # so that split.csv is judged by what will be there
         elif leaf is not None:
             do = f"move its images to images/{leaf}"
         elif named in missing:

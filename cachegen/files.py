@@ -44,6 +44,7 @@ REMEDIES: dict[int, str] = {
     errno.ENOMEM: f"memory is short; end other programs and {AGAIN}",
 }
 """What a user can do about an error of the file system. Whatever is not here would be a fault of ours."""
+NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}  # of those that safetensors makes
 
 
 def fsync_directory(folder: Path) -> None:
@@ -112,8 +113,10 @@ def is_damage(error: Exception) -> bool:
 
 def _number(error: Exception) -> int:
     """The system's number of an error, 0 if it has none; HDF5 and safetensors hand it on as text."""
-    told = re.search(r"\berrno = (\d+)|\(os error (\d+)\)|\[Errno (\d+)\]", str(error))
-    return getattr(error, "errno", None) or (int(told[told.lastindex or 0]) if told else 0)
+    if number := getattr(error, "errno", None) or NUMBERS.get(type(error)):
+        return int(number)
+    told = re.search(r"\berrno = (\d+)|\(os error (\d+)\)", str(error))
+    return int(told[told.lastindex or 0]) if told else 0
 
 
 def give_own_modes(folder: Path) -> None:

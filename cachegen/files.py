@@ -44,7 +44,10 @@ REMEDIES: dict[int, str] = {
     errno.ENOMEM: f"memory is short; end other programs and {AGAIN}",
 }
 """What a user can do about an error of the file system. Whatever is not here would be a fault of ours."""
-NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}  # of those that safetensors makes
+NUMBERS: dict[type[Exception], int] = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+}  # of those that safetensors makes
 
 
 def fsync_directory(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cachegen.errors import CrosstaxError, RunError
 
+LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
 HELD = (errno.EACCES, errno.EAGAIN)
 AGAIN = "give the same command again, it goes on from there"
 REMEDIES: dict[int, str] = {
@@ -160,9 +161,18 @@ def digest_bytes(*parts: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file's bytes; reading weights of several gigabytes is shown."""
+    total, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        if size < LARGE:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        from cachegen.progress import progress_bar
+
+        with progress_bar(f"hash {path.name}", size >> 20, "MiB") as advance:
+            while chunk := handle.read(CHUNK):
+                total.update(chunk)
+                advance(len(chunk) >> 20)
+    return total.hexdigest()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import itertools
 import json
+import multiprocessing
 import os
 import pwd
 import shutil
@@ -18,9 +20,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_study import SETTINGS
 
-from cachegen import progress
+from cachegen import files, progress
 from cachegen.errors import CrosstaxError, RunError
-from cachegen.files import exclusive_lock, give_own_modes, is_damage, read_json, remedy_of, write_json
+from cachegen.files import digest_file, exclusive_lock, give_own_modes, is_damage, read_json, remedy_of, write_json
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world, default_cache
 from commands.usage import expanded
@@ -321,6 +323,27 @@ def test_what_an_earlier_process_did_does_not_count_as_speed(
     first, *_ = capsys.readouterr().err.splitlines()
     assert "903/1,000 steps, 0.086 steps/s" in first
     assert "0:18:52 left" in first
+
+
+def test_large_files_have_the_same_digest_and_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "clock", itertools.count(0, 31).__next__)
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 2**14)
+    small = digest_file(path)
+    monkeypatch.setattr(files, "LARGE", 1)
+    monkeypatch.setattr(files, "CHUNK", 2**20)
+    assert digest_file(path) == small
+    assert "hash weights: 4/4 MiB" in capsys.readouterr().err
+
+
+def test_lines_of_a_worker_say_whose_they_are(clock: list[float], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
+    with progress.progress_bar("train", 9, "steps") as advance:
+        clock[0] += 31
+        advance(3)
+    assert f"[{multiprocessing.current_process().name}] train: 3/9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("total", "unit", "step"), [(0, "runs", 0), (3, "jobs", 1), (2, "jobs", 5)])

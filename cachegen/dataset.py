@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cachegen.errors import DatasetError, listing, shortened, some
+from cachegen.errors import DatasetError, first_of, listing, shortened, some
 from cachegen.files import digest_bytes
 from cachegen.images import SUFFIXES, read_image, unreadable_reason
 from cachegen.system import cores
@@ -61,7 +61,7 @@ class Dataset:
         return self.root / "images" / key
 
     def summary(self) -> str:
-        """A few lines for people: sizes, split, digest, and every note."""
+        """A few lines for people: sizes, split, digest, and the first notes."""
         per_leaf = self.leaves["n_images"]
         lines = [
             f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
@@ -72,7 +72,7 @@ class Dataset:
             counts = self.images["split"].value_counts()
             lines.append("fixed split: " + ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS))
         lines.append(f"digest {self.digest[:16]}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *first_of([f"note: {note}" for note in self.notes])])
 
 
 def load_dataset(root: Path) -> Dataset:
@@ -233,12 +233,14 @@ def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
     """Split of each of `keys`; every image must have exactly one row."""
     known = {composed_form(key): key for key in keys}
     split: dict[str, str] = {}
+    near: dict[str, str | None] = {}
     rows = read_rows(path, ("key", "split"), (), problems)
     for place, row in rows:
         key = known.get(composed_form(row["key"]))
         part = row["split"].lower()
         if key is None:
-            problems.append(f"{place}: {row['key']!r} is no image of this dataset; {_key_advice(row['key'], known)}")
+            near = near or _near_keys(known)
+            problems.append(f"{place}: {row['key']!r} is no image of this dataset; {_key_advice(row['key'], near)}")
             continue
         if key in split:
             problems.append(f"{place}: {key!r} occurs twice; keep one row")
@@ -246,15 +248,23 @@ def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
             problems.append(f"{place}: split {row['split']!r} is none of {', '.join(SPLITS)}; write one of them")
         split[key] = part
     missing = [key for key in keys if key not in split]
-    if missing:
+    if missing and rows:
         problems.append(f"split.csv: {len(missing):,} images have no row: {some(missing)}; add one for each")
     return [split.get(key, "") for key in keys]
 
 
-def _key_advice(key: str, known: dict[str, str]) -> str:
-    """What may be meant by a key that is none: a path, or one of other case."""
-    end = "/".join(composed_form(key).replace("\\", "/").split("/")[-2:])
-    meant = known.get(end) or next((there for form, there in known.items() if alike(form) == alike(end)), None)
+def _near_keys(known: dict[str, str]) -> dict[str, str | None]:
+    """What a key, or the file's name alone, may also be written like -> the key; None where that may be several."""
+    near: dict[str, str | None] = {}
+    for form, key in known.items():
+        for written in {alike(form), alike(form.rpartition("/")[2])}:
+            near[written] = None if written in near else key
+    return near
+
+
+def _key_advice(key: str, near: dict[str, str | None]) -> str:
+    """What may be meant by a key that is none: a path, a file's name, or one of other case."""
+    meant = near.get(alike("/".join(key.replace("\\", "/").split("/")[-2:])))
     return f"write {meant!r}, a path inside images/ with / in it" if meant else "drop the row"
 
 

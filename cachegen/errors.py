@@ -36,9 +36,14 @@ class RunError(CrosstaxError):
 
 
 def listing(head: str, lines: Sequence[str]) -> str:
-    """`head`, and a line for each problem below it: the first twenty, and how many more there are."""
+    """`head`, and a line for each problem below it, as far as `first_of` shows them."""
+    return ITEM.join([head, *first_of(lines)])
+
+
+def first_of(lines: Sequence[str]) -> list[str]:
+    """The first twenty lines, and how many more there are: what a user can look at."""
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return ITEM.join([head, *map(shortened, lines[:SHOWN]), *more])
+    return [*map(shortened, lines[:SHOWN]), *more]
 
 
 def shortened(line: str) -> str:

@@ -94,13 +94,13 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
     rows: list[Row] = []
     start = 1  # where a row begins: an open quote takes all that follows into it
     try:
-        cells = [cell.strip() for cell in next(reader, [])]
+        cells = [cell.strip() for cell in next(filter(any, reader), [])]
         header = ["_".join(cell.lower().split()) for cell in cells]
         named = [column for column in header if column]
         missing = [column for column in required if column not in header]
         if missing or len(set(named)) < len(named):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
-            problems.append(f"{name}:1: {what}; {_header_advice(text, cells, required)}")
+            problems.append(f"{name}:{max(reader.line_num, 1)}: {what}; {_header_advice(text, cells, required)}")
             return []
         start = reader.line_num + 1
         for cells in reader:
@@ -111,12 +111,14 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
             nameless = any(cell for column, cell in zip(header, cells, strict=False) if not column)
             if len(cells) != len(header) or nameless:
                 what = f"{len(cells)} cells where the header has {len(header)}"
-                problems.append(f"{place}: {'a cell in a column without a name' if nameless else what}; quote commas")
+                what = "a cell in a column without a name" if nameless else what
+                problems.append(f"{place}: {what}; quote commas and line breaks")
                 continue
             row = dict(zip(header, cells, strict=True))
             rows.append((place, {column: row.get(column, "") for column in (*required, *optional)}))
     except csv.Error as error:
-        problems.append(f"{name}:{start}: not readable CSV ({error}); check its quotes")
+        do = "check its quotes" if start > 1 else f"{_header_advice(text, [], required)}, with its quotes closed"
+        problems.append(f"{name}:{start}: not readable CSV ({error}); {do}")
     if not rows:
         problems.append(f"{name}: has no usable rows; add one for each {' and '.join(required[::3])}")
     return rows
@@ -151,12 +153,12 @@ def _read_text(path: Path, problems: list[str]) -> str | None:
         line = text.count("\n", 0, text.index("\0")) + 1
         problems.append(f"{name}:{line}: has NUL bytes, as UTF-16 and damaged files have; save the file as UTF-8{like}")
         return None
-    return text
+    return text.lstrip("\ufeff")
 
 
 def _header_advice(text: str, cells: list[str], required: tuple[str, ...]) -> str:
     """What to do about a first line that is no header."""
-    wanted, first = ",".join(required), text.split("\n", 1)[0].strip()
+    wanted, first = ",".join(required), text.lstrip("\r\n").partition("\n")[0].strip()
     if first.lower().startswith("sep="):
         return f"{first[:20]!r} is for Excel alone; delete this line, and separate cells by commas"
     for mark, what in SEPARATORS.items():

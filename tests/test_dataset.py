@@ -341,6 +341,18 @@ def test_many_problems_are_twenty_lines_and_a_count(tmp_path: Path) -> None:
     assert "but for case" in lines[1]  # what can be mended comes before what is merely there
 
 
+def test_many_notes_are_twenty_lines_and_a_count(tmp_path: Path) -> None:
+    leaves = [f"leaf{number}" for number in range(99)]
+    root = build(tmp_path, tuple(f"{leaf},a {leaf}x,singular,bird,a bird" for leaf in leaves), leaves=tuple(leaves))
+    for leaf in leaves:
+        (root / "images" / leaf / f"{leaf}_0.jpg").unlink()
+    dataset = load_dataset(root)
+    assert len(dataset.notes) == 99
+    lines = dataset.summary().splitlines()
+    assert sum("has only 3 images" in line for line in lines) == 20
+    assert "79 more" in lines[-1]
+
+
 @pytest.mark.parametrize("name", ["leaf", "phrase"])
 def test_a_very_long_cell_does_not_fill_the_screen(tmp_path: Path, name: str) -> None:
     long = "c" * 120_000
@@ -360,9 +372,11 @@ PLAIN = "\n".join((HEADER, *ROWS)) + "\n"
         "\ufeff" + PLAIN,
         PLAIN.replace("\n", "\r\n"),
         PLAIN.replace("\n", "\r"),
+        "\n\n" + PLAIN,
+        "\ufeff\ufeff" + PLAIN,
         PLAIN.replace("singular", "Singular "),
     ],
-    ids=["capitals", "blanks", "empty columns", "mark", "windows", "old mac", "cells"],
+    ids=["capitals", "blanks", "empty columns", "mark", "windows", "old mac", "blank lines", "two marks", "cells"],
 )
 def test_a_table_that_loses_nothing_is_read_as_it_is_meant(tmp_path: Path, text: str) -> None:
     plain = load_dataset(build(tmp_path)).digest
@@ -374,6 +388,7 @@ def test_a_table_that_loses_nothing_is_read_as_it_is_meant(tmp_path: Path, text:
     ("content", "says"),
     [
         (PLAIN.replace(",", ";"), "semicolons"),
+        (PLAIN.replace(HEADER, HEADER.replace("leaf,", '"leaf",')).replace(",", ";"), "semicolons"),
         (PLAIN.replace(",", "\t").replace("Leaf", "leaf"), "tabs"),
         (PLAIN.replace(",", " | "), "bars"),
         ("sep=;\n" + PLAIN.replace(",", ";"), "'sep=;'"),
@@ -417,7 +432,7 @@ def test_a_file_without_end_is_not_read(tmp_path: Path, name: str, how: str) -> 
 @pytest.mark.parametrize(
     "written",
     [r"crow\crow_0.jpg", "images/crow/crow_0.jpg", "/data/x/images/crow/crow_0.jpg", "./crow/crow_0.jpg",
-     r"C:\data\images\crow\crow_0.jpg", "Crow/crow_0.JPG"],
+     r"C:\data\images\crow\crow_0.jpg", "crow_0.jpg", "Crow/crow_0.JPG"],
 )  # fmt: skip
 def test_a_key_that_is_another_form_of_one_is_told_the_right_one(tmp_path: Path, written: str) -> None:
     root = build(tmp_path)

@@ -4,7 +4,7 @@ Heavy libraries are imported inside the commands, so that `--help` answers at on
 stderr; with --json the last line on stdout is one JSON object.
 """
 
-import errno
+import os
 import sys
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import typer
 from commands.data import data_things, extract, stats
 from commands.machine import bench, doctor
 from commands.models import ask, export, probe
-from commands.options import say
+from commands.options import open_streams, say
 from commands.results import analyze, reanalyze, report
 from commands.runs import evaluate, presets, status, sweep, train
 from commands.stopping import stoppable
@@ -57,13 +57,6 @@ for command in (
 ):
     app.command()(command)
 
-EXPECTED = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
-    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EMFILE),
-)
-"""Errors of the file system that a user can cause and mend."""
-
 
 @app.callback()
 def common(
@@ -84,23 +77,39 @@ def main() -> None:
     if sys.platform == "win32":
         say("error: crosstax needs Linux or macOS; on Windows, run it in WSL")
         sys.exit(2)
+    if sys.getfilesystemencoding() != "utf-8":  # names of folders would not be those that taxonomy.csv has
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    open_streams()
+    try:
+        _run()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # who read it has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> None:
     from cachegen.errors import CrosstaxError
+    from cachegen.files import REMEDIES
 
     try:
         with stoppable():
             run(app)
     except (CrosstaxError, OSError) as error:
-        expected = isinstance(error, CrosstaxError) or error.errno in EXPECTED
+        expected = isinstance(error, CrosstaxError) or error.errno in REMEDIES
         if "--debug" in sys.argv or not expected:
             raise
-        say(f"error: {_one_line(error)}")
+        say(f"error: {_in_short(error)}")
         sys.exit(2)
 
 
-def _one_line(error: Exception) -> str:
-    """What a user needs of an error, also of one that no room of ours has put into words."""
+def _in_short(error: Exception) -> str:
+    """What a user needs of an error, also of one that no room of ours has put into words: a line, or a listing."""
+    from cachegen.errors import ITEM
+
     if not isinstance(error, OSError):
-        return " ".join(str(error).split("\n"))
+        return ITEM.join(" ".join(line.split("\n")) for line in str(error).split(ITEM))
     from cachegen.files import reason_of, remedy_of
 
     where = f"{error.filename}: " if error.filename else ""

@@ -113,7 +113,7 @@ def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, 
     """Pearson r, its 95 % interval (Fisher's z; NaN with fewer than four points) and n, over complete pairs."""
     complete = np.isfinite(x) & np.isfinite(y)
     x, y, n = x[complete], y[complete], int(complete.sum())
-    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if n < 2 or any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (x, y)):  # constant but for rounding
         return np.nan, np.nan, np.nan, n
     r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
     if n < 4 or abs(r) == 1:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -22,7 +21,6 @@ from analysis.drawing import (
     GREY,
     INK,
     SMALL,
-    STYLE,
     Look,
     coin_key,
     grid,
@@ -34,6 +32,7 @@ from analysis.drawing import (
     plot_line,
     plot_published,
     row_title,
+    style,
     ticks_apart,
 )
 from analysis.naming import setup_names
@@ -106,7 +105,7 @@ def draw_curves(curves: Curves, score: str) -> Figure:
     kinds, aside = curves.kinds, len(curves.kinds) > 2
     rows = [(series, [kind]) for series in curves.series for kind in kinds] if aside else []
     rows = rows or [(series, kinds) for series in curves.series]
-    with matplotlib.rc_context(STYLE):
+    with style():
         columns = 2 * (1 if aside else len(kinds))
         figure, axes = grid(len(rows), columns, DOUBLE, height=1.75 if columns == 2 else 1.65)
         for row, (series, shown) in zip(axes, rows, strict=True):
@@ -206,10 +205,10 @@ def _panel(ax: Axes, table: pd.DataFrame, curves: Curves, series: str, score: st
             parts.append(("removed", own[own["over"] == "removed only"], REMOVED))
         else:
             parts.append(("leaf", all_of.loc[all_of.index == "leaf"], LEAF))
-        for part, rows, style in parts:
+        for part, rows, changes in parts:
             if rows.empty:
                 continue
-            plot_line(ax, rows["ablation"], rows[score], look, label=f"{name}, {part}", **style)
+            plot_line(ax, rows["ablation"], rows[score], look, label=f"{name}, {part}", **changes)
             ax.vlines(rows["ablation"], rows[f"{score}_low"], rows[f"{score}_high"], color=look.colour, lw=0.8)
             if score == "f1":
                 kind = str(table["kind"].iloc[0])

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import INK, LOOKS, SINGLE, SMALL, STYLE, Drawn, Look, plot_published
+from analysis.drawing import INK, LOOKS, SINGLE, SMALL, Drawn, Look, plot_published, style
 from analysis.published import HYPERNYMS_PER_LEAF, published_hypernyms
 
 BAR = LOOKS["original"].colour
@@ -31,7 +30,7 @@ def same_hypernyms(names: pd.Series) -> bool:
 
 def hypernyms_per_leaf_figure(table: pd.DataFrame, beside: bool = False) -> Drawn:
     """Bars of how many leaves (columns hypernyms, leaves) have one hypernym, two, ...; `beside` the paper's counts."""
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(SINGLE, 2.3), layout="constrained")
         ax = figure.subplots()
         ax.bar(table["hypernyms"], table["leaves"], color=BAR, width=0.7)
@@ -52,7 +51,7 @@ def hypernyms_per_leaf_figure(table: pd.DataFrame, beside: bool = False) -> Draw
 
 def leaves_per_hypernym_figure(table: pd.DataFrame, beside: bool = False) -> Drawn:
     """One bar per hypernym (columns hypernym, leaves), most leaves on top; `beside` the paper's counts."""
-    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x"}):
+    with style({"axes.grid.axis": "x"}):
         figure = Figure(figsize=(SINGLE, 0.6 + 0.135 * len(table)), layout="constrained")
         ax = figure.subplots()
         places = range(len(table))

@@ -9,13 +9,14 @@ Equal inputs give equal bytes.
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -106,6 +107,11 @@ def cell_name(lm_init: str, arm: str) -> str:
     return LM_NAMES[lm_init] if arm == "original" else f"{arm}, {LM_NAMES[lm_init]}"
 
 
+def style(changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Draw in our style, and in nothing of the user's own: a matplotlibrc may ask for LaTeX, or for other sizes."""
+    return matplotlib.style.context(["default", STYLE | dict(changes or {})])
+
+
 class NotDrawnError(Exception):
     """A figure whose runs are absent; the message is a sentence that says which. Never a user's error."""
 
@@ -125,7 +131,7 @@ class Drawn:
     paper: str = ""
 
     def __post_init__(self) -> None:
-        with matplotlib.rc_context(STYLE):
+        with style():
             settle(self.figure)
 
     def svg(self) -> str:
@@ -154,7 +160,7 @@ class Drawn:
         return f"{self.caption} {self.alt}"
 
     def _rendered(self, kind: str, about: dict[str, Any]) -> bytes:
-        with matplotlib.rc_context(STYLE):
+        with style():
             return _rendered(self.figure, kind, about)
 
 

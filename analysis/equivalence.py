@@ -53,17 +53,25 @@ def tost(difference: float, se: float, df: float, *, margin: float = MARGIN, alp
 
     The default margin is for F1 in 0..1; give `contrasts.EQUIVALENCE_MARGIN` for points. A slope on a -1/+1 code is
     half the difference between its two levels: double it and its standard error first.
-    Raises CrosstaxError for a margin that is not positive. Missing input gives a missing p and no equivalence.
+    Without any spread (`se` 0) the interval is the difference itself: p is 0 or 1, and .5 on the margin. Missing input
+    gives a missing p and no equivalence. Raises CrosstaxError for a margin that is not positive.
     """
     if not margin > 0:
         raise CrosstaxError(
             f"equivalence margin is {margin:g}; give the largest difference that does not matter, above 0"
         )
-    above, below = (difference + margin) / se, (difference - margin) / se
+    above, below, apart = (_t(gap, se) for gap in (difference + margin, difference - margin, difference))
     half = float(stdtrit(df, 1 - alpha)) * se
     p = float(np.maximum(stdtr(df, -above), stdtr(df, below)))
-    different = bool(2 * stdtr(df, -abs(difference / se)) < alpha)
+    different = bool(2 * stdtr(df, -abs(apart)) < alpha)
     return Equivalence(difference, margin, alpha, difference - half, difference + half, p, different)
+
+
+def _t(difference: float, se: float) -> float:
+    """`difference / se`; without spread a difference is infinitely many standard errors, and none is none."""
+    if se == 0:
+        return difference * np.inf if difference else 0.0
+    return difference / se
 
 
 def holm(p: pd.Series) -> pd.Series:

@@ -46,7 +46,10 @@ def macro_f1(counts: NDArray[np.int64]) -> Array:
 
 
 def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size: int) -> Array:
-    """Area under the ROC curve per category (C,), ties counted half; NaN where only one answer occurs."""
+    """Area under the ROC curve per category (C,), ties counted half.
+
+    NaN where only one answer occurs, or where a score is NaN, which has no rank; infinite scores have one.
+    """
     order = np.lexsort((score, codes))
     codes, gold, score = codes[order], gold[order], score[order]
     new_tie = np.r_[True, (codes[1:] != codes[:-1]) | (score[1:] != score[:-1])][: len(codes)]
@@ -58,7 +61,8 @@ def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size:
     yes = np.bincount(codes, weights=gold, minlength=size)
     no = np.bincount(codes, minlength=size) - yes
     above = np.bincount(codes, weights=rank * gold, minlength=size) - yes * (yes + 1) / 2
-    return np.divide(above, yes * no, out=np.full(size, np.nan), where=yes * no > 0)
+    ranked = np.bincount(codes, weights=np.isnan(score), minlength=size) == 0
+    return np.divide(above, yes * no, out=np.full(size, np.nan), where=(yes * no > 0) & ranked)
 
 
 def homonyms(answers: pd.DataFrame) -> frozenset[str]:

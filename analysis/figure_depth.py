@@ -1,6 +1,5 @@
 """Figure 12 of the paper: held-out F1 by depth of the hypernym."""
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -11,7 +10,6 @@ from analysis.drawing import (
     INIT_LOOKS,
     PERMUTED,
     SMALL,
-    STYLE,
     Drawn,
     Look,
     NotDrawnError,
@@ -24,6 +22,7 @@ from analysis.drawing import (
     permuted_key,
     plain,
     plot_published,
+    style,
     wrapped,
 )
 from analysis.naming import setup_names
@@ -53,7 +52,7 @@ def depth_figure(study: Study) -> Drawn:
             rows = published_rows(by_depth=True, lm=reference.lm, encoder=reference.encoder)
             rings = pd.concat([rings, rows.rename(columns={"shuffle": "arm"}).assign(setup=setup)[rings.columns]])
     rings = rings[rings["depth"].isin(depths)]
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = wrapped(len(setups), 2.1, "held-out macro F1")
         for ax, setup in zip(axes, setups, strict=True):
             here = table[table["setup"] == setup]

@@ -1,6 +1,5 @@
 """New here: held-out scores against the dose of an across-category shuffle and the visual coherence that it leaves."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +14,6 @@ from analysis.drawing import (
     PERMUTED,
     SINGLE,
     SMALL,
-    STYLE,
     Drawn,
     NotDrawnError,
     coin_key,
@@ -24,6 +22,7 @@ from analysis.drawing import (
     legend,
     permuted_key,
     row_title,
+    style,
 )
 from analysis.study import Study
 
@@ -45,7 +44,7 @@ def dose_figure(study: Study) -> Drawn:
         raise NotDrawnError("A dose-response needs runs with a part of the leaves shuffled (shuffled=20, 40, ...).")
     responses = list(study.dose[["setup", "rule"]].drop_duplicates().itertuples(index=False, name=None))
     shown = {name: label for name, label in AXES.items() if study.dose[name].notna().any()}
-    with matplotlib.rc_context(STYLE):
+    with style():
         width = DOUBLE if len(shown) > 1 else SINGLE
         figure, axes = grid(len(responses) * len(SCORES), len(shown), width, height=1.9)
         for number, (setup, rule) in enumerate(responses):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import matplotlib
 import pandas as pd
 
 from analysis.beside_paper import References, references
@@ -12,7 +11,6 @@ from analysis.drawing import (
     ENCODER_LOOKS,
     GREY,
     INK,
-    STYLE,
     Drawn,
     Look,
     NotDrawnError,
@@ -23,6 +21,7 @@ from analysis.drawing import (
     paper_keys,
     permuted_key,
     row_title,
+    style,
 )
 from analysis.figure_main import LIFT, PANELS, published_f1
 from analysis.naming import encoder_names, last_part
@@ -53,7 +52,7 @@ def encoder_figure(study: Study) -> Drawn:
     beside = references(study.runs, study.categories).only_same
     settings = list(dict.fromkeys(runs["settings"]))
     said = []
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = grid(len(settings), len(PANELS), DOUBLE, height=HEIGHT)
         for row, setting in zip(axes, settings, strict=True):
             here = runs[runs["settings"] == setting]

@@ -1,11 +1,10 @@
 """The training loss of every run."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from analysis.conditions import setups_of, shown_runs
-from analysis.drawing import STYLE, Drawn, Look, NotDrawnError, cell_name, key, legend, look_of, plain, wrapped
+from analysis.drawing import Drawn, Look, NotDrawnError, cell_name, key, legend, look_of, plain, style, wrapped
 from analysis.naming import setup_names
 from analysis.study import Study
 
@@ -20,7 +19,7 @@ def loss_figure(study: Study) -> Drawn:
         raise NotDrawnError("The loss curves need the runs' metrics.jsonl, which none of them kept.")
     setups, names = setups_of(runs), setup_names(runs)
     said, looks = [], dict[str, Look]()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = wrapped(len(setups), 1.9, "training loss")
         for ax, setup in zip(axes, setups, strict=True):
             lasts = []

@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Callable
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +13,6 @@ from analysis.conditions import arms_of, setups_of, shown_runs, shuffle_of
 from analysis.drawing import (
     DOUBLE,
     INIT_LOOKS,
-    STYLE,
     Drawn,
     cell_name,
     grid,
@@ -24,6 +22,7 @@ from analysis.drawing import (
     paper_keys,
     permuted_key,
     row_title,
+    style,
 )
 from analysis.naming import setup_names
 from analysis.published import published_rows
@@ -85,7 +84,7 @@ def _rows(
     """A row per setup, leaves on the left and held-out hypernyms on the right; and what it shows in words."""
     setups, names = setups_of(runs), setup_names(runs)
     said = []
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = grid(len(setups), len(PANELS), DOUBLE, height=HEIGHT)
         for row, setup in zip(axes, setups, strict=True):
             here = runs[runs["setup"] == setup]

@@ -1,9 +1,8 @@
 """Are the residuals of the mixed models normal? A Q-Q plot of each."""
 
-import matplotlib
 import numpy as np
 
-from analysis.drawing import COIN_DASH, GREY, LOOKS, STYLE, Drawn, NotDrawnError, plain, wrapped
+from analysis.drawing import COIN_DASH, GREY, LOOKS, Drawn, NotDrawnError, plain, style, wrapped
 from analysis.residuals import check_residuals, normal_quantiles
 from analysis.study import Study
 
@@ -21,7 +20,7 @@ def residual_figure(study: Study) -> Drawn:
     if not models:
         raise NotDrawnError("The residuals need a mixed model, which takes runs of two conditions with several seeds.")
     shown, said, look = models[:MODELS], [], LOOKS["original"]
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = wrapped(len(shown), 1.7, "residual, in SDs")
         for number, (ax, (about, model, checks)) in enumerate(zip(axes, shown, strict=True), start=1):
             points = normal_quantiles(model, POINTS)

@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from analysis.drawing import DOUBLE, GREY, INK, LOOKS, STYLE, Drawn, Look, NotDrawnError, key, legend, plain
+from analysis.drawing import DOUBLE, GREY, INK, LOOKS, Drawn, Look, NotDrawnError, key, legend, plain, style
 from analysis.tuning import EXPLORATORY, Tuning
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def draw_tuning(tuning: Tuning) -> Drawn:
     if tuning.best is None:
         raise NotDrawnError("The history of a search needs a trial that is complete.")
     rows = 1 + -(-len(tuning.searched) // COLUMNS)
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(DOUBLE, PANEL * rows + 0.4), layout="constrained")
         cells = figure.add_gridspec(rows, COLUMNS)
         _history(figure.add_subplot(cells[0, :2]), tuning)

@@ -3,7 +3,6 @@
 import textwrap
 from typing import NamedTuple
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,12 +15,12 @@ from analysis.drawing import (
     INIT_LOOKS,
     INK,
     SMALL,
-    STYLE,
     Drawn,
     Look,
     NotDrawnError,
     look_of,
     plain,
+    style,
 )
 from analysis.naming import setup_names
 from analysis.study import Study
@@ -59,7 +58,7 @@ def yardstick_figure(study: Study) -> Drawn:
     if not blocks:
         raise NotDrawnError("The yardsticks need the feature store and the dataset of the runs, or a text probe.")
     height = ROW * sum(len(rows) + 1.6 for _, rows in blocks) + 0.6
-    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "x", "axes.spines.left": False}):
+    with style({"axes.grid.axis": "x", "axes.spines.left": False}):
         figure = Figure(figsize=(DOUBLE, height), layout="constrained")
         axes = figure.subplots(1, len(PANELS), sharey=True)
         for ax, (score, (label, decimals)) in zip(axes, PANELS.items(), strict=True):

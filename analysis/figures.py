@@ -33,6 +33,7 @@ from analysis.figure_shuffles import shuffle_figure
 from analysis.figure_tuning import tuning_figure
 from analysis.figure_yardsticks import yardstick_figure
 from analysis.study import Study
+from cachegen.progress import progress_bar
 
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "main": main_figure,
@@ -70,11 +71,13 @@ def draw_figures(study: Study, drawn_now: Callable[[str, Drawn], None] = lambda 
     """Every figure that the runs of a study allow. `drawn_now(name, figure)` is told of each as soon as it is drawn."""
     drawn: dict[str, Drawn] = {}
     absent: dict[str, str] = {}
-    for name, draw in FIGURES.items():
-        try:
-            drawn[name] = draw(study)
-        except NotDrawnError as why:
-            absent[name] = str(why)
-        else:
-            drawn_now(name, drawn[name])
+    with progress_bar("draw", len(FIGURES), "figures") as advance:  # much is computed when a figure first asks for it
+        for name, draw in FIGURES.items():
+            try:
+                drawn[name] = draw(study)
+            except NotDrawnError as why:
+                absent[name] = str(why)
+            else:
+                drawn_now(name, drawn[name])
+            advance(1)
     return Figures(drawn, absent)

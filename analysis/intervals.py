@@ -59,9 +59,11 @@ def resampled_means(f1_SC: Array, seeds: str = "seed") -> Array:
     """Mean over categories, then seeds, in each draw (B,); a seed without any category of a draw is left out of it.
 
     Tables with as many categories share their draws, so that differences of two tables are paired by category; seeds
-    are drawn apart for another name `seeds`.
+    are drawn apart for another name `seeds`. Missing for a single value, which is all that could be drawn.
     """
     known_SC = np.isfinite(f1_SC)
+    if known_SC.sum() < 2:
+        return np.full(DRAWS, np.nan)
     weight_BS, weight_BC = _draws(f1_SC.shape[0], seeds), _draws(f1_SC.shape[1], "category")
     with np.errstate(invalid="ignore"):
         mean_SB = (np.where(known_SC, f1_SC, 0) @ weight_BC.T) / (known_SC.astype(float) @ weight_BC.T)
@@ -87,13 +89,13 @@ def crossed_interval(f1_SC: Array, level: float = 0.95) -> tuple[float, float, f
     """(low, high, df, model) of the mean, from the mixed model `MODEL`; `model` says what was fitted, or why not.
 
     With one seed Student's t over categories, with one category over seeds. A table with gaps is fitted by
-    `mixed_model`; missing where that cannot be done.
+    `mixed_model`; missing where that cannot be done, or nothing is there.
     """
     seeds, categories = f1_SC.shape
-    if seeds == 1 or categories == 1:
+    if seeds <= 1 or categories <= 1:
         values = f1_SC.ravel()[np.isfinite(f1_SC.ravel())]
         _, low, high = mean_interval(values, level)
-        over = "categories" if seeds == 1 else "seeds"
+        over = "categories" if seeds <= 1 else "seeds"
         return low, high, float(len(values) - 1), f"Student's t over {over}"
     if not np.isfinite(f1_SC).all():
         return _fitted(f1_SC, level)

@@ -3,13 +3,12 @@
 import textwrap
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from analysis.drawing import GREY, INK, STYLE, as_svg, grid
+from analysis.drawing import GREY, INK, as_svg, grid, style
 
 SERIES = {  # colour, marker, name
     "images": ("#0072B2", "o", "engine, questions of an image together"),
@@ -35,7 +34,7 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 def scaling_figure(result: dict[str, Any]) -> str:
     """SVG of what `crosstax bench --scaling` measured and predicted: all axes logarithmic, dots at the numbers."""
     curves, measured, speed = result["curves"], result["measured"], result["speed"]
-    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "both", "axes.titlesize": 10}):
+    with style({"axes.grid.axis": "both", "axes.titlesize": 10}):
         figure, axes = grid(-(-(len(curves) + 1) // COLUMNS), COLUMNS, WIDTH)
         panels = list(axes.flat)
         for (axis, curve), ax in zip(curves.items(), panels, strict=False):

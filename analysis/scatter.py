@@ -1,6 +1,5 @@
 """A dot per hypernym: held-out F1 against something known of the hypernym."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,6 +26,7 @@ from analysis.drawing import (
     plot_published,
     row_title,
     settle,
+    style,
     wrapped,
 )
 from analysis.naming import setup_names
@@ -38,7 +38,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top, in points o
 def arm_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str) -> Figure:
     """Rows are setups, columns arms, all on one scale; `points`: columns setup, arm, category, f1 and `x`."""
     names, named = setup_names(runs), set[str]()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, panels = arm_grid(points, runs, xlabel, YLABEL)
         shown = [points[(points["setup"] == setup) & (points["arm"] == arm)] for _, setup, arm in panels]
         for (ax, setup, arm), here in zip(panels, shown, strict=True):
@@ -65,7 +65,7 @@ def setup_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str,
         setup_names(runs),
         LOOKS["original"],
     )
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure, axes = wrapped(len(setups), 2.3, YLABEL)
         for ax, setup in zip(axes, setups, strict=True):
             _dots(ax, points[points["setup"] == setup], x, look)

@@ -27,6 +27,7 @@ from analysis.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from analysis.visual import Visual
 from analysis.yardsticks import composed_margins, measure_yardstick
+from cachegen.progress import progress_bar
 
 MAP = ["map", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
 POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
@@ -165,7 +166,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     composed = []
     seen: list[Future[dict[str, str]]] = []
     # What is read off features is mostly matrix products, which leave this thread free meanwhile.
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside, progress_bar("measure", len(runs), "runs") as advance:
         for run_ids in _same_questions(sweep, runs):
             questions = sweep.questions(run_ids[0])
             asked = questions[questions["split"] != "train"].reset_index(drop=True)
@@ -180,6 +181,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
                 answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+                advance(1)
                 if run_id not in of_run:
                     continue
                 margin = composed_margins(answers[test], of_run[run_id].margins)

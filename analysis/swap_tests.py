@@ -77,7 +77,8 @@ def _welch(one: Array, other: Array) -> tuple[float, float, float]:
         return float(one.mean() - other.mean()), np.nan, np.nan
     parts = [(float(np.var(values, ddof=1)) / len(values), len(values) - 1) for values in (one, other)]
     variance, spread = sum(v for v, _ in parts), sum(v**2 / n for v, n in parts)
-    return float(one.mean() - other.mean()), variance**0.5, variance**2 / spread if spread > 0 else np.nan
+    df = variance**2 / spread if spread > 0 else float(len(one) + len(other) - 2)  # all alike: as if of one variance
+    return float(one.mean() - other.mean()), variance**0.5, df
 
 
 def _row(test: str, control: Array, swapped: Array, gap: float, se: float, df: float) -> Row:

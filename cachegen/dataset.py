@@ -9,10 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from cachegen.errors import DatasetError
+from cachegen.errors import DatasetError, first_of, listing, shortened, some
 from cachegen.files import digest_bytes
 from cachegen.images import SUFFIXES, UNREAD_SUFFIXES
-from cachegen.taxonomy import Taxonomy, homonyms_of, name_problem, read_rows, read_taxonomy, report_collisions
+from cachegen.taxonomy import (
+    Taxonomy,
+    alike,
+    composed_form,
+    difference,
+    homonyms_of,
+    name_problem,
+    read_rows,
+    read_taxonomy,
+    report_collisions,
+)
 
 SPLITS = ("train", "validation", "test")
 FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or validation images
@@ -50,7 +60,7 @@ class Dataset:
         return self.root / "images" / key
 
     def summary(self) -> str:
-        """A few lines for people: sizes, split, digest, and every note."""
+        """A few lines for people: sizes, split, digest, and the first notes."""
         per_leaf = self.leaves["n_images"]
         lines = [
             f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
@@ -61,7 +71,7 @@ class Dataset:
             counts = self.images["split"].value_counts()
             lines.append("fixed split: " + ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS))
         lines.append(f"digest {self.digest[:16]}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *first_of([f"note: {note}" for note in self.notes])])
 
 
 def load_dataset(root: Path) -> Dataset:
@@ -74,9 +84,8 @@ def load_dataset(root: Path) -> Dataset:
     notes: list[str] = []
     taxonomy = read_taxonomy(root / "taxonomy.csv", problems)
     sizes = _scan_images(root / "images", problems, notes)
-    if sizes and not taxonomy.leaves.empty:
-        _match_folders(taxonomy, sizes, problems, notes)
-    images = _image_table(sizes)
+    folders = _match_folders(taxonomy, sizes, problems, notes) if sizes and not taxonomy.leaves.empty else {}
+    images = _image_table(sizes, folders)
     split_file = root / "split.csv"
     if split_file.exists():
         images["split"] = _read_split(split_file, images["key"], problems)
@@ -94,6 +103,19 @@ def load_dataset(root: Path) -> Dataset:
         digest=digest,
         image_digest=image_digest,
     )
+
+
+def load_dataset_of_runs(root: Path) -> Dataset:
+    """The dataset, where runs can be trained and tested on it: of a `split.csv`, some images are for each."""
+    dataset = load_dataset(root)
+    given = set(dataset.images["split"]) if "split" in dataset.images else {"train", "test"}
+    lacking = [part for part in ("train", "test") if part not in given]
+    if lacking:
+        raise DatasetError(
+            f"dataset {root}: split.csv has no image for {' or '.join(lacking)}; give some that split, or remove "
+            "the file to have splits drawn"
+        )
+    return dataset
 
 
 def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[str, dict[str, int]]:
@@ -116,7 +138,7 @@ def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[st
     if unread:
         notes.append(f"{_of_unread_kinds(unread)} and are left out; convert them to PNG or JPEG")
     if ignored:
-        notes.append(f"{len(ignored):,} entries of images/ are not images and were ignored: {_some(ignored)}")
+        notes.append(f"{len(ignored):,} entries of images/ are not images and were ignored: {some(ignored)}")
     return found
 
 
@@ -160,47 +182,99 @@ def _of_unread_kinds(counts: Counter[str]) -> str:
     return f"{counts.total():,} pictures are of kinds that are not read ({kinds})"
 
 
-def _match_folders(taxonomy: Taxonomy, sizes: dict[str, dict[str, int]], problems: list[str], notes: list[str]) -> None:
-    leaves = set(taxonomy.leaves.index)
-    for leaf in sorted(leaves | set(sizes)):
-        place = f"images/{leaf}"
-        if leaf not in leaves:
-            problems.append(f"{place}: is no leaf of taxonomy.csv; add it there or move the folder away")
-        elif leaf not in sizes:
-            problems.append(f"{place}: folder is missing; add images or drop the leaf from taxonomy.csv")
-        elif not sizes[leaf]:
-            problems.append(f"{place}: has no images ({', '.join(SUFFIXES)}); add some or drop the leaf")
-        elif len(sizes[leaf]) < FEW_IMAGES:
-            notes.append(f"leaf {leaf!r} has only {len(sizes[leaf])} images")
+def _match_folders(
+    taxonomy: Taxonomy, sizes: dict[str, dict[str, int]], problems: list[str], notes: list[str]
+) -> dict[str, str]:
+    """Folder -> its leaf. macOS writes accents in another Unicode form: names that differ in nothing else are one."""
+    leaf_of = {folder: folder for folder in sizes if folder in taxonomy.leaves.index}
+    composed = {composed_form(leaf): leaf for leaf in taxonomy.leaves.index if leaf not in leaf_of}
+    other_form = {folder: composed.pop(form) for folder in sizes if (form := composed_form(folder)) in composed}
+    leaf_of |= other_form
+    if other_form:
+        notes.append(f"{len(other_form):,} folders have another Unicode form than taxonomy.csv: {some([*other_form])}")
+    near = {alike(leaf): leaf for leaf in taxonomy.leaves.index}
+    phrases = dict(zip(taxonomy.leaves["phrase"], taxonomy.leaves.index, strict=True))
+    missing = set(taxonomy.leaves.index) - set(leaf_of.values())
+    unknown = []
+    for folder in sorted(set(sizes) - set(leaf_of)):
+        place, leaf, named = f"images/{folder}", near.get(alike(folder)), phrases.get(folder)
+        if leaf is not None and leaf in missing:
+            missing.discard(leaf)
+            do = f"rename the folder to {leaf!r}"
+            sizes[leaf] = sizes.pop(folder)  # so that split.csv is judged by what will be there
+        elif leaf is not None:
+            do = f"move its images to images/{leaf}"
+        elif named in missing:
+            missing.discard(named)
+            problems.append(
+                f"{place}: is the phrase of leaf {named!r}; swap the two columns in taxonomy.csv, or rename the folder"
+            )
+            continue
+        else:
+            unknown.append(f"{place}: is no leaf of taxonomy.csv; add it there or move the folder away")
+            continue
+        problems.append(f"{place}: {folder!r} is leaf {leaf!r} but for {difference(folder, leaf)}; {do}")
+    for leaf in sorted(missing):
+        problems.append(f"images/{leaf}: folder is missing; add images or drop the leaf from taxonomy.csv")
+    for folder, leaf in sorted(leaf_of.items()):
+        if not sizes[folder]:
+            problems.append(f"images/{folder}: has no images (such as .jpg, .png or .webp); add some or drop the leaf")
+        elif len(sizes[folder]) < FEW_IMAGES:
+            notes.append(f"leaf {leaf!r} has only {len(sizes[folder])} images")
+    problems += unknown
+    return leaf_of
 
 
-def _image_table(sizes: dict[str, dict[str, int]]) -> pd.DataFrame:
-    rows = sorted((f"{leaf}/{name}", leaf) for leaf, names in sizes.items() for name in names)
+def _image_table(sizes: dict[str, dict[str, int]], leaf_of: dict[str, str]) -> pd.DataFrame:
+    rows = sorted(
+        (f"{folder}/{name}", leaf_of.get(folder, folder)) for folder, names in sizes.items() for name in names
+    )
     return pd.DataFrame(rows, columns=["key", "leaf"], dtype="str")
 
 
 def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
     """Split of each of `keys`; every image must have exactly one row."""
-    known = set(keys)
+    known = {composed_form(key): key for key in keys}
     split: dict[str, str] = {}
-    for place, row in read_rows(path, ("key", "split"), (), problems):
-        key = row["key"]
-        if key not in known:
-            problems.append(f"{place}: {key!r} is no image of this dataset; drop the row")
-        elif key in split:
+    near: dict[str, str | None] = {}
+    rows = read_rows(path, ("key", "split"), (), problems)
+    for place, row in rows:
+        key = known.get(composed_form(row["key"]))
+        part = row["split"].lower()
+        if key is None:
+            near = near or _near_keys(known)
+            problems.append(f"{place}: {row['key']!r} is no image of this dataset; {_key_advice(row['key'], near)}")
+            continue
+        if key in split:
             problems.append(f"{place}: {key!r} occurs twice; keep one row")
-        elif row["split"] not in SPLITS:
-            problems.append(f"{place}: split {row['split']!r} is none of {', '.join(SPLITS)}")
-        split[key] = row["split"]
+        elif part not in SPLITS:
+            problems.append(f"{place}: split {row['split']!r} is none of {', '.join(SPLITS)}; write one of them")
+        split[key] = part
     missing = [key for key in keys if key not in split]
-    if missing:
-        problems.append(f"split.csv: {len(missing):,} images have no row: {_some(missing)}")
+    if missing and rows:
+        problems.append(f"split.csv: {len(missing):,} images have no row: {some(missing)}; add one for each")
     return [split.get(key, "") for key in keys]
+
+
+def _near_keys(known: dict[str, str]) -> dict[str, str | None]:
+    """What a key, or the file's name alone, may also be written like -> the key; None where that may be several."""
+    near: dict[str, str | None] = {}
+    for form, key in known.items():
+        for written in {alike(form), alike(form.rpartition("/")[2])}:
+            near[written] = None if written in near else key
+    return near
+
+
+def _key_advice(key: str, near: dict[str, str | None]) -> str:
+    """What may be meant by a key that is none: a path, a file's name, or one of other case."""
+    meant = near.get(alike("/".join(key.replace("\\", "/").split("/")[-2:])))
+    return f"write {meant!r}, a path inside images/ with / in it" if meant else "drop the row"
 
 
 def _digests(taxonomy: Taxonomy, images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> tuple[str, str]:
     """(image digest, dataset digest); every table is sorted, so that the order of rows on disk does not count."""
-    files = [(key, sizes[leaf][key[len(leaf) + 1 :]]) for key, leaf in zip(images["key"], images["leaf"], strict=True)]
+    places = (key.partition("/") for key in images["key"])
+    files = [(f"{folder}/{name}", sizes[folder][name]) for folder, _, name in places]
     image_digest = digest_bytes(json.dumps(files).encode())
     tables: Iterable[pd.DataFrame] = (taxonomy.leaves.reset_index(), taxonomy.hypernyms.reset_index(), taxonomy.pairs)
     content = [table.astype("str").fillna("").to_numpy().tolist() for table in tables]
@@ -208,11 +282,7 @@ def _digests(taxonomy: Taxonomy, images: pd.DataFrame, sizes: dict[str, dict[str
     return image_digest, digest_bytes(json.dumps([content, split]).encode(), image_digest.encode())
 
 
-def _some(names: list[str], shown: int = 3) -> str:
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
-
-
 def _listing(root: Path, problems: list[str]) -> str:
     if len(problems) == 1:
-        return f"dataset {root}: {problems[0]}"
-    return "\n  ".join([f"dataset {root} has {len(problems):,} problems; correct them and load it again:", *problems])
+        return f"dataset {root}: {shortened(problems[0])}"
+    return listing(f"dataset {root} has {len(problems):,} problems; correct them and load it again:", problems)

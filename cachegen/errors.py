@@ -1,8 +1,14 @@
 """Errors a user can cause: one typed family, shown as one line, exit code 2.
 
 Every message says what is wrong, where, and what to do. Anything else that escapes is a bug of ours
-and keeps its traceback.
+and keeps its traceback. Several problems are a listing: a head, and a line for each.
 """
+
+from collections.abc import Sequence
+
+SHOWN = 20  # lines of a listing
+LINE = 400  # letters of one of them
+ITEM = "\n  "
 
 
 class CrosstaxError(Exception):
@@ -27,3 +33,24 @@ class ConditionError(CrosstaxError):
 
 class RunError(CrosstaxError):
     """A run directory that is damaged, in use, or belongs to another plan."""
+
+
+def listing(head: str, lines: Sequence[str]) -> str:
+    """`head`, and a line for each problem below it, as far as `first_of` shows them."""
+    return ITEM.join([head, *first_of(lines)])
+
+
+def first_of(lines: Sequence[str]) -> list[str]:
+    """The first twenty lines, and how many more there are: what a user can look at."""
+    more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return [*map(shortened, lines[:SHOWN]), *more]
+
+
+def shortened(line: str) -> str:
+    """A line without the middle of whatever makes it very long: it ends with what to do."""
+    return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 2 :]}"
+
+
+def some(names: Sequence[str], shown: int = 3) -> str:
+    """The first of `names` for a sentence, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,41 @@ from typing import Any
 
 from cachegen.errors import CrosstaxError, RunError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
 MOST_JSON = 2**28  # bytes; the plan of 100,000 runs has a tenth of them
 HELD = (errno.EACCES, errno.EAGAIN)
+AGAIN = "give the same command again, it goes on from there"
+REMEDIES: dict[int, str] = {
+    errno.ENOSPC: f"make room and {AGAIN}",
+    errno.EFBIG: "its file system or `ulimit -f` allows no file of this size; choose a folder elsewhere, or raise it",
+    errno.EDQUOT: f"your quota is used up; make room and {AGAIN}",
+    errno.ENOENT: "it is not there, or has been removed meanwhile; restore it, or correct the path",
+    errno.ESTALE: f"its network share has replaced it or was restarted; see that it is mounted, then {AGAIN}",
+    **dict.fromkeys(
+        (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTE),
+        f"its disk or network share does not answer; see that it is mounted and sound, then {AGAIN}",
+    ),
+    errno.EROFS: "its file system is read-only; choose a folder elsewhere",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions, or choose another path"),
+    errno.ENOLCK: "its file system has no locks, which keep two writers apart; choose a folder on a local disk",
+    **dict.fromkeys(
+        (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+        "its file system cannot do this (locks, most often); choose a folder on a local disk",
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), f"too many files are open; raise `ulimit -n` and {AGAIN}"),
+    **dict.fromkeys((errno.EBUSY, errno.ETXTBSY), f"another program uses it; wait for that and {AGAIN}"),
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "a link in it leads back to itself; remove that link, or choose another path",
+    errno.ENOTDIR: "a part of it is a file where a folder should be; correct the path",
+    errno.EISDIR: "it is a folder where a file should be; correct the path",
+    **dict.fromkeys((errno.EEXIST, errno.ENOTEMPTY), "it is in the way; move it away, or choose another path"),
+    errno.ENOMEM: f"memory is short; end other programs and {AGAIN}",
+}
+"""What a user can do about an error of the file system. Whatever is not here would be a fault of ours."""
+NUMBERS: dict[type[Exception], int] = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+}  # of those that safetensors makes
 
 
 def fsync_directory(folder: Path) -> None:
@@ -60,7 +93,7 @@ def append_text(path: Path, text: str) -> int:
         with path.open("ab+") as handle:
             size = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, size - 1))
-            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode())
+            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
             handle.flush()
             os.fsync(handle.fileno())
             return handle.seek(0, os.SEEK_END)
@@ -73,18 +106,35 @@ def reason_of(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
-def remedy_of(error: OSError) -> str:
-    """What a user can do about it."""
-    if error.errno in FULL:
-        return "make room and give the same command again, it goes on from there"
-    if error.errno in (errno.ENOENT, errno.ESTALE):
-        return "it has been removed meanwhile; restore it and give the same command again"
-    return "check the path and its permissions, or choose another"
+def remedy_of(error: Exception, damaged: str = "check the path and its file system, or choose another") -> str:
+    """What a user can do about it: what the file system needs, or `damaged` where it let the bytes be read."""
+    return REMEDIES.get(_number(error), damaged)
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether what was read is at fault, and not the file system that would not let it be read."""
+    return _number(error) not in REMEDIES and not isinstance(error, MemoryError)
+
+
+def _number(error: Exception) -> int:
+    """The system's number of an error, 0 if it has none; HDF5 and safetensors hand it on as text."""
+    if number := getattr(error, "errno", None) or NUMBERS.get(type(error)):
+        return int(number)
+    told = re.search(r"\berrno = (\d+)|\(os error (\d+)\)", str(error))
+    return int(told[told.lastindex or 0]) if told else 0
+
+
+def give_own_modes(folder: Path) -> None:
+    """Let the umask decide who reads the files below `folder`, which was made under it; safetensors writes 0600."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write UTF-8 `text` to `path` atomically; bytes of a path that were none of a letter are escaped, as JSON does."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -128,9 +178,18 @@ def digest_bytes(*parts: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file's bytes; reading weights of several gigabytes is shown."""
+    total, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        if size < LARGE:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        from cachegen.progress import progress_bar
+
+        with progress_bar(f"hash {path.name}", size >> 20, "MiB") as advance:
+            while chunk := handle.read(CHUNK):
+                total.update(chunk)
+                advance(len(chunk) >> 20)
+    return total.hexdigest()
 
 
 @contextlib.contextmanager

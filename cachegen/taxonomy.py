@@ -6,23 +6,32 @@ One CSV row per (leaf, hypernym) pair. Reading never stops at the first problem:
 
 import csv
 import io
+import os
 import re
+import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from cachegen.errors import some
+from cachegen.files import reason_of, remedy_of
+
 REQUIRED = ("leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase")
 OPTIONAL = ("hypernym_number", "depth")
 # Marks that reverse or embed what follows: a name would not read as what it is.
 EMBEDDINGS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-MOST_CHARACTERS = 1000  # of a phrase
 NUMBERS = ("singular", "plural")  # "Is there a crow", "Are there scissors"
 DEPTH = "[0-9]{1,6}"
+LONGEST = 1000  # characters of a phrase: a question is a sentence
+LARGEST = 2**28  # bytes of a CSV file: 5 million images of a split
+SURROGATES = re.compile("[\udc80-\udcff]")  # what Python makes of bytes that are not UTF-8
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "a workbook or zip"}
 
 Row = tuple[str, dict[str, str]]  # place ("taxonomy.csv:12"), cells by column
 
@@ -67,55 +76,99 @@ def read_taxonomy(path: Path, problems: list[str]) -> Taxonomy:
     for hypernym, (place, _) in hypernyms.items():
         if n_leaves[hypernym] < 2:
             problems.append(f"{place}: hypernym {hypernym!r} has fewer than two leaves; add leaves or drop it")
-    report_collisions(((place, leaf) for leaf, (place, _) in leaves.items()), "leaves", problems)
+    for kind, found in (("leaves", leaves), ("hypernyms", hypernyms)):
+        report_collisions(((place, name) for name, (place, _) in found.items()), kind, problems)
     return _tables(leaves, hypernyms, sorted(pairs))
 
 
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: list[str]) -> list[Row]:
-    """Rows of a UTF-8 CSV with a header, cells stripped, blank lines skipped, missing optional cells empty."""
+    """Rows of a UTF-8 CSV with a header, cells stripped, blank lines skipped, missing optional cells empty.
+
+    Names of columns may have capitals and blanks ("Leaf phrase"), and columns without a name may be empty.
+    """
     name = path.name
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        problems.append(f"{name}: is no plain file; a pipe or device may have no end, copy it to a file")
-        return []
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        problems.append(f"{name}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
-        return []
-    except OSError as error:
-        problems.append(f"{name}: cannot be read ({error.strerror}); expected at {path}")
-        return []
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        problems.append(f"{name}:{line}: has NUL bytes, as UTF-16 and damaged files have; save the file as UTF-8")
+    text = _read_text(path, problems)
+    if text is None:
         return []
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
+    start = 1  # where a row begins: an open quote takes all that follows into it
     try:
-        header = [cell.strip() for cell in next(reader, [])]
+        cells = [cell.strip() for cell in next(filter(any, reader), [])]
+        header = ["_".join(cell.lower().split()) for cell in cells]
+        named = [column for column in header if column]
         missing = [column for column in required if column not in header]
-        if missing or len(set(header)) < len(header):
+        if missing or len(set(named)) < len(named):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
-            problems.append(
-                f"{name}:1: {what}; the header must have {','.join(required)}, found {','.join(header)[:200]}"
-            )
+            problems.append(f"{name}:{max(reader.line_num, 1)}: {what}; {_header_advice(text, cells, required)}")
             return []
+        start = reader.line_num + 1
         for cells in reader:
-            place = f"{name}:{reader.line_num}"
-            if not any(cell.strip() for cell in cells):
+            place, start = f"{name}:{start}", reader.line_num + 1
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
                 continue
-            if len(cells) != len(header):
-                problems.append(f"{place}: {len(cells)} cells where the header has {len(header)}; quote commas")
+            nameless = any(cell for column, cell in zip(header, cells, strict=False) if not column)
+            if len(cells) != len(header) or nameless:
+                what = f"{len(cells)} cells where the header has {len(header)}"
+                what = "a cell in a column without a name" if nameless else what
+                problems.append(f"{place}: {what}; quote commas and line breaks")
                 continue
-            row = dict.fromkeys(optional, "") | dict(zip(header, (cell.strip() for cell in cells), strict=True))
-            rows.append((place, row))
+            row = dict(zip(header, cells, strict=True))
+            rows.append((place, {column: row.get(column, "") for column in (*required, *optional)}))
     except csv.Error as error:
-        problems.append(f"{name}:{reader.line_num}: not readable CSV ({error}); check its quotes")
+        do = "check its quotes" if start > 1 else f"{_header_advice(text, [], required)}, with its quotes closed"
+        problems.append(f"{name}:{start}: not readable CSV ({error}); {do}")
     if not rows:
-        problems.append(f"{name}: has no usable rows")
+        problems.append(f"{name}: has no usable rows; add one for each {' and '.join(required[::3])}")
     return rows
+
+
+def _read_text(path: Path, problems: list[str]) -> str | None:
+    """The text of a UTF-8 file; None, and a problem, if it is something else."""
+    name = path.name
+    try:
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            problems.append(f"{name}: is no plain file; a pipe or device may have no end, copy it to a file")
+            return None
+        if status.st_size > LARGEST:
+            problems.append(f"{name}: has {status.st_size:,} bytes, more than {LARGEST:,}; is it the right file?")
+            return None
+        raw = path.read_bytes()
+    except OSError as error:
+        problems.append(f"{name}: cannot be read ({reason_of(error)}) at {path}; {remedy_of(error)}")
+        return None
+    like = next((f", it begins as {what} does" for mark, what in MARKS.items() if raw.startswith(mark)), "")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = raw.count(b"\n", 0, error.start) + 1, raw[error.start]
+        like = like or f", in Windows-1252 it is {bytes([byte]).decode('cp1252', 'replace')!r}"
+        problems.append(
+            f"{name}:{line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8 (Excel: CSV UTF-8{like})"
+        )
+        return None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        problems.append(f"{name}:{line}: has NUL bytes, as UTF-16 and damaged files have; save the file as UTF-8{like}")
+        return None
+    return text.lstrip("\ufeff")
+
+
+def _header_advice(text: str, cells: list[str], required: tuple[str, ...]) -> str:
+    """What to do about a first line that is no header."""
+    wanted, first = ",".join(required), text.lstrip("\r\n").partition("\n")[0].strip()
+    if first.lower().startswith("sep="):
+        return f"{first[:20]!r} is for Excel alone; delete this line, and separate cells by commas"
+    for mark, what in SEPARATORS.items():
+        if {cell.strip(' "').lower() for cell in first.split(mark)} & set(required) and mark in first:
+            return f"its cells are separated by {what}; save the file with commas between them"
+    if len(required) <= len(cells) and not set(required) & {cell.lower() for cell in cells}:
+        known = {*NUMBERS, "train", "validation", "test"}
+        if known & {cell.lower() for cell in cells}:
+            return f"the first line is data already; put the line {wanted} above it"
+    return f"the header must have {wanted}, found {','.join(cells)[:200]}"
 
 
 def homonyms_of(leaves: pd.DataFrame, hypernyms: pd.DataFrame) -> dict[str, str]:
@@ -156,13 +209,50 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def composed_form(name: str) -> str:
+    """Accents in one character with their letter (NFC), as most systems write them; macOS may keep them apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _letter(byte: str) -> str:
+    """What Windows means by a byte that is not UTF-8."""
+    return os.fsencode(byte).decode("cp1252", "replace")
+
+
+NEAR: dict[str, Callable[[str], str]] = {
+    "bytes that are not UTF-8": lambda name: (
+        os.fsencode(name).decode("cp1252", "replace") if SURROGATES.search(name) else name
+    ),
+    "Unicode form": composed_form,
+    "characters that cannot be seen": lambda name: "".join(c for c in name if unicodedata.category(c) != "Cf"),
+    "blanks at its ends": str.strip,
+    "blanks, underscores or hyphens": lambda name: re.sub(r"[\s_\-\u2010-\u2015]+", "_", name),
+    "case": str.casefold,
+}
+"""What makes two names look alike, or be typed one for the other."""
+
+
+def alike(name: str, but: str = "") -> str:
+    """The same for all names that differ only in what `NEAR` lists, all of it `but` one."""
+    for what, same in NEAR.items():
+        name = name if what == but else same(name)
+    return name
+
+
+def difference(one: str, other: str) -> str:
+    """In what two names differ that are `alike`."""
+    return " and ".join(what for what in NEAR if alike(one, what) != alike(other, what)) or "how it is written"
+
+
 def report_collisions(names: Iterable[tuple[str, str]], what: str, problems: list[str]) -> None:
     """Report (place, name) entries that a disk ignoring case or Unicode form would take for one file."""
     seen: dict[str, str] = {}
     for place, name in names:
-        folded = unicodedata.normalize("NFC", name).casefold()
+        folded = composed_form(name).casefold()
         if folded in seen:
-            problems.append(f"{place}: {what} {seen[folded]!r} and {name!r} collide but for case; rename one")
+            problems.append(
+                f"{place}: {what} {seen[folded]!r} and {name!r} collide but for case or Unicode form; rename one"
+            )
         seen[folded] = name
 
 
@@ -194,14 +284,17 @@ def _categories(rows: list[Row], kind: str, problems: list[str]) -> dict[str, tu
 
 
 def _bad_cells(category: Category) -> Iterator[str]:
-    if not category.phrase or not category.phrase.isprintable():
-        yield f"phrase {category.phrase[:80]!r} is empty or not printable; write a noun phrase such as 'a crow'"
-    if len(category.phrase) > MOST_CHARACTERS:
-        yield f"the phrase has {len(category.phrase):,} characters; write at most {MOST_CHARACTERS:,}"
+    phrase = category.phrase
+    if len(phrase) > LONGEST:
+        yield f"phrase has {len(phrase):,} characters; write at most {LONGEST:,}"
+    elif not phrase or not phrase.isprintable():
+        strange = [unicodedata.name(letter, repr(letter)) for letter in phrase if not letter.isprintable()]
+        what = f", it has {some(list(dict.fromkeys(strange)))}" if strange else ""
+        yield f"phrase {phrase!r} is empty or not printable{what}; write a noun phrase such as 'a crow'"
     if category.number not in NUMBERS:
-        yield f"number {category.number!r} is neither 'singular' nor 'plural'"
+        yield f"number {category.number!r} is neither 'singular' nor 'plural'; write one of them"
     if category.depth and not re.fullmatch(DEPTH, category.depth):
-        yield f"depth {category.depth!r} is not a whole number"
+        yield f"depth {category.depth!r} is not a whole number; write digits only, such as 2"
 
 
 def _tables(
@@ -229,7 +322,7 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
     for kind, table in (("leaves", leaves), ("hypernyms", hypernyms)):
         for phrase, names in table.groupby("phrase").groups.items():
             if len(names) > 1:
-                yield f"{kind} {', '.join(names)} share the phrase {phrase!r}"
+                yield f"{kind} {some(list(names))} share the phrase {phrase!r}"
     homonyms = homonyms_of(leaves, hypernyms)
     phrases = leaves["phrase"].to_dict()
     for leaf, twin in homonyms.items():
@@ -239,8 +332,8 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
         if part in name and leaf not in homonyms:
             yield f"leaf {leaf!r} contains the name of its own hypernym {hypernym!r}"
     if nested := nested_phrases(leaves):
-        shown = ", ".join(f"{outer!r} and {inner!r}" for outer, inner in nested[:3])
-        yield f"{len(nested)} leaf phrases end in another leaf's: {shown}{', ...' if len(nested) > 3 else ''}"
+        shown = some([f"{outer!r} and {inner!r}" for outer, inner in nested])
+        yield f"{len(nested)} leaf phrases end in another leaf's: {shown}"
 
 
 def _noun(phrase: str) -> tuple[str, ...]:

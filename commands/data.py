@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cachegen.errors import first_of
 from commands.options import (
     Compute,
     Device,
@@ -142,8 +143,8 @@ def extract(
         decoding=decoding,
         part=chosen,
     )
-    for key, reason in summary["unreadable"].items():
-        say(f"unreadable: {key}: {reason}")
+    for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):
+        say(line)
     if summary["turned"] and not summary["decoding"].endswith("applied"):
         say(
             f"note: {summary['turned']:,} pictures are stored turned, as EXIF says, and were encoded as stored, as in "
@@ -180,8 +181,8 @@ def _extract_in_parts(
     loaded = load_dataset(dataset)
     say(loaded.summary())
     summary = extract_in_parts(loaded, out, Encoding(**encoding), tasks, carry_out)
-    for key, reason in summary["unreadable"].items():
-        say(f"unreadable: {key}: {reason}")
+    for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):
+        say(line)
     say(f"{summary['images'] - summary['pending']} of {summary['images']} images are encoded: {out}")
     print_json(summary, as_json)
     if summary["pending"] and (wait or executor != "slurm"):

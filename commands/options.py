@@ -1,6 +1,8 @@
 """Options that several commands share, and how they print."""
 
+import io
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -126,6 +128,7 @@ Track = Annotated[
     list[TrackerName] | None,
     typer.Option("--track", help="Show metrics there too, W&B offline unless WANDB_MODE is set; repeatable."),
 ]
+NARROWEST = 20  # columns in which a table can be read
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 
 
@@ -142,6 +145,23 @@ def fix_threads(count: int | None, workers: int | None = None) -> None:
     torch.set_flush_denormal(True)
 
 
+def open_streams() -> None:
+    """Let any name be printed, whatever the locale and the terminal say; what nobody reads goes nowhere.
+
+    A standard stream that was closed is None, and its number would be given to the next file that is opened.
+    """
+    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < NARROWEST:
+        del os.environ["COLUMNS"]  # what has no terminal says 0, and help would be empty
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(text: str) -> None:
     """Print to stderr; what a terminal would obey, or show in another order, is escaped: names come from anywhere."""
     escaped = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
@@ -150,4 +170,4 @@ def say(text: str) -> None:
 
 def print_json(value: dict[str, Any], wanted: bool) -> None:
     if wanted:
-        print(json.dumps(value, ensure_ascii=False))
+        print(json.dumps(value))  # escapes of JSON are read alike whatever the encoding of a pipe

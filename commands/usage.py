@@ -8,11 +8,21 @@ import typer
 
 from cachegen.errors import CrosstaxError
 
+HOME_PATH = re.compile(r"(-{0,2}[\w-]+=)?(~[^/]*/.*)", re.DOTALL)
+
+
+def expanded(word: str) -> str:
+    """A word whose path begins with a home folder, which shells leave alone in --out=~/x, and notebooks everywhere."""
+    match = HOME_PATH.fullmatch(word)
+    if match is None:
+        return word
+    return (match[1] or "") + os.path.expanduser(match[2])  # noqa: PTH111 - Path's raises for an unknown user
+
 
 def run(app: typer.Typer) -> None:
     """Run the command and exit with its code. Raises `CrosstaxError` for a command line that cannot be understood."""
     try:
-        code = app(list(map(_at_home, sys.argv[1:])), prog_name="crosstax", standalone_mode=False)
+        code = app([expanded(word) for word in sys.argv[1:]], prog_name="crosstax", standalone_mode=False)
     except Exception as error:
         # Typer carries a copy of click: its errors have no name that holds for all versions.
         if not hasattr(error, "format_message"):
@@ -23,9 +33,3 @@ def run(app: typer.Typer) -> None:
         asked = context.command_path if context else "crosstax"
         raise CrosstaxError(f"{' '.join(error.format_message().split()).rstrip('.')}; see `{asked} --help`") from None
     sys.exit(code or 0)
-
-
-def _at_home(word: str) -> str:
-    """A word of a command line with the home folder for "~/", also after "--lm=" and "lm=", where shells leave it."""
-    name, place = re.fullmatch(r"((?:--)?[a-z_-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
-    return name + os.path.expanduser(place) if place == "~" or place.startswith("~/") else word  # noqa: PTH111

@@ -9,7 +9,7 @@ import torch
 
 from cachegen.dataset import load_dataset
 from cachegen.device import best_dtype, choose_device
-from cachegen.errors import DatasetError
+from cachegen.errors import CrosstaxError, DatasetError
 from cachegen.images import Decoding
 from cachegen.inspection import Inspection, inspect_images, shown
 from cachegen.microworld.world import default_cache
@@ -34,7 +34,7 @@ def examine() -> dict[str, str]:
         "attention": _attention(device),
         "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
-        "worlds": str(default_cache() / "worlds"),
+        "worlds": _worlds(),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
     }
 
@@ -72,6 +72,13 @@ def examine_pictures(root: Path, path: Path, deep: bool) -> str:
     if store.sha256 is None:
         return f"names and sizes of {count:,} pictures are the store's; it does not know their content"
     return f"{count:,} pictures are those of the store: {read:,} by content, {count - read:,} by size and times"
+
+
+def _worlds() -> str:
+    try:
+        return str(default_cache() / "worlds")
+    except CrosstaxError as error:
+        return str(error)
 
 
 def _device(device: torch.device) -> str:

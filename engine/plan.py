@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cachegen.dataset import Dataset, load_dataset
+from cachegen.dataset import Dataset, load_dataset, load_dataset_of_runs
 from cachegen.device import choose_device
 from cachegen.errors import CrosstaxError
 from cachegen.progress import progress_bar
@@ -75,7 +75,7 @@ class PlannedRun:
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
     """Open every input once, see that the features are the pictures', and give each run its digests."""
-    dataset = lru_cache(lambda path: load_dataset(path))
+    dataset = lru_cache(lambda path: load_dataset_of_runs(path))
     store = lru_cache(lambda path: FeatureStore.open(path))
     check = lru_cache(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
     lm = lru_cache(lambda name, init: lm_digests(resolve_lm(name), init))

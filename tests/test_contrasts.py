@@ -41,6 +41,13 @@ def test_correlation_equals_scipy() -> None:
     assert np.isnan(correlation(x[:3], y[:3])[1])
 
 
+@pytest.mark.parametrize("level", [0.1, 33.3, -1e9])
+def test_values_that_are_equal_but_for_rounding_have_no_correlation(level: float) -> None:
+    rounded = np.array([level, level * 3 / 3, level + level / 10 - level / 10, np.nextafter(level, 0), level])
+    assert np.ptp(rounded) > 0
+    assert np.isnan(correlation(np.arange(5.0), rounded)[:3]).all()
+
+
 def test_contrasts_of_a_study_with_transfer(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     contrasts = confirmatory_contrasts(study.categories, study.runs)

@@ -1,5 +1,6 @@
 """Datasets: what is accepted, what is refused and how the refusal reads, what the digest covers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cachegen.dataset import load_dataset
+from cachegen.dataset import load_dataset, load_dataset_of_runs
 from cachegen.errors import DatasetError
 from cachegen.inspection import inspect_images
 from cachegen.taxonomy import read_taxonomy
@@ -264,3 +265,195 @@ def test_no_taxonomy_file_breaks_the_reader(tmp_path_factory: pytest.TempPathFac
     taxonomy = read_taxonomy(path, problems)
     assert all(problem.startswith("taxonomy.csv:") for problem in problems)
     assert problems or (taxonomy.hypernyms["n_leaves"] >= 2).all()
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+NEAR = [
+    ("Crow", "crow", "case"),
+    ("crow", "CROW", "case"),
+    ("crow ", "crow", "blanks at its ends"),
+    ("\u00a0crow", "crow", "blanks at its ends"),
+    ("sea\u00a0lion", "sea lion", "blanks, underscores or hyphens"),
+    ("sea_lion", "sea lion", "blanks, underscores or hyphens"),
+    ("sea lion", "sea\u2013lion", "blanks, underscores or hyphens"),
+    ("cro\u200bw", "crow", "cannot be seen"),
+    (NFD.upper(), NFC, "Unicode form and case"),
+    (os.fsdecode(b"caf\xe9"), NFC, "not UTF-8"),
+]
+
+
+def with_leaf(leaf: str) -> tuple[str, ...]:
+    return tuple(row.replace("crow,a crow", f"{leaf},a crow") for row in ROWS)
+
+
+@pytest.mark.parametrize(("folder", "leaf", "but"), NEAR)
+def test_a_near_miss_is_one_problem_whose_remedy_helps(tmp_path: Path, folder: str, leaf: str, but: str) -> None:
+    root = build(tmp_path, with_leaf(leaf), leaves=(leaf, *LEAVES[1:]))
+    keys = load_dataset(root).images["key"]
+    (root / "split.csv").write_text("key,split\n" + "".join(f"{key},train\n" for key in keys), encoding="utf-8")
+    (root / "images" / leaf).rename(root / "images" / folder)
+    message = refusal(root)
+    assert message.count("\n") == 0
+    assert repr(leaf) in message
+    assert f"{but};" in message
+    (root / "images" / folder).rename(root / "images" / leaf)
+    assert leaf in load_dataset(root).leaves.index
+
+
+def test_a_near_miss_of_a_leaf_that_has_its_folder_is_moved_there(tmp_path: Path) -> None:
+    root = build(tmp_path, leaves=(*LEAVES, "Crow"))
+    assert "move its images to images/crow" in refusal(root)
+    for image in (root / "images" / "Crow").iterdir():
+        image.rename(root / "images" / "crow" / f"other_{image.name}")
+    (root / "images" / "Crow").rmdir()
+    assert len(load_dataset(root).images) == 20
+
+
+def test_swapped_columns_are_named(tmp_path: Path) -> None:
+    swapped = HEADER.replace("leaf,leaf_phrase", "leaf_phrase,leaf")
+    message = refusal(build(tmp_path, header=swapped))
+    assert message.count("swap the two columns") == 3  # of scissors both are the same
+    (tmp_path / "taxonomy.csv").write_text("\n".join((HEADER, *ROWS)))
+    load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("folder", "leaf"), [(NFD, NFC), (NFC, NFD)])
+def test_names_of_another_unicode_form_are_the_same(tmp_path: Path, folder: str, leaf: str) -> None:
+    root = build(tmp_path, with_leaf(leaf), leaves=(folder, *LEAVES[1:]))
+    keys = [f"{name}/{name}_{number}.jpg" for name in (leaf, *LEAVES[1:]) for number in range(4)]
+    (root / "split.csv").write_text("key,split\n" + "".join(f"{key},train\n" for key in keys), encoding="utf-8")
+    dataset = load_dataset(root)
+    assert set(dataset.images["leaf"]) == {leaf, *LEAVES[1:]}
+    assert dataset.leaves.loc[leaf, "n_images"] == 4
+    assert all(dataset.image_path(key).is_file() for key in dataset.images["key"])
+    assert any("Unicode form" in note for note in dataset.notes)
+
+
+def test_many_problems_are_twenty_lines_and_a_count(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    for number in range(632):
+        (root / "images" / f"extra{number}").mkdir()
+    (root / "images" / "saw").rename(root / "images" / "Saw")
+    lines = refusal(root).splitlines()
+    assert len(lines) == 22
+    assert max(map(len, lines)) < 500
+    assert "633" in lines[0]
+    assert "613 more" in lines[-1]
+    assert "but for case" in lines[1]  # what can be mended comes before what is merely there
+
+
+def test_many_notes_are_twenty_lines_and_a_count(tmp_path: Path) -> None:
+    leaves = [f"leaf{number}" for number in range(99)]
+    root = build(tmp_path, tuple(f"{leaf},a {leaf}x,singular,bird,a bird" for leaf in leaves), leaves=tuple(leaves))
+    for leaf in leaves:
+        (root / "images" / leaf / f"{leaf}_0.jpg").unlink()
+    dataset = load_dataset(root)
+    assert len(dataset.notes) == 99
+    lines = dataset.summary().splitlines()
+    assert sum("has only 3 images" in line for line in lines) == 20
+    assert "79 more" in lines[-1]
+
+
+@pytest.mark.parametrize("name", ["leaf", "phrase"])
+def test_a_very_long_cell_does_not_fill_the_screen(tmp_path: Path, name: str) -> None:
+    long = "c" * 120_000
+    row = f"{long},a crow,singular,bird,a bird" if name == "leaf" else f"owl,{long},singular,bird,a bird"
+    assert max(map(len, refusal(build(tmp_path, (*ROWS, row))).splitlines())) < 500
+
+
+PLAIN = "\n".join((HEADER, *ROWS)) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN.replace(HEADER, HEADER.title()),
+        PLAIN.replace(HEADER, "Leaf, Leaf phrase , NUMBER,hypernym,Hypernym Phrase"),
+        PLAIN.replace("\n", ",,\n"),
+        "\ufeff" + PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.replace("\n", "\r"),
+        "\n\n" + PLAIN,
+        "\ufeff\ufeff" + PLAIN,
+        PLAIN.replace("singular", "Singular "),
+    ],
+    ids=["capitals", "blanks", "empty columns", "mark", "windows", "old mac", "blank lines", "two marks", "cells"],
+)
+def test_a_table_that_loses_nothing_is_read_as_it_is_meant(tmp_path: Path, text: str) -> None:
+    plain = load_dataset(build(tmp_path)).digest
+    (tmp_path / "taxonomy.csv").write_bytes(text.encode())
+    assert load_dataset(tmp_path).digest == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (PLAIN.replace(",", ";"), "semicolons"),
+        (PLAIN.replace(HEADER, HEADER.replace("leaf,", '"leaf",')).replace(",", ";"), "semicolons"),
+        (PLAIN.replace(",", "\t").replace("Leaf", "leaf"), "tabs"),
+        (PLAIN.replace(",", " | "), "bars"),
+        ("sep=;\n" + PLAIN.replace(",", ";"), "'sep=;'"),
+        ("sep=,\n" + PLAIN, "'sep=,'"),
+        (PLAIN.partition("\n")[2], f"put the line {HEADER} above it"),
+        (PLAIN.encode("utf-16"), "UTF-16"),
+        (PLAIN.encode("utf-16-le"), "UTF-16"),
+        (PLAIN.replace("a crow", "a cr\u00f4w").encode("cp1252"), "'\u00f4'"),
+        (PLAIN.replace("a gull", '"a gull'), "taxonomy.csv:3: "),
+        (PLAIN.replace("a crow", "a\u00a0crow"), "NO-BREAK SPACE"),
+        (PLAIN.replace("singular", "1"), "singular"),
+        (PLAIN.replace(HEADER, HEADER + ",depth").replace("bird\n", 'bird,"1,5"\n'), "digits only"),
+        (PLAIN.replace("a crow", "a " + "very " * 300 + "black crow"), "1,000"),
+        (PLAIN.replace("a bird\n", "a bird,x\n"), "6 cells"),
+        (PLAIN.replace("\n", ",,x\n").replace(",,x", ",,", 1), "column without a name"),
+        (PLAIN + "owl,an owl,singular,Bird,a bird\ncrow,a crow,singular,Bird,a bird\n", "'bird' and 'Bird' collide"),
+    ],
+)
+def test_a_wrong_table_is_named_as_what_it_is(tmp_path: Path, content: str | bytes, says: str) -> None:
+    root = build(tmp_path)
+    (root / "taxonomy.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert says in refusal(root)
+
+
+@pytest.mark.parametrize("name", ["taxonomy.csv", "split.csv"])
+@pytest.mark.parametrize("how", ["pipe", "device", "large"])
+def test_a_file_without_end_is_not_read(tmp_path: Path, name: str, how: str) -> None:
+    root = build(tmp_path)
+    path = root / name
+    path.unlink(missing_ok=True)
+    if how == "pipe":
+        os.mkfifo(path)
+    elif how == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as handle:
+            handle.truncate(2**40)
+    assert f"{name}: " in refusal(root)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [r"crow\crow_0.jpg", "images/crow/crow_0.jpg", "/data/x/images/crow/crow_0.jpg", "./crow/crow_0.jpg",
+     r"C:\data\images\crow\crow_0.jpg", "crow_0.jpg", "Crow/crow_0.JPG"],
+)  # fmt: skip
+def test_a_key_that_is_another_form_of_one_is_told_the_right_one(tmp_path: Path, written: str) -> None:
+    root = build(tmp_path)
+    keys = [f"{leaf}/{leaf}_{number}.jpg" for leaf in LEAVES for number in range(4)]
+    text = "key,split\n" + "".join(f"{key},train\n" for key in keys)
+    (root / "split.csv").write_text(text.replace("\ncrow/crow_0.jpg", f"\n{written}"))
+    line = next(line for line in refusal(root).splitlines() if "split.csv:2:" in line)
+    assert "'crow/crow_0.jpg'" in line
+
+
+@pytest.mark.parametrize("lacking", ["train", "test"])
+def test_a_split_of_which_runs_cannot_be_made_is_refused_for_them(tmp_path: Path, lacking: str) -> None:
+    root = build(tmp_path)
+    other = {"train": "test", "test": "train"}[lacking]
+    keys = load_dataset(root).images["key"]
+    rows = [f"{key},{other}\n" for key in keys]
+    (root / "split.csv").write_text("key,split\n" + "".join(rows))
+    load_dataset(root)  # features and text probes need no split
+    with pytest.raises(DatasetError, match=f"split.csv has no image for {lacking};"):
+        load_dataset_of_runs(root)
+    rows[0] = f"{keys[0]},{lacking}\n"
+    (root / "split.csv").write_text("key,split\n" + "".join(rows))
+    assert load_dataset_of_runs(root).digest == load_dataset(root).digest

@@ -59,3 +59,26 @@ def test_holm_equals_statsmodels() -> None:
     np.testing.assert_allclose(adjusted.dropna(), expected)
     assert holm(pd.Series([0.02])).tolist() == [0.02]
     assert holm(pd.Series([], dtype=float)).empty
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, int])
+@pytest.mark.parametrize("df", [2, 52, np.inf])
+def test_without_spread_the_difference_itself_decides(kind: type, df: float) -> None:
+    inside, on_it, outside, none = (tost(d, kind(0), df, margin=2) for d in (1.0, -2.0, 3.0, 0.0))
+    assert (inside.p, on_it.p, outside.p, none.p) == (0, 0.5, 1, 0)
+    assert [test.equivalent for test in (inside, on_it, outside, none)] == [True, False, False, True]
+    assert [test.different for test in (inside, on_it, outside, none)] == [True, True, True, False]
+    assert (inside.low, inside.high) == (1, 1)
+    tiny = tost(1.0, 1e-12, df, margin=2)  # and it is the limit
+    assert (tiny.equivalent, tiny.different) == (inside.equivalent, inside.different)
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.1, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("se", [0.0, 1e-320, 1.0, np.inf, np.nan])
+@pytest.mark.parametrize("df", [0.0, 1.0, np.inf, np.nan])
+def test_no_numbers_raise_or_are_equivalent_without_a_p(difference: float, se: float, df: float) -> None:
+    with np.errstate(all="ignore"):
+        test = tost(difference, se, df)
+    assert np.isnan(test.p) or 0 <= test.p <= 1
+    assert test.equivalent <= (abs(difference) < test.margin)
+    assert test.verdict

@@ -378,17 +378,31 @@ def test_models_have_the_papers_names_where_these_tell_them_apart() -> None:
 # --- Files
 
 
-def test_the_same_study_gives_the_same_bytes_on_another_day(
+OWN_STYLE = {
+    "text.usetex": True,
+    "font.size": 20,
+    "axes.facecolor": "red",
+    "savefig.bbox": "tight",
+    "path.sketch": (1, 9, 2),
+    "lines.linestyle": ":",
+    "axes.xmargin": 0.4,
+    "legend.loc": "center",
+    "svg.fonttype": "none",
+    "figure.dpi": 40,
+}
+
+
+def test_the_same_study_gives_the_same_bytes_on_another_day_and_in_any_style(
     small: tuple[World, Study], drawn_small: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tomorrow = time.time() + 86_400
     monkeypatch.setattr(time, "time", lambda: tomorrow)
     for name in ("main", "coherence"):
-        one, other = drawn_small.drawn[name], FIGURES[name](small[1])
-        assert one.figure is not other.figure
-        assert one.svg() == other.svg()
-        assert one.pdf() == other.pdf()
-        assert one.png() == other.png()
+        with matplotlib.rc_context(OWN_STYLE):  # a user's matplotlibrc
+            one, other = drawn_small.drawn[name], FIGURES[name](small[1])
+            assert one.figure is not other.figure
+            theirs = other.svg(), other.pdf(), other.png()
+        assert (one.svg(), one.pdf(), one.png()) == theirs
     assert drawn_small.drawn["main"].svg() != drawn_small.drawn["auc"].svg()
 
 
@@ -607,3 +621,11 @@ def test_one_look_for_one_thing_in_all_figures(drawn_small: Figures) -> None:
                     seen.setdefault(names.get(cell, cell), set()).add((str(line.get_color()), str(line.get_marker())))
     for cell in ("original", "across", "within", "random"):
         assert seen[cell] == {(LOOKS[cell].colour, LOOKS[cell].marker)}
+
+
+@pytest.mark.slow
+def test_a_user_s_own_style_changes_no_figure(small: tuple[World, Study], drawn_small: Figures) -> None:
+    with matplotlib.rc_context(OWN_STYLE):
+        drawn = {name: figure.svg() for name, figure in draw(*small).drawn.items()}
+    assert len(drawn) > 10
+    assert {name for name in drawn if drawn[name] != drawn_small.drawn[name].svg()} == set()

@@ -155,3 +155,12 @@ def test_the_note_says_what_few_seeds_mean() -> None:
     assert "about categories only" in interval_note(1)
     assert interval_note(3).startswith("3 seeds: their variance can barely be estimated")
     assert interval_note(10) == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (0, 3), (3, 0), (2, 2)])
+def test_one_value_or_none_has_no_interval(shape: tuple[int, int]) -> None:
+    table = np.full(shape, np.nan)
+    if table.size:
+        table[0, 0] = 50
+    assert np.isnan(crossed_bootstrap(table)).all()
+    assert np.isnan(crossed_interval(table)[:2]).all()

@@ -127,3 +127,27 @@ def test_mean_macro_f1_of_questions_with_logits() -> None:
     table = pd.DataFrame(rows, columns=["kind", "seen", "category", "answer", "logit_yes"])
     table = table.assign(logit_no=0.0, phrase=table["category"], veridical=table["answer"])
     assert mean_macro_f1(table) == {"heldout": 0.0, "leaf": 100.0, "seen": 100.0}
+
+
+@pytest.mark.parametrize("where", ["yes", "no"])
+def test_auc_of_scores_without_a_rank_is_missing_in_their_category_only(where: str) -> None:
+    gold = np.array([True, False, True, False])
+    score = np.array([2.0, 1.0, 2.0, 1.0])
+    score[2 if where == "yes" else 3] = np.nan
+    found = auc(np.array([0, 0, 1, 1]), gold, score, 3)
+    assert found[0] == 1
+    assert np.isnan(found[1:]).all()
+
+
+def test_auc_ranks_infinite_scores_as_scikit_learn_ranks_large_ones() -> None:
+    gold = np.array([True, False, True, False, True, False])
+    score = np.array([np.inf, np.inf, -np.inf, 0.0, 3.0, -np.inf])
+    finite = np.clip(score, -9, 9)
+    assert auc(np.zeros(6, int), gold, score, 1)[0] == roc_auc_score(gold, finite)
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_without_questions_every_score_is_missing(size: int) -> None:
+    empty = np.empty(0, int)
+    assert np.isnan(auc(empty, empty.astype(bool), empty.astype(float), size)).tolist() == [True] * size
+    assert np.isnan(macro_f1(confusion_counts(empty, empty.astype(bool), empty.astype(bool), size))).all()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cachegen.errors import CrosstaxError
+from cachegen.files import remedy_of
 from cachegen.things.names import HYPERNYMS
 
 RESULTS = "results/main-results"
@@ -85,7 +86,8 @@ def read_table(
                 place = f"{path}:{reader.line_num}"
                 rows.append([_cell(place, *cell, text, between) for cell in zip(header, cells, strict=True)])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReleaseError(f"{path} is not readable as CSV ({error}); get the file again") from None
+        do = "get the file again"
+        raise ReleaseError(f"{path} is not readable as CSV ({error}); {remedy_of(error, do)}") from None
     if not rows:
         raise ReleaseError(f"{path} has no rows; get the file again")
     table = pd.DataFrame(rows, columns=header).drop_duplicates(ignore_index=True)

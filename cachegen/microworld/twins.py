@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.errors import CrosstaxError
-from cachegen.files import digest_bytes, fsync_directory, read_json, write_json
+from cachegen.files import digest_bytes, fsync_directory, give_own_modes, read_json, write_json
 from cachegen.microworld.lexicon import make_lexicon
 from cachegen.microworld.recipe import CorpusRecipe
 from cachegen.microworld.world import (
@@ -40,26 +40,30 @@ def build_twin(world: World, name: str) -> Path:
         raise CrosstaxError(f"there is no twin {name!r}; choose one of {', '.join(TWINS)}")
     how_made, make = TWINS[name]
     folder, record = world.twin(name), _record(world, name)
+    if _is_whole(world, name):
+        return folder
     with building(world.path) as aside:
-        if not _is_whole(world, name):
-            record.unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            seconds: dict[str, float] = {}
-            with fixed_threads(), timed(seconds, name):
-                facts = make(world, aside)
-            folder.parent.mkdir(exist_ok=True)
-            aside.rename(folder)
-            fsync_directory(folder.parent)
-            manifest = {
-                "schema": 1,
-                "how_made": how_made,
-                "recipe_digest": _recipe_digest(world),
-                "facts": facts,
-                "seconds": seconds,
-                "versions": library_versions(),
-                "files": file_digests(folder),
-            }
-            write_json(record, manifest)
+        if _is_whole(world, name):  # another process has built it meanwhile
+            return folder
+        record.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        seconds: dict[str, float] = {}
+        with fixed_threads(), timed(seconds, name):
+            facts = make(world, aside)
+        give_own_modes(aside)
+        folder.parent.mkdir(exist_ok=True)
+        aside.rename(folder)
+        fsync_directory(folder.parent)
+        manifest = {
+            "schema": 1,
+            "how_made": how_made,
+            "recipe_digest": _recipe_digest(world),
+            "facts": facts,
+            "seconds": seconds,
+            "versions": library_versions(),
+            "files": file_digests(folder),
+        }
+        write_json(record, manifest)
     return folder
 
 

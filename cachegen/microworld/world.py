@@ -12,8 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import CrosstaxError
-from cachegen.files import digest_bytes, digest_file, exclusive_lock, fsync_directory, read_json, write_json, write_text
+from cachegen.errors import CrosstaxError, RunError
+from cachegen.files import (
+    digest_bytes,
+    digest_file,
+    exclusive_lock,
+    fsync_directory,
+    give_own_modes,
+    read_json,
+    reason_of,
+    write_json,
+    write_text,
+)
 from cachegen.microworld.contact_sheet import contact_sheet
 from cachegen.microworld.corpus import Corpus
 from cachegen.microworld.drawing import draw_image, make_looks
@@ -24,6 +34,7 @@ from cachegen.rng import generator
 from cachegen.splits import draw_split
 
 MANIFEST = "world.json"
+CHOOSE = "give `crosstax world --cache DIR`, or set CROSSTAX_CACHE to a folder of yours"
 TWIN_SOURCES = ("twins.py", "siglip.py")
 TWINS_FOLDER = "twins"
 HOW_MADE = (
@@ -82,8 +93,10 @@ class World:
 
 def default_cache() -> Path:
     """$CROSSTAX_CACHE, or ~/.cache/crosstax."""
-    chosen = os.environ.get("CROSSTAX_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "crosstax"
+    try:
+        return Path(os.environ.get("CROSSTAX_CACHE") or "~/.cache/crosstax").expanduser()
+    except RuntimeError:  # a container's user without an entry and without $HOME
+        raise CrosstaxError(f"your home folder is not known here; {CHOOSE}") from None
 
 
 def recipe_digest(size: Size) -> str:
@@ -101,18 +114,21 @@ def build_world(size: str | Size, seed: int, cache: Path | None = None) -> World
     """Return the world of `size` ("smoke", "demo") and `seed`, built now unless the cache holds it whole.
 
     Same size, seed, recipe, library versions and processor: same bytes. A build happens in a temporary folder and
-    is renamed when complete; a damaged world is rebuilt. Raises `RunError` while another process builds it.
+    is renamed when complete; a damaged world is rebuilt. Of a whole one nothing is written, its lock neither. Raises
+    `RunError` while another process builds it.
     """
     chosen = _size(size)
     digest = recipe_digest(chosen)
     home = (cache or default_cache()) / "worlds"
     path = home / f"{chosen.name}-{seed}-{digest}"
-    with building(path) as aside:
-        if not is_whole(path):
-            shutil.rmtree(path, ignore_errors=True)
-            _build(aside, chosen, seed, digest)
-            aside.rename(path)
-            fsync_directory(home)
+    if not is_whole(path):
+        with building(path) as aside:
+            if not is_whole(path):  # another process may have built it meanwhile
+                shutil.rmtree(path, ignore_errors=True)
+                _build(aside, chosen, seed, digest)
+                give_own_modes(aside)
+                aside.rename(path)
+                fsync_directory(home)
     return World(path, read_json(path / MANIFEST), chosen)
 
 
@@ -120,17 +136,19 @@ def build_world(size: str | Size, seed: int, cache: Path | None = None) -> World
 def building(path: Path) -> Iterator[Path]:
     """Hold the lock on the folder `path`, and yield a name beside it to build under; left-overs there are removed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with exclusive_lock(path.with_name(f".{path.name}.lock"), f"world {path}"):
-        for left_over in path.parent.glob(f".{path.name}.*.tmp"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        try:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive_lock(path.with_name(f".{path.name}.lock"), f"world {path}"):
+            for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+                shutil.rmtree(left_over, ignore_errors=True)
             yield aside
-        except OSError as error:
-            raise CrosstaxError(
-                f"cannot build in {path.parent}: {error.strerror or error}; set CROSSTAX_CACHE to another folder"
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+    except (OSError, RunError) as error:
+        cause = error.__cause__ if isinstance(error, RunError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise CrosstaxError(f"cannot build in {path.parent}: {reason_of(cause)}; {CHOOSE}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_whole(path: Path) -> bool:

@@ -18,7 +18,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from cachegen.errors import CrosstaxError, DatasetError
+from cachegen.errors import CrosstaxError, DatasetError, some
+from cachegen.files import reason_of, remedy_of
 from cachegen.things.pairs import RESPELT
 from cachegen.things.zipcrypto import decrypt
 
@@ -83,8 +84,7 @@ def find_pictures(source: Path, leaves: set[str]) -> tuple[list[Picture], list[s
         )
     notes = []
     if strange:
-        shown = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
-        notes.append(f"{len(strange):,} files are not named as in THINGS and were left out: {shown}")
+        notes.append(f"{len(strange):,} files are not named as in THINGS and were left out: {some(strange)}")
     return _unique(pictures), notes
 
 
@@ -142,7 +142,7 @@ def _in_folder(source: Path, leaves: set[str]) -> tuple[list[Picture], list[str]
                 else:
                     strange.append(f"{folder.name}/{file.name}")
     except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read ({error.strerror}); repair or remove it") from None
+        raise DatasetError(f"{error.filename} cannot be read ({reason_of(error)}); {remedy_of(error)}") from None
     return pictures, strange
 
 
@@ -162,7 +162,9 @@ def _in_zip(path: Path, leaves: set[str]) -> tuple[list[Picture], list[str]]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise DatasetError(f"{path} cannot be read as a zip ({error}); download it again") from None
+        raise DatasetError(
+            f"{path} cannot be read as a zip ({error}); {remedy_of(error, 'download it again')}"
+        ) from None
     pictures, strange = [], []
     for entry in entries:
         parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
@@ -306,7 +308,4 @@ def _rename(temporary: Path, target: Path) -> None:
 
 
 def _cannot_write(picture: Picture, error: OSError) -> CrosstaxError:
-    return CrosstaxError(
-        f"cannot write {picture.key}: {error.strerror or error}; free space or choose another --out (the same command "
-        f"goes on)"
-    )
+    return CrosstaxError(f"cannot write {picture.key}: {reason_of(error)}; {remedy_of(error)}")

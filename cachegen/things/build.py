@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from cachegen.dataset import Dataset, load_dataset
-from cachegen.errors import DatasetError
-from cachegen.files import exclusive_lock
+from cachegen.errors import DatasetError, listing, some
+from cachegen.files import exclusive_lock, remedy_of
 from cachegen.progress import progress_bar
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures
 from cachegen.things.pairs import PAPER, Counts, is_paper, read_pairs, taxonomy_text, write_taxonomy
@@ -56,7 +56,7 @@ def build_things(
     differences = _differences(pairs, pictures, expected)
     if differences and not partial:
         what = "it is not the paper's data; complete it, or build from what is there with --partial:"
-        raise DatasetError("\n  ".join([f"{images}: {what}", *differences]))
+        raise DatasetError(listing(f"{images}: {what}", differences))
     if not differences and not is_paper(pairs):
         notes.append(f"{taxonomy} has as many pairs and phrases as the paper, but not the same ones")
     pairs, pictures = _restrict(pairs, pictures)
@@ -80,7 +80,8 @@ def passwords_from(file: Path | None) -> list[bytes]:
     try:
         text = os.environ.get(PASSWORD_VARIABLE, "") if file is None else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read ({error}); give --password-file OSF's password_images.txt") from None
+        do = "give --password-file OSF's password_images.txt"
+        raise DatasetError(f"{file} cannot be read ({error}); {remedy_of(error, do)}") from None
     if not text and file is None and sys.stdin.isatty():
         text = getpass.getpass("password of the zip (in password_images.txt at osf.io/jum2f): ")
     found = passwords_in(text)
@@ -112,16 +113,16 @@ def _differences(pairs: pd.DataFrame, pictures: list[Picture], expected: Counts)
     n_images = Counter(picture.leaf for picture in pictures)
     leaves = sorted(set(pairs["leaf"]))
     if missing := [leaf for leaf in leaves if leaf not in n_images]:
-        lines.append(f"{len(missing):,} of {len(leaves):,} folders are missing or without images: {_list(missing)}")
+        lines.append(f"{len(missing):,} of {len(leaves):,} folders are missing or without images: {some(missing, 40)}")
     if few := [f"{leaf} ({n_images[leaf]})" for leaf in leaves if 0 < n_images[leaf] < FEWEST]:
-        lines.append(f"{len(few):,} folders have fewer than {FEWEST} images, the least in THINGS: {_list(few)}")
+        lines.append(f"{len(few):,} folders have fewer than {FEWEST} images, the least in THINGS: {some(few, 40)}")
     if found["images"] != wanted["images"]:
         by = f"{abs(found['images'] - wanted['images']):,} {'fewer' if found['images'] < wanted['images'] else 'more'}"
         lines.append(f"{found['images']:,} images, {by} than the paper's {wanted['images']:,}")
     gaps = {leaf: sorted(set(range(1, max(there) + 1)) - there) for leaf, there in sorted(numbers.items())}
     gapped = [f"{leaf} ({', '.join(f'{number:02}' for number in gap)})" for leaf, gap in gaps.items() if gap]
     if found["images"] < wanted["images"] and gapped:
-        lines.append(f"numbers skipped in the names of the images of {len(gapped):,} folders: {_list(gapped)}")
+        lines.append(f"numbers skipped in the names of the images of {len(gapped):,} folders: {some(gapped, 40)}")
     return lines
 
 
@@ -147,7 +148,7 @@ def _check_out(out: Path, pairs: pd.DataFrame, pictures: list[Picture]) -> None:
     there = {f"{path.parent.name}/{path.name}": path for path in (out / "images").glob("*/*")}
     if foreign := sorted(set(there) - keys):
         raise DatasetError(
-            f"{out / 'images'} holds {len(foreign):,} files that are not of this dataset: {_list(foreign, 3)}; {do}"
+            f"{out / 'images'} holds {len(foreign):,} files that are not of this dataset: {some(foreign)}; {do}"
         )
     home = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     device = home.stat().st_dev
@@ -159,7 +160,3 @@ def _check_out(out: Path, pairs: pd.DataFrame, pictures: list[Picture]) -> None:
     free = shutil.disk_usage(home).free
     if needed > free:
         raise DatasetError(f"{out} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free space or {do}")
-
-
-def _list(names: list[str], shown: int = 40) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown:,} more" if len(names) > shown else "")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from cachegen.errors import DatasetError
-from cachegen.files import write_text
+from cachegen.files import remedy_of, write_text
 from cachegen.taxonomy import OPTIONAL, REQUIRED, name_problem
 from cachegen.things.names import HYPERNYMS
 from cachegen.things.phrases import leaf_form, leaf_number, leaf_phrase
@@ -74,7 +74,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); give --taxonomy the release's or OSF's file") from None
+        do = "give --taxonomy the release's or OSF's file"
+        raise DatasetError(f"{path} cannot be read ({error}); {remedy_of(error, do)}") from None
     rows = _release(path, text) if text.lstrip().startswith("{") else _categories(path, text)
     try:
         table = pd.DataFrame(rows, columns=COLUMNS)

@@ -20,7 +20,7 @@ from torch import nn
 
 from cachegen.encoders import Encoder
 from cachegen.errors import CrosstaxError, ModelError, RunError
-from cachegen.files import fsync_directory, reason_of, write_json, write_text
+from cachegen.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
 from cachegen.images import Transform
 from cachegen.progress import quiet_transformers
 from engine.ask import question_tokens
@@ -206,6 +206,7 @@ def _write(out: Path, model: Any, processor: Any, facts: dict[str, Any], card: s
         processor.save_pretrained(aside)
         write_json(aside / "crosstax.json", facts)
         write_text(aside / "README.md", card)
+        give_own_modes(aside)
         aside.rename(out)
         fsync_directory(out.parent)
     except (OSError, SafetensorError) as error:

@@ -27,3 +27,7 @@ class ConditionError(CrosstaxError):
 
 class RunError(CrosstaxError):
     """A run directory that is damaged, in use, or belongs to another plan."""
+
+
+class WriteError(RunError):
+    """A file or folder that cannot be written: a full disk, permissions. It concerns all that is written there."""

@@ -98,7 +98,7 @@ def read_checkpoint(
                 _restore(load(content), projectors, optimizer)
             else:
                 console.print(f"{path} names no runs, as in earlier versions: its runs begin anew", soft_wrap=True)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be used ({_reason(error)}); {REMEDY}") from None
     short = [each.path for each, size in zip(directories, sizes, strict=True) if each.log_size < size]
     if short:

@@ -319,7 +319,9 @@ class _Carrier:
         from_step, began = checkpoint_step(checkpoint), time.perf_counter()
         append_event(self.out, "begin", group=group.runs[0], from_step=from_step, by=f"{gethostname()} pid {getpid()}")
         try:
-            run_group(members, directories, self._open(members[0], opener), checkpoint, group.max_tokens, self.execution)
+            run_group(
+                members, directories, self._open(members[0], opener), checkpoint, group.max_tokens, self.execution
+            )
         except BaseException as error:
             if concerns_all(error, self.out):
                 raise

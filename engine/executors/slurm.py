@@ -86,7 +86,9 @@ def _wait(jobs: Sequence[Job], submitted: Sequence[Any]) -> None:
     for job, sent in zip(jobs, submitted, strict=True):
         error = sent.exception()
         if isinstance(error, UncompletedJobError) and not isinstance(error, FailedJobError):
-            job.give_up(f"its job {sent.job_id} was killed, perhaps for want of memory or time; see {sent.paths.stderr}")
+            job.give_up(
+                f"its job {sent.job_id} was killed, perhaps for want of memory or time; see {sent.paths.stderr}"
+            )
         elif error is not None:
             failed.append((sent, error))
     for sent, error in failed[:1]:

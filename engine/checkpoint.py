@@ -103,7 +103,8 @@ def read_checkpoint(
     short = [each.path for each, size in zip(directories, sizes, strict=True) if each.log_size < size]
     if short:
         raise CheckpointError(
-            f"checkpoint {path} stands at step {step:,}, but {short[0] / 'metrics.jsonl'} does not reach so far; {REMEDY}"
+            f"checkpoint {path} stands at step {step:,}, but {short[0] / 'metrics.jsonl'} does not reach so far; "
+            f"{REMEDY}"
         )
     for directory, size in zip(directories, sizes, strict=True):
         directory.cut_metrics(size)

@@ -116,7 +116,7 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
 
 
 def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
-    """For each LM the first problem that a sweep would find before it trains, as far as can be told from what is here."""
+    """For each LM the first problem that a sweep would find before it trains, as far as what is here tells."""
     from engine.preflight import Preflight
 
     preflight, found = Preflight(), dict[str, dict[str, Any]]()

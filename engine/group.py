@@ -110,8 +110,8 @@ def run_group(
 ) -> None:
     """Train a group from its checkpoint if there is one, evaluate each of its runs, and declare them done.
 
-    A run without a question table is marked FAILED and takes no part; so is one that cannot be evaluated, and the group's
-    checkpoint is kept for it. Raises what concerns the whole group.
+    A run without a question table is marked FAILED and takes no part. One that cannot be evaluated is marked too, and
+    the group's checkpoint is kept for it. Raises what concerns the whole group.
     """
     runs, tables = [], []
     for member, folder in zip(members, directories, strict=True):
@@ -187,7 +187,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def concerns_all(error: BaseException, out: Path) -> bool:
-    """Whether an error is not one run's or group's: Ctrl-C and its like, or the sweep folder `out` cannot be written."""
+    """Whether an error is no run's or group's own: Ctrl-C and its like, or a sweep folder that cannot be written."""
     if isinstance(error, OSError):
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(out)
         return inside or error.errno in (*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE)

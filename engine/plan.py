@@ -127,9 +127,9 @@ def _once(call: Callable[..., Any]) -> Callable[..., Any]:
                 known[arguments] = call(*arguments), None
             except Exception as error:
                 known[arguments] = None, error
-        result, error = known[arguments]
-        if error is not None:
-            raise error
+        result, raised = known[arguments]
+        if raised is not None:
+            raise raised
         return result
 
     return ask

@@ -138,8 +138,8 @@ def _check_sizes(folder: Path, config: Any, tokens: PromptTokens, patches: int |
     ids = [*tokens.prefix.tolist(), *tokens.suffixes.ravel().tolist(), tokens.yes, tokens.no, tokens.eos or 0]
     if max(ids) >= config.vocab_size:
         raise ModelError(
-            f"the tokenizer in {folder} makes token {max(ids)} of the prompt, the LM embeds {config.vocab_size}; they do "
-            "not belong together"
+            f"the tokenizer in {folder} makes token {max(ids)} of the prompt, the LM embeds {config.vocab_size}; they "
+            "do not belong together"
         )
     most = next((value for name in POSITIONS if isinstance(value := getattr(config, name, None), int)), None)
     text = len(tokens.prefix) + int(tokens.lengths.max()) + (tokens.eos is not None)

@@ -37,9 +37,9 @@ def sweep_status(out: Path) -> dict[str, Any]:
 
     `counts` of runs by state (done, running, stopped, failed, pending); `groups`: state, runs, step and steps of each,
     who holds it, and the last job and log of a scheduler that it was submitted to;
-    `failed`: run and reason; `unplanned`: runs that were asked for last and have inputs that cannot be read; `errors`: what stopped the sweep, newest last; `writer`: who holds the lock, or None;
-    `seconds_left`: None where it cannot be told. A group is stopped if it has begun and nobody works on it.
-    Raises `RunError` if there is no sweep in `out`.
+    `failed`: run and reason; `unplanned`: runs of the last command whose inputs cannot be read; `errors`: what stopped
+    the sweep, newest last; `writer`: who holds the lock, or None; `seconds_left`: None where it cannot be told. A group
+    is stopped if it has begun and nobody works on it. Raises `RunError` if there is no sweep in `out`.
     """
     if not (out / FILE).is_file():
         raise RunError(f"{out}: no sweep has started there ({FILE} is missing); give the --out of `crosstax sweep`")

@@ -330,9 +330,8 @@ class _Carrier:
             self._record(group, from_step, time.perf_counter() - began, device_name(opener.device))
             return []
         gc.collect()  # the traceback held what was being computed
-        if opener.device.type == "cuda":
-            opener.check_device()
-            torch.cuda.empty_cache()
+        opener.check_device()
+        torch.cuda.empty_cache()
         return parts
 
     def _open(self, run: PlannedRun, opener: Opener) -> Shared:

@@ -174,7 +174,7 @@ def test_out_of_memory_shortens_rows_then_halves_the_group(small_study, tmp_path
 
 
 def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tmp_path, monkeypatch):
-    """It fails after its first checkpoint; tried again, it begins anew in shorter rows, and the others go on at once."""
+    """It fails after its first checkpoint, and the others go on; tried again, it begins anew in shorter rows."""
     runs = small_study.sweep(run_seed=[1, 2])
     both = together(runs, small_study.sweep(run_seed=3, lm_init="random"))
     every_step = Execution(device="cpu", checkpoint_seconds=0.0)

@@ -1,7 +1,8 @@
 """A Ray cluster: one task of it for each job, in a process of its own.
 
 A task whose node dies is started again on another one, and goes on from the job's files, such as the group's
-checkpoint; one whose process dies twice is given up. All nodes have to see the same files, with the same Python environment, as on a Slurm cluster.
+checkpoint; one whose process dies twice is given up. All nodes have to see the same files, with the same Python
+environment, as on a Slurm cluster.
 """
 
 import contextlib

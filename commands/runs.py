@@ -164,18 +164,19 @@ def sweep(
         device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
     )
     try:
-        folders, unplanned = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out), []
+        folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
+        unplanned, count = [], 0
     except UnplannedError as error:
-        folders, unplanned = error.folders, error.unplanned
+        folders, unplanned, count = error.folders, error.unplanned, error.count
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
-    lines += [f"failed before it could be planned: {run}" for run in unplanned]
+    lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
         say(line)
     if len(lines) > MOST_LINES:
         say(f"and {len(lines) - MOST_LINES} more: crosstax status {out}")
-    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed) + len(unplanned)} failed: {out}")
+    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed) + count} failed: {out}")
     if left:
         say(f"{len(left)} runs are not over: crosstax status {out}")
     if failed:

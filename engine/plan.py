@@ -81,10 +81,10 @@ class Unplanned:
     condition: Condition
     error: Exception
 
-    def __str__(self) -> str:
-        fields = " ".join(f"{name}={value}" for name, value in self.condition.changed().items())
+    @property
+    def reason(self) -> str:
         kind = "" if isinstance(self.error, CrosstaxError) else f"{type(self.error).__name__}: "
-        return f"{self.inputs.lm}, {self.inputs.features} {fields}".strip() + f": {kind}{self.error}"
+        return kind + " ".join(str(self.error).split())
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:

@@ -194,7 +194,7 @@ def status_text(status: dict[str, Any]) -> str:
         if group["job"] and group["state"] != "done":
             lines.append(f"           job {group['job']}, log {status['folder']}/{group['log']}")
     lines += [f"failed: {entry['run']}: {entry['reason']}" for entry in status["failed"]]
-    lines += [f"failed before it could be planned: {run}" for run in status["unplanned"]]
+    lines += [f"failed before they were planned: {run}" for run in status["unplanned"]]
     if status["failed"]:
         lines.append("`crosstax sweep ... --retry-failed` tries failed runs again")
     lines += [f"stopped by: {message}" for message in status["errors"][-1:] if not writer]

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from os import getpid
 from pathlib import Path
@@ -137,15 +138,22 @@ class UnplannedError(RunError):
     """Runs that could not be planned, since inputs of theirs cannot be read; `folders`: the others', carried out."""
 
     def __init__(self, folders: list[Path], unplanned: list[Unplanned]) -> None:
-        super().__init__(f"{len(unplanned)} runs could not be planned; the first: {unplanned[0]}")
         self.folders = folders
-        self.unplanned = [str(run) for run in unplanned]
+        self.unplanned = _told(unplanned)
+        self.count = len(unplanned)
+        super().__init__(f"{self.count} runs could not be planned; {self.unplanned[0]}")
+
+
+def _told(unplanned: list[Unplanned]) -> list[str]:
+    """A line for each LM and reason."""
+    counts = Counter((run.inputs.lm, run.reason) for run in unplanned)
+    return [f"{count} runs of {lm}: {reason}" for (lm, reason), count in counts.items()]
 
 
 def _note_unplanned(out: Path, unplanned: list[Unplanned]) -> None:
     """Log which runs could not be planned, or that all can now."""
     before = [event for event in read_events(out) if event["event"] == "unplanned"]
-    names = list(map(str, unplanned))
+    names = _told(unplanned)
     if names != (before[-1]["runs"] if before else []):
         with contextlib.suppress(CrosstaxError, OSError):
             out.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
 @cache
 def _local(lm: str) -> tuple[Path | None, str | None]:
     """Folder of an LM that is on this machine, or what is wrong with it."""
-    from engine.preflight import local_lm
+    from engine.language_model import local_lm
 
     try:
         return local_lm(lm), None

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from cachegen.errors import ModelError
+from cachegen.errors import CrosstaxError, ModelError
 from cachegen.files import digest_bytes, digest_file
 from cachegen.hub import advice, first_line, weight_files
 from cachegen.progress import quiet_transformers
@@ -252,3 +253,61 @@ def _root_mean_square(embeddings: Any) -> float:
     means = torch.stack([embeddings(block).float().square().mean() for block in ids])
     shares = torch.tensor([len(block) / rows for block in ids], device=means.device)
     return (means * shares).sum().sqrt().item()
+
+
+def local_lm(name: str) -> Path | None:
+    """Folder of an LM that is on this machine, as a directory or in the Hugging Face cache; None if it is not.
+
+    Raises `ModelError` for a directory that holds none.
+    """
+    if Path(name).expanduser().is_dir():
+        return resolve_lm(str(Path(name).expanduser()))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=DOWNLOADED, local_files_only=True))
+    except HFValidationError:
+        raise ModelError(f"LM folder {name} does not exist; check the path, or give a Hugging Face id") from None
+    except Exception:  # of many types, all of which say that it is not in the cache
+        return None
+
+
+def causal_config(folder: Path) -> Any:
+    """Configuration of a causal LM. Raises `ModelError` for any other model."""
+    quiet_transformers()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    except CrosstaxError:
+        raise
+    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
+        raise ModelError(f"{folder / 'config.json'} cannot be used: {first_line(error)}; check the directory") from None
+    if architecture is None:
+        raise ModelError(f"{folder} is a model of type {config.model_type}, which is no causal LM; choose another LM")
+    if not architecture._can_set_attn_implementation():
+        raise ModelError(
+            f"{architecture.__name__} in {folder} has an attention of its own, which cannot share an image prefix; "
+            "choose another LM"
+        )
+    for name in ("num_hidden_layers", "vocab_size"):
+        if type(getattr(config, name, None)) is not int or getattr(config, name) < 1:
+            what = "the text-only version of it" if hasattr(config, "text_config") else "another LM"
+            raise ModelError(f"{architecture.__name__} in {folder} has no {name} as a text LM has it; choose {what}")
+    return config
+
+
+def fast_tokenizer(folder: Path) -> Any:
+    """Tokenizer of an LM. Raises `ModelError` if there is none, or one without offsets."""
+    quiet_transformers()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}; add the tokenizer's files"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
+    if not len(tokenizer):
+        raise ModelError(f"the tokenizer in {folder} has no tokens; add the tokenizer's files (tokenizer.json)")
+    return tokenizer

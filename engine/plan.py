@@ -14,7 +14,7 @@ import torch
 
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.device import choose_device
-from cachegen.errors import CrosstaxError
+from cachegen.errors import CrosstaxError, RunError
 from cachegen.progress import progress_bar
 from cachegen.store import FeatureStore
 from engine.condition import Condition, Inputs, Sweep
@@ -86,13 +86,22 @@ class Unplanned:
         kind = "" if isinstance(self.error, CrosstaxError) else f"{type(self.error).__name__}: "
         return kind + " ".join(str(self.error).split())
 
+    @property
+    def told(self) -> Exception:
+        """The error as it is raised: one line also where nobody expected it."""
+        if isinstance(self.error, CrosstaxError | OSError):
+            return self.error
+        told = RunError(f"{self.inputs.lm}, {self.inputs.features}: {self.reason}; --debug shows where")
+        told.__cause__ = self.error
+        return told
+
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
     """Open every input once and give each run its digests. Raises what the first input that cannot be read raises."""
     planned = []
     for run in plan_each(sweep):
         if isinstance(run, Unplanned):
-            raise run.error
+            raise run.told
         planned.append(run)
     return planned
 

@@ -110,7 +110,7 @@ def run_sweep(
     unplanned = [run for run in every if isinstance(run, Unplanned)]
     folders = [out / run_id for run_id in runs]
     if unplanned and not runs:
-        raise unplanned[0].error
+        raise unplanned[0].told
     _note_unplanned(out, unplanned)
     over = {run for run in runs if RunDirectory(out / run).over}
     failed = {run for run in over if RunDirectory(out / run).failed}
@@ -179,11 +179,11 @@ def _plan_tasks(
 ) -> list[Task]:
     """Plan what is new, and make a task of every group with a run that is asked for and not over.
 
-    `over`: those of `runs` that are; `retried`: failed ones to try again.
+    `over`: those of `runs` that were when last looked at; `retried`: failed ones to try again.
     """
     groups = read_plan(out)
     others = {run for group in groups for run in group.runs} - set(runs)
-    over = over | {run for run in others if RunDirectory(out / run).over}
+    over = over | {run for run in others | set(runs) - over if RunDirectory(out / run).over}
     for group in groups:
         # Whoever finished it may have been killed before this.
         if over.issuperset(group.runs) and not _resumes(group, out):

@@ -14,7 +14,7 @@ from tiny import tiny_lm
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, GPT2Config, OPTConfig
 
 from cachegen.dataset import load_dataset
-from engine import group, sweep, training
+from engine import group, plan, sweep, training
 from engine.executors import local as local_executor
 from engine.executors import run_elsewhere
 from engine.executors.local import local
@@ -402,3 +402,13 @@ def test_a_finished_folder_is_left_as_it_is(small_study, tmp_path, crosstax):
     code, _, err = crosstax(*words)
     assert (code, "skipped" in err) == (1, True)
     assert snapshot(tmp_path / "runs") == before
+
+
+def test_nothing_that_can_be_planned_is_one_line(small_study, tmp_path, crosstax, monkeypatch):
+    """Also for an error that nobody expected."""
+    monkeypatch.setattr(plan, "lm_digests", lambda *_: {}["weights"])
+    words = ["sweep", sweep_file(tmp_path / "sweep.toml", small_study, [small_study.lm])]
+    code, _, err = crosstax(*words, "--out", tmp_path / "runs", "--device", "cpu")
+    assert code == 2
+    assert "KeyError" in err
+    assert "Traceback" not in err

@@ -191,9 +191,12 @@ def concerns_all(error: BaseException, out: Path) -> bool:
     if isinstance(error, OSError):
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(out)
         return inside or error.errno in (*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE)
-    # A panic in a library written in Rust, such as tokenizers, is no `Exception`.
-    contained = isinstance(error, Exception) or type(error).__name__ == "PanicException"
-    return isinstance(error, WriteError) or not contained
+    return isinstance(error, WriteError) or not is_fault(error)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether something went wrong, and nobody asked to stop; a panic of a library in Rust is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 class DeviceLostError(CrosstaxError):

@@ -12,6 +12,7 @@ from cachegen.dataset import Dataset, load_dataset
 from cachegen.errors import ModelError
 from cachegen.store import FeatureStore
 from engine.condition import Condition
+from engine.group import is_fault
 from engine.language_model import causal_config, fast_tokenizer, resolve_lm
 from engine.plan import PlannedRun
 from engine.prompts import PromptTokens, tokenise
@@ -33,7 +34,7 @@ class Preflight:
             store = self._once(("store", inputs.features), lambda: FeatureStore.open(inputs.features))
             self.check(self._once(("lm", inputs.lm), lambda: resolve_lm(inputs.lm)), c, dataset, store.patches.shape[1])
         except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            if not is_fault(error):
                 raise
             return error
         return None

@@ -225,7 +225,7 @@ def test_a_dry_run_makes_the_same_checks(small_study, tmp_path, crosstax, name):
     make, says, _ = BAD[name]
     lms = [make(tmp_path / "bad", small_study), small_study.lm, "nobody/nothing"]
     file = sweep_file(tmp_path / "sweep.toml", small_study, lms)
-    code, out, err = crosstax("--offline", "sweep", file, "--dry-run", "--device", "cpu", "--json")
+    code, out, err = crosstax("sweep", file, "--dry-run", "--device", "cpu", "--json")
     assert code == 0, err
     bad, sound, elsewhere = json.loads(out.splitlines()[-1])["lms"].values()
     assert says in bad["problem"]

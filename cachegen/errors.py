@@ -35,6 +35,15 @@ class RunError(CrosstaxError):
     """A run directory that is damaged, in use, or belongs to another plan."""
 
 
+class WriteError(RunError):
+    """A file or folder that cannot be written: a full disk, permissions. It concerns all that is written there."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether something went wrong, and nobody asked to stop; a panic of a library in Rust is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def listing(head: str, lines: Sequence[str]) -> str:
     """`head`, and a line for each problem below it, as far as `first_of` shows them."""
     return ITEM.join([head, *first_of(lines)])

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import CrosstaxError, RunError
+from cachegen.errors import CrosstaxError, RunError, WriteError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
 MOST_JSON = 2**28  # bytes; the plan of 100,000 runs has a tenth of them
 HELD = (errno.EACCES, errno.EAGAIN)
@@ -75,7 +76,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
-        raise CrosstaxError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, or the disk is read-only by now
             temporary.unlink(missing_ok=True)
@@ -98,7 +99,7 @@ def append_text(path: Path, text: str) -> int:
             os.fsync(handle.fileno())
             return handle.seek(0, os.SEEK_END)
     except OSError as error:
-        raise CrosstaxError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
 
 
 def reason_of(error: OSError) -> str:
@@ -202,7 +203,7 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("ab+", buffering=0)
     except OSError as error:
-        raise RunError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
     with handle:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,5 +214,5 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
                 handle.seek(0)
                 holder = handle.read().decode(errors="replace").strip() or "another process"
                 raise RunError(f"{what} is being written by {holder}; wait for it or stop it") from None
-            raise RunError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+            raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
         yield

@@ -33,6 +33,8 @@ from commands.options import (
     say,
 )
 
+MOST_LINES = 20  # of a list of failures
+
 
 def train(
     dataset: Annotated[Path, typer.Option(help="Dataset folder.")],
@@ -154,26 +156,34 @@ def sweep(
     from engine.executors.options import executor_options
     from engine.plan import Execution
     from engine.runs.directory import RunDirectory
-    from engine.sweep import run_sweep
+    from engine.sweep import UnplannedError, run_sweep
 
     options = executor_options(executor.value, slurm, ray_address, workers)
     carry_out = choose_executor(executor.value, options, wait=wait)
     execution = Execution(
         device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
     )
-    folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
+    try:
+        folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
+        unplanned, count = [], 0
+    except UnplannedError as error:
+        folders, unplanned, count = error.folders, error.unplanned, error.count
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
-    for name, reason in failed.items():
-        say(f"failed: {name}: {reason}")
-    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed)} failed: {out}")
+    lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
+    lines += [f"failed before they were planned: {run}" for run in unplanned]
+    for line in lines[:MOST_LINES]:
+        say(line)
+    if len(lines) > MOST_LINES:
+        say(f"and {len(lines) - MOST_LINES} more: crosstax status {out}")
+    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed) + count} failed: {out}")
     if left:
         say(f"{len(left)} runs are not over: crosstax status {out}")
     if failed:
         say("the same command with --retry-failed tries failed runs again")
     result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
-    print_json(result, as_json)
-    if failed or (left and (wait or executor is not ExecutorName.slurm)):
+    print_json(result | {"unplanned": unplanned}, as_json)
+    if failed or unplanned or (left and (wait or executor is not ExecutorName.slurm)):
         raise typer.Exit(1)
 
 

@@ -8,7 +8,7 @@ cannot be told that way is unknown, and said to be.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
     """Forecast of a sweep as one JSON-ready object.
 
     `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates` (floating-point operations per second,
-    and what they rest on); `notes`. Sums are over the runs whose cost is known.
+    and what they rest on); `lms`: for each LM whether the checks before a sweep could be made, and `problem`, what they
+    found (`engine.preflight`); `notes`. Sums are over the runs whose cost is known.
     """
     rates = _rates({run.condition.dtype for run in runs}, out, device)
     opened, count = lru_cache(_open_dataset), question_counter()
@@ -78,6 +79,7 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
         "total": _sum(forecasts),
         "disk": _disk(forecasts, opened),
         "rates": rates,
+        "lms": _check_lms(runs, opened),
         "notes": [
             *(rate["note"] for rate in rates.values() if rate["note"]),
             *(note if times == len(runs) else f"{note} ({times} runs)" for note, times in notes.items()),
@@ -113,6 +115,43 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
     return rates
 
 
+def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
+    """For each LM the first problem that a sweep would find before it trains, as far as what is here tells."""
+    from engine.preflight import Preflight
+
+    preflight, found = Preflight(), dict[str, dict[str, Any]]()
+    for run in runs:
+        folder, problem = _local(run.lm)
+        known = found.setdefault(run.lm, {"checked": folder is not None or problem is not None, "problem": problem})
+        if folder is None or known["problem"] is not None:
+            continue
+        try:
+            preflight.check(folder, run.condition, opened(run.dataset), _patches(run)[0] or None)
+        except Exception as error:
+            kind = "" if isinstance(error, CrosstaxError) else f"{type(error).__name__}: "
+            known["problem"] = kind + " ".join(str(error).split())
+    return found
+
+
+@cache
+def _local(lm: str) -> tuple[Path | None, str | None]:
+    """Folder of an LM that is on this machine, or what is wrong with it."""
+    from engine.language_model import local_lm
+
+    try:
+        return local_lm(lm), None
+    except CrosstaxError as error:
+        return None, str(error)
+
+
+def _patches(run: Wanted) -> tuple[int, int]:
+    """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known."""
+    if run.features is not None and run.features.is_file():
+        _, patches, width = FeatureStore.open(run.features, allow_pending=True).patches.shape
+        return patches, width
+    return KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0))
+
+
 def _forecast(
     run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions], rate: float
 ) -> Forecast:
@@ -144,13 +183,12 @@ def _questions(
 
 def _sizes(run: Wanted, dataset: Dataset | None) -> tuple[Sizes | None, list[str]]:
     notes = []
-    shape = lm_shape(run.lm)
+    folder, problem = _local(run.lm)
+    shape = lm_shape(str(folder or run.lm))
     if shape is None:
-        notes.append(f"LM {run.lm} is not there: its sizes are not known")
-    if run.features is not None and run.features.is_file():
-        _, patches, width = FeatureStore.open(run.features, allow_pending=True).patches.shape
-    else:
-        patches, width = KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0))
+        notes.append(f"LM {run.lm}{'' if folder or problem else ' is not there'}: its sizes are not known")
+    patches, width = _patches(run)
+    if run.features is None or not run.features.is_file():
         missing = f"store {run.features} is not there" if run.features else f"no features of {run.encoder} are given"
         notes.append(f"{missing}: sizes from the encoder's name" if patches else f"{missing}: sizes are not known")
     if shape is None or not patches:

@@ -30,6 +30,11 @@ def dry_run_text(forecast: dict[str, Any]) -> str:
         f"disk: features {disk['features']}, LM weights {disk['models']}, runs {disk['runs']}, and a checkpoint of at "
         f"most {disk['checkpoint']} while a group trains"
     )
+    for name, found in forecast["lms"].items():
+        checked = (
+            "passes the checks that need no weights" if found["checked"] else "not checked, it is not on this machine"
+        )
+        lines.append(f"LM {name}: " + (f"would fail: {found['problem']}" if found["problem"] else checked))
     lines += [f"time: {rate['basis']}" for rate in forecast["rates"].values()]
     return "\n".join([*lines, *(f"note: {note}" for note in forecast["notes"])])
 

@@ -1,5 +1,6 @@
 """One lockstep group: from question tables to finished run directories."""
 
+import errno
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from rich.markup import escape
 
 from cachegen.dataset import Dataset, load_dataset
 from cachegen.device import emulated
-from cachegen.errors import CrosstaxError, RunError
+from cachegen.errors import CrosstaxError, RunError, WriteError, is_fault
+from cachegen.files import FULL
 from cachegen.progress import console, progress_bar
 from engine.batches import QuestionArrays
 from engine.condition import SCHEMA
@@ -55,6 +57,16 @@ class Opener:
         self.device = device
         self._features: tuple[Any, Any] = (None, None)
         self._lm: tuple[Any, Any] = (None, None)
+
+    def check_device(self) -> None:
+        """Raise `DeviceLostError` if the device does nothing any more, as after an illegal access to its memory."""
+        try:
+            torch.zeros(1, device=self.device).add_(1).item()
+        except RuntimeError as error:
+            raise DeviceLostError(
+                f"{self.device} does not answer this process any more ({' '.join(str(error).split())[:100]}); the same "
+                "command goes on with the other runs"
+            ) from None
 
     def open(self, run: PlannedRun) -> Shared:
         """Dataset, features, LM and prompt of a run's group."""
@@ -98,20 +110,23 @@ def run_group(
 ) -> None:
     """Train a group from its checkpoint if there is one, evaluate each of its runs, and declare them done.
 
-    A run without a question table is marked FAILED and takes no part.
+    A run without a question table is marked FAILED and takes no part. One that cannot be evaluated is marked too, and
+    the group's checkpoint is kept for it. Raises what concerns the whole group.
     """
     runs, tables = [], []
     for member, folder in zip(members, directories, strict=True):
         directory = replace(folder, sealed=folder.done)
         try:
             questions = _questions(member, shared)
-        except CrosstaxError as error:
-            fail(directory, str(error))
+            train = questions[questions["split"] == "train"]
+            run = TrainingRun(directory, member.condition, shared.arrays(train), make_projector(member, train, shared))
+        except BaseException as error:
+            if concerns_all(error, checkpoint.parent) or out_of_memory(error) or directory.sealed:
+                raise
+            fail(directory, error)
             continue
         directory.begin(_config(member, questions), questions)
-        train = questions[questions["split"] == "train"]
-        projector = make_projector(member, train, shared)
-        runs.append(TrainingRun(directory, member.condition, shared.arrays(train), projector))
+        runs.append(run)
         tables.append(questions)
     if not runs:
         return
@@ -138,9 +153,16 @@ def run_group(
     asked = [questions[questions["split"] != "train"] for questions in tables]
     with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:
         for run, questions in zip(runs, asked, strict=True):
-            if not (run.directory.failed or run.directory.done):
+            if run.directory.over:
+                continue
+            try:
                 _finish(run, questions, shared, max_tokens, trained, advance)
-    checkpoint.unlink(missing_ok=True)
+            except BaseException as error:
+                if concerns_all(error, checkpoint.parent) or out_of_memory(error):
+                    raise
+                fail(run.directory, error, resume=True)
+    if not any(run.directory.again("resume") for run in runs):
+        checkpoint.unlink(missing_ok=True)
 
 
 def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
@@ -153,10 +175,27 @@ def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
     return questions
 
 
-def fail(directory: RunDirectory, reason: str) -> None:
-    """Record that a run ended without usable results, and say so."""
-    directory.fail(reason)
-    console.print(f"[red]failed[/]: {directory.path.name}: {escape(reason)}", highlight=False, soft_wrap=True)
+def fail(directory: RunDirectory, reason: str | BaseException, **again: bool) -> None:
+    """Record that a run ended without usable results (see `RunDirectory.fail`), and say so."""
+    directory.fail(reason, **again)
+    console.print(f"[red]failed[/]: {directory.path.name}: {escape(directory.reason)}", highlight=False, soft_wrap=True)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something was too large for the device or the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def concerns_all(error: BaseException, out: Path) -> bool:
+    """Whether an error is no run's or group's own: Ctrl-C and its like, or a sweep folder that cannot be written."""
+    if isinstance(error, OSError):
+        inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(out)
+        return inside or error.errno in (*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE)
+    return isinstance(error, WriteError) or not is_fault(error)
+
+
+class DeviceLostError(CrosstaxError):
+    """A GPU that does not answer this process any more; another process may find it sound."""
 
 
 def make_projector(run: PlannedRun, train: pd.DataFrame, shared: Shared) -> Projector:

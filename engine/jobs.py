@@ -38,6 +38,9 @@ class Job(Protocol):
         What another process works on is left alone, if that still does after `patience` seconds.
         """
 
+    def give_up(self, reason: str | BaseException, /) -> None:
+        """Record that it cannot be carried out, for what its process could not record, or raise that."""
+
 
 Executor = Callable[[Sequence[Job]], None]
 """Sees to it that each job is carried out in some process; returns when they are over, or are submitted."""

@@ -17,9 +17,13 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
-from cachegen.errors import ModelError
+from cachegen.errors import ModelError, is_fault
 from cachegen.files import digest_bytes, digest_file, expanded
 from cachegen.hub import (
     advice,
@@ -38,7 +42,7 @@ from cachegen.rng import stream_seed
 from engine.features import device_memory
 from engine.lm_shape import check_sizes, lm_shape
 from engine.prefix_sharing import IMPLEMENTATION, Layout
-from engine.prompts import encode, is_failure
+from engine.prompts import encode
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_DOWNLOADED = ["*/*", "consolidated*"]  # the same weights again in other formats, up to twice the download
@@ -47,6 +51,7 @@ VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tekken.json",
 )  # fmt: skip
+POSITIONS = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "seq_length")
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
 
@@ -141,11 +146,6 @@ class FrozenLM:
         """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
         check_decoder(model.config)
         model = model.to(device).eval().requires_grad_(False)
-        if not model._can_set_attn_implementation():
-            raise ModelError(
-                f"{type(model).__name__} has an attention of its own, which cannot share an image prefix; "
-                "choose another LM"
-            )
         model.set_attn_implementation(IMPLEMENTATION)
         try:
             embeddings = model.get_input_embeddings()
@@ -284,7 +284,8 @@ def rows_of(config: Any) -> int | None:
 
 def positions_of(config: Any) -> int | None:
     """How long a text the LM of this configuration was made for, if it says so."""
-    return getattr(_text_config(config), "max_position_embeddings", None)
+    text = _text_config(config)
+    return next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
 
 
 def _text_config(config: Any) -> Any:
@@ -302,6 +303,12 @@ def check_decoder(config: Any) -> None:
             f"{(config.architectures or [config.model_type])[0]} is a model of several parts, not of text alone, and "
             "cannot share an image prefix; choose an LM of text alone"
         )
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if architecture is not None and not architecture._can_set_attn_implementation():
+        raise ModelError(
+            f"{architecture.__name__} has an attention of its own, which cannot share an image prefix; "
+            "choose another LM"
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -318,7 +325,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except BaseException as error:
-        if not is_failure(error):
+        if not is_fault(error):
             raise
         problem = first_line(error)[:200]
         raise ModelError(f"cannot load the tokenizer in {folder}: {problem}; download its files again") from None
@@ -397,3 +404,19 @@ def _root_mean_square(embeddings: Any) -> float:
     means = torch.stack([embeddings(block).float().square().mean() for block in ids])
     shares = torch.tensor([len(block) / rows for block in ids], device=means.device)
     return (means * shares).sum().sqrt().item()
+
+
+def local_lm(name: str) -> Path | None:
+    """`resolve_lm` of what is on this machine, as a directory or in the Hugging Face cache; None if it is not."""
+    if is_there(expanded(name)) or looks_like_path(name):
+        return resolve_lm(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        snapshot = snapshot_download(name, allow_patterns=DOWNLOADED, local_files_only=True)
+    except HFValidationError:
+        raise missing(name, "LM") from None
+    except Exception:  # of many types, all of which say that it is not in the cache
+        return None
+    return resolve_lm(snapshot)

@@ -3,6 +3,7 @@
 A sweep that is started again follows its plan (`engine.plan_file`), and adds groups for runs that are new.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch
 
 from cachegen.dataset import Dataset, load_dataset, load_dataset_of_runs
 from cachegen.device import choose_device
-from cachegen.errors import CrosstaxError
+from cachegen.errors import CrosstaxError, RunError
 from cachegen.progress import progress_bar
 from cachegen.same_pictures import check_pictures
 from cachegen.store import FeatureStore
@@ -73,23 +74,80 @@ class PlannedRun:
         return (self.inputs, tuple(sorted(self.digests.items())), self.weights, prompt, c.loss, c.supervise)
 
 
+@dataclass(frozen=True)
+class Unplanned:
+    """A run that has no id, since an input that its id depends on cannot be read: `error` says which, and why."""
+
+    inputs: Inputs
+    condition: Condition
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        kind = "" if isinstance(self.error, CrosstaxError) else f"{type(self.error).__name__}: "
+        return kind + " ".join(str(self.error).split())
+
+    @property
+    def told(self) -> Exception:
+        """The error as it is raised: one line also where nobody expected it."""
+        if isinstance(self.error, CrosstaxError | OSError):
+            return self.error
+        told = RunError(f"{self.inputs.lm}, {self.inputs.features}: {self.reason}; --debug shows where")
+        told.__cause__ = self.error
+        return told
+
+
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
-    """Open every input once, see that the features are the pictures', and give each run its digests."""
-    dataset = lru_cache(lambda path: load_dataset_of_runs(path))
-    store = lru_cache(lambda path: FeatureStore.open(path))
-    check = lru_cache(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
-    lm = lru_cache(lambda name, init: lm_digests(resolve_lm(name), init))
+    """Open every input once, see that the features are the pictures', and give each run its digests.
+
+    Raises what the first input that cannot be read raises.
+    """
     planned = []
-    for inputs, condition in sweep.runs:
-        features = store(inputs.features)
-        check(inputs.dataset, inputs.features)
-        digests = {
-            "dataset": dataset(inputs.dataset).digest,
-            "store": features.digest,
-            **lm(inputs.lm, condition.lm_init),
-        }
-        planned.append(PlannedRun(inputs, condition, str(features.attributes["encoder"]), digests))
+    for run in plan_each(sweep):
+        if isinstance(run, Unplanned):
+            raise run.told
+        planned.append(run)
     return planned
+
+
+def plan_each(sweep: Sweep) -> list[PlannedRun | Unplanned]:
+    """`plan_runs` that goes on: a run whose inputs cannot be read takes its place in the list, with the reason."""
+    dataset = _once(load_dataset_of_runs)
+    store = _once(FeatureStore.open)
+    check = _once(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
+    lm = _once(lambda name, init: lm_digests(resolve_lm(name), init))
+    planned: list[PlannedRun | Unplanned] = []
+    for inputs, condition in sweep.runs:
+        try:
+            features = store(inputs.features)
+            check(inputs.dataset, inputs.features)
+            digests = {
+                "dataset": dataset(inputs.dataset).digest,
+                "store": features.digest,
+                **lm(inputs.lm, condition.lm_init),
+            }
+            planned.append(PlannedRun(inputs, condition, str(features.attributes["encoder"]), digests))
+        except Exception as error:
+            planned.append(Unplanned(inputs, condition, error))
+    return planned
+
+
+def _once(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, remembered for each of its arguments, what it raised included."""
+    known: dict[tuple[Any, ...], tuple[Any, Exception | None]] = {}
+
+    def ask(*arguments: Any) -> Any:
+        if arguments not in known:
+            try:
+                known[arguments] = call(*arguments), None
+            except Exception as error:
+                known[arguments] = None, error
+        result, raised = known[arguments]
+        if raised is not None:
+            raise raised
+        return result
+
+    return ask
 
 
 def extend_plan(
@@ -125,7 +183,10 @@ def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: 
         for ids in alike:
             members = [runs[run_id] for run_id in ids]
             dataset = opened(members[0].inputs.dataset)
-            sizes = sizes_of(members[0], dataset)
+            try:
+                sizes = sizes_of(members[0], dataset)
+            except Exception:  # a strange LM is refused when its turn comes (`engine.preflight`), not here
+                sizes = None
             work: dict[str, tuple[float, float] | None] = {}
             for run_id, run in zip(ids, members, strict=True):
                 work[run_id] = _work(run.condition, dataset, sizes, count)
@@ -149,12 +210,12 @@ def _work(condition: Condition, dataset: Dataset, sizes: Sizes | None, count: An
     """Floating-point operations of a run, to four digits; None where its questions cannot be counted (now)."""
     try:
         questions = count(dataset, condition)
-    except CrosstaxError:
+        if sizes is None or not questions.trained:
+            return None
+        cost = cost_of(condition, questions, sizes)
+        return float(f"{cost.train_flops:.4g}"), float(f"{cost.evaluated_flops:.4g}")
+    except Exception:
         return None  # said again, and recorded, when the run's turn comes
-    if sizes is None or not questions.trained:
-        return None
-    cost = cost_of(condition, questions, sizes)
-    return float(f"{cost.train_flops:.4g}"), float(f"{cost.evaluated_flops:.4g}")
 
 
 def _choose(
@@ -163,13 +224,13 @@ def _choose(
     """Tokens of a row, most runs in a group, and why; what `execution` fixes is taken as it is."""
     if execution.max_tokens is not None and execution.group_size is not None:
         return execution.max_tokens, execution.group_size, "as asked"
-    if sizes is None:
-        tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
-    else:
+    tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
+    if sizes is not None:
         device = choose_device(execution.device)
         memory = device_memory(device)
-        tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
-        why = f"{'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)}: {why}"
+        with contextlib.suppress(ArithmeticError, TypeError, ValueError):  # of a configuration that makes no sense
+            tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
+            why = f"{'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)}: {why}"
     return execution.max_tokens or tokens, execution.group_size or together, why
 
 

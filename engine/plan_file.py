@@ -1,18 +1,22 @@
 """`plan.json`: which runs of a sweep train together, and how their rows are packed.
 
-Both can move last bits, so they are fixed before a group starts and followed when it is resumed. The file also keeps
-what the plan was based on, and the work each run means, from which `crosstax status` estimates the time left.
+Both can move last bits, so they are fixed before a group starts and followed when it is resumed; a digest shows when
+they were edited. The file also keeps what the plan was based on, and the work each run means, from which `crosstax
+status` estimates the time left.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cachegen.errors import RunError
-from cachegen.files import read_json, remove_leftovers, write_json
+from cachegen.files import digest_bytes, read_json, remove_leftovers, write_json
 from cachegen.taxonomy import name_problem
 
-SCHEMA = 2
+SCHEMA = 3
+UNSEALED = 2  # the schema of earlier versions, without a digest
 FILE = "plan.json"
 MAX_GROUP = 16  # runs in lockstep, however much memory there is
 
@@ -45,12 +49,20 @@ class Group:
 
 
 def read_plan(out: Path) -> list[Group]:
-    """Groups planned in the sweep folder `out`; none if it has no plan. Raises `RunError` for another version's."""
+    """Groups planned in the sweep folder `out`; none if it has no plan.
+
+    Raises `RunError` for a plan that is damaged, edited, or another version's.
+    """
     if not (out / FILE).exists():
         return []
     plan = read_json(out / FILE)
-    if not isinstance(plan, dict) or plan.get("schema") != SCHEMA:
+    if not isinstance(plan, dict) or plan.get("schema") not in (UNSEALED, SCHEMA):
         raise RunError(f"{out / FILE} was written by another version of crosstax; choose another --out")
+    if plan["schema"] == SCHEMA and plan.get("digest") != _digest(plan.get("groups")):
+        raise RunError(
+            f"{out / FILE} was changed by something else than crosstax; restore it, or delete it together with the "
+            "checkpoints beside it (*.checkpoint.safetensors): runs that are done stay, others begin anew"
+        )
     try:
         return [_group(**group) for group in plan["groups"]]
     except (KeyError, TypeError, ValueError) as error:
@@ -70,4 +82,10 @@ def _group(runs: list[str], max_tokens: int, why: str, work: list[tuple[float, f
 def write_plan(out: Path, groups: Sequence[Group]) -> None:
     """Write the plan of the sweep folder `out`, whose lock the caller holds."""
     remove_leftovers(out / FILE)
-    write_json(out / FILE, {"schema": SCHEMA, "groups": [asdict(group) for group in groups]})
+    listed = [asdict(group) for group in groups]
+    write_json(out / FILE, {"schema": SCHEMA, "groups": listed, "digest": _digest(listed)})
+
+
+def _digest(groups: Any) -> str:
+    """Of all that the file says about its groups."""
+    return digest_bytes(json.dumps(groups, sort_keys=True).encode())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cachegen.errors import ConditionError, ModelError
+from cachegen.errors import ConditionError, ModelError, is_fault
 from cachegen.hub import first_line
 from engine.condition import MOST_CHARACTERS, Condition
 
@@ -112,16 +112,11 @@ def encode(tokenizer: Any, texts: list[str], **options: Any) -> Any:
             tokenizer(longest)
         return tokenizer(texts, **options)
     except BaseException as error:
-        if not is_failure(error):
+        if not is_fault(error):
             raise
         raise ModelError(
             f"the LM's tokenizer fails on {shortened(longest)} ({first_line(error)[:200]}); choose another LM"
         ) from None
-
-
-def is_failure(error: BaseException) -> bool:
-    """Whether a tokenizer failed, rather than that a user stopped it; Rust's panics are no `Exception`."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @contextmanager

@@ -143,7 +143,8 @@ def build_questions(
     a hypernym that a systematic ablation removed).
 
     Training rows are those that are trained on; withheld hypernym questions of training images are absent,
-    those of validation and test images are there with `seen` False. `pooled` (N, V), pooled features of all images,
+    those of validation and test images are there with `seen` False. So are all questions of a label leaf without a
+    training image: nothing was trained about it. `pooled` (N, V), pooled features of all images,
     are read only where `swap_rule = "coherence"` needs them.
     """
     known = Categories.of(dataset)
@@ -162,15 +163,16 @@ def build_questions(
     draw = _Negatives(condition.data_seed, forbidden, untrained, label_leaf, train)
 
     images = np.flatnonzero(asked.kept[image_leaf])
-    everything = np.ones(len(images), dtype=bool)
-    parts = [_rows(images, 0, label_leaf[images], draw("leaf", images, (0, n_leaves)), everything)]
+    trained_on = images[train[images] & ~np.isin(images, np.fromiter(unreadable, dtype=np.int64))]
+    met = np.isin(np.arange(n_leaves), label_leaf[trained_on])  # leaves with a training question
+    parts = [_rows(images, 0, label_leaf[images], draw("leaf", images, (0, n_leaves)), met[label_leaf[images]])]
     own = [n_leaves + np.flatnonzero(row) for row in asked.members]
     for slot in range(max(map(len, own))):
         having = images[[len(own[label]) > slot for label in label_leaf[images]]]
         positive = np.array([own[label][slot] for label in label_leaf[having]], dtype=int)
         seen = ~withheld.mappings[label_leaf[having], positive - n_leaves]
         trained = seen | ~train[having]  # withheld questions of training images are not asked at all
-        having, positive, seen = having[trained], positive[trained], seen[trained]
+        having, positive, seen = having[trained], positive[trained], (seen & met[label_leaf[having]])[trained]
         negative = draw(f"hypernym {slot}", having, (n_leaves, len(known.phrases)))
         parts.append(_rows(having, slot + 1, positive, negative, seen))
     table = pd.concat(parts).sort_values(["image", "slot", "answer"], ascending=[True, True, False], kind="stable")

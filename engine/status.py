@@ -37,9 +37,9 @@ def sweep_status(out: Path) -> dict[str, Any]:
 
     `counts` of runs by state (done, running, stopped, failed, pending); `groups`: state, runs, step and steps of each,
     who holds it, and the last job and log of a scheduler that it was submitted to;
-    `failed`: run and reason; `errors`: what stopped the sweep, newest last; `writer`: who holds the lock, or None;
-    `seconds_left`: None where it cannot be told. A group is stopped if it has begun and nobody works on it.
-    Raises `RunError` if there is no sweep in `out`.
+    `failed`: run and reason; `unplanned`: runs of the last command whose inputs cannot be read; `errors`: what stopped
+    the sweep, newest last; `writer`: who holds the lock, or None; `seconds_left`: None where it cannot be told. A group
+    is stopped if it has begun and nobody works on it. Raises `RunError` if there is no sweep in `out`.
     """
     if not (out / FILE).is_file():
         raise RunError(f"{out}: no sweep has started there ({FILE} is missing); give the --out of `crosstax sweep`")
@@ -57,6 +57,7 @@ def sweep_status(out: Path) -> dict[str, Any]:
             for (group, members), holder in zip(groups, holders, strict=True)
         ],
         "failed": [{"run": run.id, "reason": run.reason} for run in runs if run.state == "failed"],
+        "unplanned": next((event["runs"] for event in reversed(events) if event["event"] == "unplanned"), []),
         "errors": [event["message"] for event in events if event["event"] == "error"][-3:],
         "seconds_left": _seconds_left(out, groups, events, sum(holder is not None for holder in holders)),
     }
@@ -193,6 +194,7 @@ def status_text(status: dict[str, Any]) -> str:
         if group["job"] and group["state"] != "done":
             lines.append(f"           job {group['job']}, log {status['folder']}/{group['log']}")
     lines += [f"failed: {entry['run']}: {entry['reason']}" for entry in status["failed"]]
+    lines += [f"failed before they were planned: {run}" for run in status["unplanned"]]
     if status["failed"]:
         lines.append("`crosstax sweep ... --retry-failed` tries failed runs again")
     lines += [f"stopped by: {message}" for message in status["errors"][-1:] if not writer]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.dataset import load_dataset
+from cachegen.errors import RunError
 from cachegen.extract import extract
 from cachegen.files import read_json, write_json
 from cachegen.microworld.twins import TWINS, build_twin
@@ -19,6 +20,7 @@ from engine.condition import Sweep
 from engine.jobs import Executor, in_this_process
 from engine.plan import Execution
 from engine.probe import probe_path, run_probe, settings_for, write_probe
+from engine.runs.directory import RunDirectory
 from engine.sweep import run_sweep
 from engine.sweep_file import default_fields
 
@@ -96,7 +98,10 @@ def run_study(
     started = time.perf_counter()
     sweep = study_sweep(world, features, siglip_features)
     done = set((out / "runs").glob("*/DONE"))
-    runs = tuple(run_sweep(sweep, out / "runs", execution, executor=executor))
+    runs = tuple(run_sweep(sweep, out / "runs", execution, retry_failed=True, executor=executor))
+    for directory in map(RunDirectory, runs):
+        if directory.failed:
+            raise RunError(f"{directory.path}: {directory.reason}")
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
     return Study(world, out / "runs", runs, seconds)
 

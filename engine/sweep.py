@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from os import getpid
 from pathlib import Path
@@ -14,21 +15,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cachegen.device import choose_device
-from cachegen.errors import ConditionError, CrosstaxError, ModelError, RunError
+from cachegen.errors import CrosstaxError, RunError
 from cachegen.files import exclusive_lock
 from cachegen.progress import console, progress_bar
+from engine.checkpoint import CheckpointError
 from engine.condition import Sweep
 from engine.evaluation import evaluate
-from engine.group import Opener, fail, make_projector, run_group
+from engine.group import Opener, Shared, concerns_all, fail, make_projector, out_of_memory, run_group
 from engine.jobs import Executor, in_this_process
 from engine.locks import group_lock, plan_lock
-from engine.plan import MAX_TOKENS, MIN_TOKENS, Execution, PlannedRun, extend_plan, loading_order, plan_runs
+from engine.plan import (
+    MAX_TOKENS,
+    MIN_TOKENS,
+    Execution,
+    PlannedRun,
+    Unplanned,
+    extend_plan,
+    loading_order,
+    plan_each,
+    plan_runs,
+)
 from engine.plan_file import Group, read_plan, write_plan
+from engine.preflight import Preflight
 from engine.rate import device_name
 from engine.runs.config import condition_of, inputs_of, read_config
 from engine.runs.directory import RunDirectory
 from engine.status import lock_holder
-from engine.timing import append_event, checkpoint_step
+from engine.timing import append_event, checkpoint_step, read_events
 from engine.tracking import require_trackers
 
 
@@ -68,6 +81,11 @@ class Task:
     def carry_out(self, opener: Opener, patience: float) -> None:
         run_task(self, opener, patience)
 
+    def give_up(self, reason: str | BaseException) -> None:
+        for run in self.runs:
+            if not (directory := RunDirectory(self.out / run.id)).over:
+                fail(directory, reason)
+
 
 def run_sweep(
     sweep: Sweep,
@@ -80,36 +98,98 @@ def run_sweep(
     """Carry out all runs below `out` and return their directories, in the sweep's order.
 
     The plan is written here, once; then `executor` has the groups carried out. Runs that are done or FAILED are
-    skipped (failed ones are tried again with `retry_failed`, in groups of their own); an interrupted group goes on
-    from its checkpoint, with all of its runs. A run that fails is marked FAILED with the reason, and the sweep goes
-    on. Raises what concerns all runs, such as a store that is missing, and `RunError` if another process writes to
-    `out`.
+    skipped (failed ones are tried again with `retry_failed`, mostly in groups of their own); an interrupted group goes
+    on from its checkpoint, with all of its runs. Whatever a run or group raises, it is marked FAILED with the reason,
+    and the sweep goes on. Raises what concerns all runs, such as a folder that cannot be written, `RunError` if another
+    process writes to `out`, and at the end `UnplannedError` for runs whose inputs cannot be read (at once what the
+    first raises, if that is all of them).
     """
     require_trackers(execution.track)
-    runs = {run.id: run for run in plan_runs(sweep)}
-    with exclusive_lock(out / ".lock", f"sweep {out}"):
-        try:
-            with plan_lock(out):
-                tasks = _plan_tasks(runs, out, execution, retry_failed)
-        except CrosstaxError as error:
-            _note(out, error)
-            raise
-        if tasks:
-            executor(tasks)
-    return [out / run_id for run_id in runs]
+    every = plan_each(sweep)
+    runs = {run.id: run for run in every if isinstance(run, PlannedRun)}
+    unplanned = [run for run in every if isinstance(run, Unplanned)]
+    folders = [out / run_id for run_id in runs]
+    if unplanned and not runs:
+        raise unplanned[0].told
+    _note_unplanned(out, unplanned)
+    over = {run for run in runs if RunDirectory(out / run).over}
+    failed = {run for run in over if RunDirectory(out / run).failed}
+    if failed and not retry_failed:
+        console.print(
+            f"{len(failed)} runs have failed before and are skipped; --retry-failed tries them again", soft_wrap=True
+        )
+    # What is finished may be in a folder that is read-only; a checkpoint there is one to be removed.
+    if len(over) < len(runs) or (failed and retry_failed) or any(out.glob("*.checkpoint.safetensors")):
+        with exclusive_lock(out / ".lock", f"sweep {out}"):
+            try:
+                with plan_lock(out):
+                    tasks = _plan_tasks(runs, over, failed if retry_failed else set(), out, execution)
+            except CrosstaxError as error:
+                _note(out, error)
+                raise
+            if tasks := _refuse(tasks):
+                executor(tasks)
+    if unplanned:
+        raise UnplannedError(folders, unplanned)
+    return folders
 
 
-def _plan_tasks(runs: dict[str, PlannedRun], out: Path, execution: Execution, retry_failed: bool) -> list[Task]:
-    """Plan what is new, and make a task of every group with a run that is asked for and not over."""
+class UnplannedError(RunError):
+    """Runs that could not be planned, since inputs of theirs cannot be read; `folders`: the others', carried out."""
+
+    def __init__(self, folders: list[Path], unplanned: list[Unplanned]) -> None:
+        self.folders = folders
+        self.unplanned = _told(unplanned)
+        self.count = len(unplanned)
+        super().__init__(f"{self.count} runs could not be planned; {self.unplanned[0]}")
+
+
+def _told(unplanned: list[Unplanned]) -> list[str]:
+    """A line for each LM and reason."""
+    counts = Counter((run.inputs.lm, run.reason) for run in unplanned)
+    return [f"{count} runs of {lm}: {reason}" for (lm, reason), count in counts.items()]
+
+
+def _note_unplanned(out: Path, unplanned: list[Unplanned]) -> None:
+    """Log which runs could not be planned, or that all can now."""
+    before = [event for event in read_events(out) if event["event"] == "unplanned"]
+    names = _told(unplanned)
+    if names != (before[-1]["runs"] if before else []):
+        with contextlib.suppress(CrosstaxError, OSError):
+            out.mkdir(parents=True, exist_ok=True)
+            append_event(out, "unplanned", runs=names)
+
+
+def _refuse(tasks: list[Task]) -> list[Task]:
+    """The tasks whose LM and prompt pass the checks that need no weights; the runs of the others have failed."""
+    preflight, passed = Preflight(), []
+    for task in tasks:
+        problem = None
+        if lock_holder(task.group.lock(task.out)) is None:
+            problem = preflight.problem(task.runs[0])
+        if problem is None:
+            passed.append(task)
+        else:
+            task.give_up(problem)
+    return passed
+
+
+def _plan_tasks(
+    runs: dict[str, PlannedRun], over: set[str], retried: set[str], out: Path, execution: Execution
+) -> list[Task]:
+    """Plan what is new, and make a task of every group with a run that is asked for and not over.
+
+    `over`: those of `runs` that were when last looked at; `retried`: failed ones to try again.
+    """
     groups = read_plan(out)
-    over = {run for run in {*runs, *(run for group in groups for run in group.runs)} if RunDirectory(out / run).over}
+    others = {run for group in groups for run in group.runs} - set(runs)
+    over = over | {run for run in others | set(runs) - over if RunDirectory(out / run).over}
     for group in groups:
-        if over.issuperset(group.runs):  # whoever finished it may have been killed before this
+        # Whoever finished it may have been killed before this.
+        if over.issuperset(group.runs) and not _resumes(group, out):
             group.checkpoint(out).unlink(missing_ok=True)
-    again: set[str] = set()
-    if retry_failed:
-        groups, again = _release(groups, {run for run in runs if RunDirectory(out / run).failed}, over)
-        over -= again
+    groups, again = _release(groups, retried, over, out)
+    over -= again
 
     def started(group: Group) -> bool:
         """Whether there is something that another grouping would make worthless."""
@@ -127,22 +207,60 @@ def _plan_tasks(runs: dict[str, PlannedRun], out: Path, execution: Execution, re
         console.print(
             f"{len(others)} more runs go on: they have started in lockstep with runs that are asked for", soft_wrap=True
         )
-    known = runs | {run: _planned_before(out / run) for run in others}
+    known, able = dict(runs), []
+    for group in waiting:
+        try:
+            known |= {run: _planned_before(out / run) for run in members[group] if run not in known}
+            able.append(group)
+        except CrosstaxError as error:  # of a run that is not asked for now
+            say_left_alone(error)
     return [
         Task(out, group, tuple(known[run] for run in members[group]), execution, torch.get_num_threads(), Path.cwd())
-        for group in loading_order([(group, known[members[group][0]]) for group in waiting])
+        for group in loading_order([(group, known[members[group][0]]) for group in able])
     ]
 
 
-def _release(groups: list[Group], failed: set[str], over: set[str]) -> tuple[list[Group], set[str]]:
-    """Groups without failed runs, and those runs, to be planned anew; a group with unfinished runs keeps its own."""
+def say_left_alone(reason: object) -> None:
+    console.print(f"left alone: {reason}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _release(groups: list[Group], failed: set[str], over: set[str], out: Path) -> tuple[list[Group], set[str]]:
+    """The plan in which failed runs may be tried again, and those runs.
+
+    They leave their groups, to be planned anew; a group with unfinished runs keeps its own. Where their group failed in
+    training, it goes on from its checkpoint as it is; where memory was short, it begins anew as a smaller one.
+    """
     kept, released = [], set()
     for group in groups:
         again = failed.intersection(group.runs) if over.issuperset(group.runs) else set()
         released |= again
+        directories = [RunDirectory(out / run) for run in again]
+        if not again or (_resumes(group, out) and all(directory.again("resume") for directory in directories)):
+            kept.append(group)
+            continue
+        group.checkpoint(out).unlink(missing_ok=True)
         if others := [run for run in group.runs if run not in again]:
             kept.append(group.part(others))
+        short = [directory.path.name for directory in directories if directory.again("smaller")]
+        if short:
+            kept += smaller(group.part(short)) or [group.part(short)]
     return kept, released
+
+
+def _resumes(group: Group, out: Path) -> bool:
+    """Whether a group has a checkpoint that a failed run of it may go on from."""
+    return group.checkpoint(out).is_file() and any(RunDirectory(out / run).again("resume") for run in group.runs)
+
+
+def smaller(group: Group) -> list[Group]:
+    """The group in shorter rows, or else in two halves; nothing if it cannot be smaller."""
+    why = f"{group.why}; out of memory with {len(group.runs)} runs in rows of {group.max_tokens:,} tokens"
+    half = len(group.runs) // 2
+    if group.max_tokens > MIN_TOKENS:
+        return [replace(group, max_tokens=max(MIN_TOKENS, group.max_tokens // 2), why=why)]
+    if half:
+        return [replace(group.part(runs), why=why) for runs in (group.runs[:half], group.runs[half:])]
+    return []
 
 
 def run_task(task: Task, opener: Opener, patience: float = 0.0) -> None:
@@ -194,7 +312,7 @@ class _Carrier:
                     return True
                 except RunError as error:
                     if time.monotonic() >= until:
-                        console.print(f"left alone: {error}", soft_wrap=True, markup=False, highlight=False)
+                        say_left_alone(error)
                         return False
             time.sleep(0.5)
 
@@ -209,55 +327,61 @@ class _Carrier:
         from_step, began = checkpoint_step(checkpoint), time.perf_counter()
         append_event(self.out, "begin", group=group.runs[0], from_step=from_step, by=f"{gethostname()} pid {getpid()}")
         try:
-            shared = opener.open(members[0])
-        except (ModelError, ConditionError) as error:  # of this LM, or of this prompt with it
-            for directory in directories:
-                fail(directory, str(error))
-            return []
-        except torch.OutOfMemoryError:
-            lm = members[0].inputs.lm
-            raise RunError(f"{lm} does not fit on the device; free memory there, or use another --device") from None
-        try:
-            run_group(members, directories, shared, checkpoint, group.max_tokens, self.execution)
-        except torch.OutOfMemoryError:
-            parts = self._smaller(group)
+            run_group(
+                members, directories, self._open(members[0], opener), checkpoint, group.max_tokens, self.execution
+            )
+        except BaseException as error:
+            if concerns_all(error, self.out):
+                raise
+            parts = self._contain(group, directories, error)
         else:
             self._record(group, from_step, time.perf_counter() - began, device_name(opener.device))
             return []
-        gc.collect()
+        gc.collect()  # the traceback held what was being computed
+        opener.check_device()
         torch.cuda.empty_cache()
         return parts
 
-    def _smaller(self, group: Group) -> list[Group]:
-        """The group in shorter rows, or else in two halves, as the plan says from now on.
+    def _open(self, run: PlannedRun, opener: Opener) -> Shared:
+        """What the group of a run shares."""
+        try:
+            return opener.open(run)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"{run.inputs.lm} does not fit on the device; free memory there, or use another --device, and "
+                "--retry-failed"
+            ) from error
 
-        Only before its first checkpoint: later, the bytes so far depend on the plan as it is.
+    def _contain(self, group: Group, directories: list[RunDirectory], error: BaseException) -> list[Group]:
+        """What becomes of a group that raised: smaller ones if it was too large for memory, else its runs have failed.
+
+        Smaller only before its first checkpoint: later, the bytes so far depend on the plan as it is.
         """
-        if group.checkpoint(self.out).is_file():
-            raise RunError(
-                f"{self.out}: the device is out of memory in a group that has started; free memory there and start "
-                "again, it goes on from its checkpoint"
+        started, short = group.checkpoint(self.out).is_file(), out_of_memory(error)
+        if short and not started and (parts := smaller(group)):
+            with plan_lock(self.out):
+                groups = read_plan(self.out)
+                place = groups.index(group)
+                write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
+            first = parts[0]
+            console.print(
+                f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens", soft_wrap=True
             )
-        why = f"{group.why}; out of memory with {len(group.runs)} runs in rows of {group.max_tokens:,} tokens"
-        half = len(group.runs) // 2
-        if group.max_tokens > MIN_TOKENS:
-            parts = [replace(group, max_tokens=max(MIN_TOKENS, group.max_tokens // 2), why=why)]
-        elif half:
-            parts = [replace(group.part(runs), why=why) for runs in (group.runs[:half], group.runs[half:])]
-        else:
-            raise RunError(
-                f"{self.out}: the device is out of memory with one run in rows of {group.max_tokens} tokens; use "
-                "another --device"
+            return parts
+        cause: BaseException = error
+        if short:
+            remedy = "--retry-failed begins anew, in shorter rows or smaller groups"
+            cause = RunError(
+                f"out of memory with {len(group.runs)} runs in rows of {group.max_tokens:,} tokens"
+                f"{' after the first checkpoint' if started else ''}; "
+                f"{remedy if smaller(group) else 'free memory there, or use another --device, and --retry-failed'}"
             )
-        with plan_lock(self.out):
-            groups = read_plan(self.out)
-            place = groups.index(group)
-            write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
-        first = parts[0]
-        console.print(
-            f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens", soft_wrap=True
-        )
-        return parts
+            cause.__cause__ = error
+        resume = started and not short and not isinstance(error, CheckpointError)
+        for directory in directories:
+            if not directory.over:
+                fail(directory, cause, resume=resume, smaller=short)
+        return []
 
     def _record(self, group: Group, from_step: int, seconds: float, device: str) -> None:
         """Log how long the group took, and the work that was done in that time."""

@@ -5,6 +5,7 @@
     {"event": "begin", "group": first run, "from_step": n, "by": host and pid, "unix": time}
     {"event": "end", "group": first run, "seconds": s, "flops": work done in them, "device": name, "dtype": name, ...}
     {"event": "submitted", "group": first run, "job": id, "log": file in the sweep folder, "unix": time}
+    {"event": "unplanned", "runs": [how many, of which LM, and why], "unix": time}
     {"event": "error", "message": why the sweep stopped, "unix": time}
 """
 

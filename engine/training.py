@@ -15,9 +15,8 @@ import torch
 from torch.nn import functional
 
 from cachegen.device import on_device
-from cachegen.errors import RunError
 from engine.batches import PackedRow, QuestionArrays, epoch_batches, n_batches, pack
-from engine.checkpoint import read_checkpoint, write_checkpoint
+from engine.checkpoint import REMEDY, Checkpoint, CheckpointError, read_checkpoint, write_checkpoint
 from engine.condition import Condition
 from engine.features import Features, prefetched
 from engine.held_signals import HeldSignals
@@ -122,12 +121,11 @@ def train_group(
     )
     directories = [run.directory for run in runs]
     projectors = [run.projector for run in runs]
-    first = read_checkpoint(checkpoint, projectors, optimizer, directories)
+    place = Checkpoint(checkpoint, tuple(each.path.name for each in directories), max_tokens)
+    first = read_checkpoint(place, projectors, optimizer, directories)
     last = max(run.steps for run in runs)
     if first > last:
-        raise RunError(
-            f"checkpoint {checkpoint} stands at step {first:,} of {last:,}; delete it to train its runs anew"
-        )
+        raise CheckpointError(f"checkpoint {checkpoint} stands at step {first:,} of {last:,}; {REMEDY}")
     advance(first)
 
     log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []
@@ -159,7 +157,7 @@ def train_group(
             log.clear()
             logged()
         if due:
-            write_checkpoint(checkpoint, projectors, optimizer, done, sizes)
+            write_checkpoint(place, projectors, optimizer, done, sizes)
             saved = time.monotonic()
             held.deliver()
 

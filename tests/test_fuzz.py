@@ -196,7 +196,7 @@ def test_columns_of_predictions_and_probes(folder, study, column, cell, damages)
 def test_checkpoints(folder, study, damages, tensors):
     import torch
 
-    from engine.checkpoint import read_checkpoint
+    from engine.checkpoint import Checkpoint, read_checkpoint
     from engine.runs.directory import RunDirectory
 
     (folder / "metrics.jsonl").write_text("")
@@ -209,7 +209,7 @@ def test_checkpoints(folder, study, damages, tensors):
         projector = torch.nn.Linear(3, 3)
         survives(
             read_checkpoint,
-            folder / "c.safetensors",
+            Checkpoint(folder / "c.safetensors", (run_name(study),), 4096),
             [projector],
             torch.optim.AdamW(projector.parameters()),
             [RunDirectory(folder)],

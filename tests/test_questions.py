@@ -52,6 +52,53 @@ def test_no_held_out_question_is_trained_on(dataset, condition):
         assert not table.loc[table["kind"] == "hypernym", "seen"].any()
 
 
+def shrunk(root, **pictures):
+    """A dataset of which some leaves keep so many pictures only."""
+    write_dataset(root)
+    for leaf, count in pictures.items():
+        for path in sorted((root / "images" / leaf.replace("_", "-")).iterdir())[count:]:
+            path.unlink()
+    return load_dataset(root)
+
+
+@pytest.mark.parametrize("ablation", [0, 50])
+def test_a_leaf_without_training_questions_is_not_seen(tmp_path, ablation):
+    """One picture goes to the test; a hypernym whose leaves all have one is not seen either, and its neighbours are."""
+    dataset = shrunk(tmp_path, crow=1, kite=1, yo_yo=1)
+    table = build_questions(dataset, Condition(ablation=ablation))
+    trained = set(table.loc[table["split"] == "train", "label_leaf"])
+    lonely = table["label_leaf"].isin(["crow", "kite", "yo-yo"])
+    assert trained == set(FAMILY) - {"crow", "kite", "yo-yo"}
+    assert lonely.sum() == 3 * 4
+    assert not table.loc[lonely, "seen"].any()
+    assert table.loc[~lonely & (table["kind"] == "leaf"), "seen"].all()
+    # Whatever is seen has a training question that says yes about the same leaf and category.
+    asked = table[table["seen"] & table["answer"] & (table["split"] != "train")]
+    pairs = table.loc[table["answer"] & (table["split"] == "train"), ["label_leaf", "category"]]
+    assert len(asked) > 0
+    assert set(zip(asked["label_leaf"], asked["category"], strict=True)) <= set(
+        pairs.itertuples(index=False, name=None)
+    )
+
+
+def test_a_leaf_whose_training_images_are_unreadable_is_not_seen(dataset):
+    plain = build_questions(dataset, Condition(ablation=0))
+    lost = plain.loc[(plain["label_leaf"] == "owl") & (plain["split"] == "train"), "image"].unique()
+    table = build_questions(dataset, Condition(ablation=0), lost)
+    assert not table.loc[table["label_leaf"] == "owl", "seen"].any()
+    others = table["label_leaf"] != "owl"
+    assert table.loc[others, "seen"].all()
+
+
+def test_a_shuffle_gives_a_label_the_training_images_of_another_folder(tmp_path):
+    """Seen is what a label was trained on: here a lonely picture's label is trained by others, and another is not."""
+    dataset = shrunk(tmp_path, crow=1)
+    table = build_questions(dataset, Condition(ablation=0, shuffle="across"))
+    untrained = set(FAMILY) - set(table.loc[table["split"] == "train", "label_leaf"])
+    assert untrained == set(table.loc[table["image_leaf"] == "crow", "label_leaf"])
+    assert set(table.loc[~table["seen"], "label_leaf"]) == untrained != {"crow"}
+
+
 def test_same_seeds_same_table(dataset):
     for condition in CONDITIONS:
         pd.testing.assert_frame_equal(build_questions(dataset, condition), build_questions(dataset, condition))

@@ -14,7 +14,7 @@ from real_slurm import free_ports
 from small_study import make_small_study
 from test_executors import EVERY_STEP, PAIRS, begun, bytes_of, planned, wait_for
 
-from cachegen.errors import ConditionError, StoreError
+from cachegen.errors import ConditionError
 from engine.executors import choose_executor
 from engine.executors.options import executor_options
 from engine.executors.ray_cluster import ENVIRONMENT
@@ -60,12 +60,12 @@ def test_ray_started_for_the_command(small_study, disconnected, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_stops_a_job_is_one_error_here(disconnected, tmp_path):
+def test_inputs_that_are_gone_fail_their_runs(disconnected, tmp_path):
     study = make_small_study(tmp_path / "study")
-    tasks = planned(study.sweep(run_seed=[1]), tmp_path / "runs")
+    (task,) = planned(study.sweep(run_seed=[1]), tmp_path / "runs")
     study.features.unlink()
-    with pytest.raises(StoreError, match="no feature store there"):
-        choose_executor("ray", {"address": "local"})(tasks)
+    choose_executor("ray", {"address": "local"})([task])
+    assert "no feature store there" in RunDirectory(tmp_path / "runs" / task.name).reason
 
 
 def test_no_cluster_at_an_address(small_study, disconnected, tmp_path):

@@ -285,12 +285,37 @@ def test_a_log_that_vanished_is_not_filled_with_zeros(inputs, whole, tmp_path):
     killed_in_training(inputs, tmp_path, tmp_path / "log")
     (planned,) = read_plan(tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / planned.runs[1])
-    message = one_line(*crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log"))
-    assert planned.runs[1] in message
-    assert "delete the checkpoint to train its runs anew" in message
-    planned.checkpoint(tmp_path / "runs").unlink()
-    assert crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log")[0] == 0
+    code, lines = crosstax_in_a_fork(sweeping(inputs, tmp_path), tmp_path / "log")
+    assert code == 1
+    assert sum("does not reach so far" in line and planned.runs[1] in line for line in lines) >= 1
+    assert crosstax_in_a_fork([*sweeping(inputs, tmp_path), "--retry-failed"], tmp_path / "log")[0] == 0
     assert results(tmp_path) == whole["sweep"]
+
+
+@pytest.mark.parametrize("how", ["read-only", "another user's"])
+def test_a_finished_sweep_in_a_folder_that_cannot_be_written_is_done(inputs, whole, disk, tmp_path, how):
+    """Nothing is left to do, so that nothing is written; negative control: one more run is refused."""
+    words = sweeping(inputs, disk.path)
+    assert crosstax_in_a_fork(words, tmp_path / "log")[0] == 0
+    before = results(disk.path)
+    if how == "read-only":
+        disk.remount("ro")
+        code, lines = crosstax_in_a_fork(words, tmp_path / "log")
+        more = [*words, "--set", "epochs=2"]
+        assert "Read-only file system" in one_line(*crosstax_in_a_fork(more, tmp_path / "log2"))
+    else:
+        readable = [Path(folder) for folder in (tmp_path, *tmp_path.parents) if folder.stat().st_uid == os.getuid()]
+        modes = {folder: folder.stat().st_mode for folder in {*readable, inputs}}
+        for folder in modes:
+            folder.chmod(modes[folder] | 0o555)
+        subprocess.run(["chmod", "-R", "a+rX", str(inputs), str(disk.path)], check=True)
+        try:
+            code, lines = crosstax_in_a_fork(words, tmp_path / "log", lambda: os.setuid(65534))
+        finally:
+            for folder, mode in modes.items():
+                folder.chmod(mode)
+    assert (code, [line for line in lines if "2 runs done" in line] != []) == (0, True), lines
+    assert results(disk.path) == before == whole["sweep"]
 
 
 # Two processes

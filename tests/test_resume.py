@@ -2,17 +2,21 @@
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from cachegen.errors import RunError
 from engine import checkpoint, group, training
 from engine.plan import Execution
 from engine.runs.directory import HASHED, RunDirectory
 from engine.sweep import run_sweep
+from engine.timing import read_events
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)
 CPU = Execution(device="cpu")
@@ -121,14 +125,126 @@ def test_group_size_splits_a_sweep_and_moves_no_result(runs, uninterrupted, tmp_
         assert (folder / "questions.parquet").read_bytes() == reference["questions.parquet"]
 
 
-def test_a_damaged_checkpoint_is_named(runs, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped(runs, tmp_path_factory):
+    """A sweep folder as a kill after the second checkpoint leaves it."""
+    out = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
         kill_on_call(patch, training, "write_checkpoint", 3)
-        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
-    (file,) = tmp_path.glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"checkpoint .* is damaged .* delete it"):
-        run_sweep(runs, tmp_path, CPU)
+        in_a_child_that_is_killed(lambda: run_sweep(runs, out, EVERY_STEP))
+    return out
+
+
+def flipped(place):
+    """One byte changed, at this share of the file."""
+
+    def change(file, _runs):
+        content = bytearray(file.read_bytes())
+        content[int(place * (len(content) - 1))] ^= 1
+        file.write_bytes(content)
+
+    return change
+
+
+def of_another_sweep(**changed):
+    """Put the checkpoint of an equal sweep of other runs in its place."""
+
+    def change(file, small_study):
+        out = file.parent / "other"
+        with pytest.MonkeyPatch.context() as patch:
+            kill_on_call(patch, training, "write_checkpoint", 3)
+            execution = replace(EVERY_STEP, group_size=2, max_tokens=changed.pop("max_tokens", None))
+            other = small_study.sweep(shuffle=["original", "across"], **changed)
+            in_a_child_that_is_killed(lambda: run_sweep(other, out, execution))
+        (found,) = out.glob("*.safetensors")
+        found.rename(file)
+
+    return change
+
+
+DAMAGES = {
+    "cut": lambda file, _: file.write_bytes(file.read_bytes()[:-10]),
+    "another learning rate": of_another_sweep(learning_rate=1e-3),
+    "other rows": of_another_sweep(max_tokens=600),
+    **{f"byte at {place}": flipped(place) for place in (0, 0.02, 0.5, 1)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_is_not_its_groups_never_counts(small_study, runs, uninterrupted, stopped, tmp_path, damage):
+    """Its runs fail, and --retry-failed trains them anew, as the message says."""
+    out = shutil.copytree(stopped, tmp_path / "runs")
+    (file,) = out.glob("*.safetensors")
+    DAMAGES[damage](file, small_study)
+    folders = run_sweep(runs, out, CPU)
+    reasons = [RunDirectory(folder).reason for folder in folders]
+    assert all("checkpoint" in reason and "--retry-failed" in reason for reason in reasons)
+    assert all((folder / "traceback.txt").is_file() for folder in folders)
+    assert run_sweep(runs, out, CPU) == folders
+    assert not any(RunDirectory(folder).done for folder in folders)
+    assert bytes_of(run_sweep(runs, out, CPU, retry_failed=True)) == uninterrupted
+    assert not any((folder / "traceback.txt").exists() for folder in folders)
+
+
+def test_negative_control_an_untouched_checkpoint_counts(runs, uninterrupted, stopped, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "runs")
+    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
+    assert [event["from_step"] for event in read_events(out) if event["event"] == "begin"] == [0, 2]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_trusted(runs, uninterrupted, stopped, tmp_path, capsys):
+    """It names no runs and has no digest: they begin anew, and that is said."""
+    out = shutil.copytree(stopped, tmp_path / "runs")
+    (file,) = out.glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        head = {name: opened.metadata()[name] for name in ("step", "log_sizes")}
+    tensors = {name: value * 2 for name, value in load_file(file).items()}
+    file.write_bytes(save(tensors, metadata=head))
+    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
+    assert "begin anew" in capsys.readouterr().err
+
+
+def edited(**changed):
+    def change(plan):
+        plan["groups"][0] |= changed
+
+    return change
+
+
+def backwards(plan):
+    for name in ("runs", "work"):
+        plan["groups"][0][name].reverse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [edited(max_tokens=600), backwards, lambda plan: plan["groups"].append(plan["groups"][0])],
+    ids=["rows", "order", "a group twice"],
+)
+def test_a_plan_that_was_edited_is_refused(runs, uninterrupted, stopped, tmp_path, change):
+    """Both ways out that the message names lead out."""
+    out = shutil.copytree(stopped, tmp_path / "runs")
+    file = out / "plan.json"
+    whole = file.read_bytes()
+    plan = json.loads(whole)
+    change(plan)
+    file.write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"plan\.json .* restore it, or delete it"):
+        run_sweep(runs, out, CPU)
+    deleted = shutil.copytree(out, tmp_path / "deleted")
+    for path in [deleted / "plan.json", *deleted.glob("*.checkpoint.safetensors")]:
+        path.unlink()
+    file.write_bytes(whole)
+    for folder in (out, deleted):
+        assert bytes_of(run_sweep(runs, folder, CPU)) == uninterrupted
+
+
+def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "runs")
+    plan = json.loads((out / "plan.json").read_text())
+    del plan["digest"]
+    (out / "plan.json").write_text(json.dumps(plan | {"schema": 2}))
+    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
 
 
 def test_two_writers_at_once_are_refused(runs, tmp_path):

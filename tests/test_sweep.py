@@ -12,7 +12,7 @@ from test_resume import in_a_child_that_is_killed
 from tiny import tiny_lm
 
 from cachegen.dataset import load_dataset
-from cachegen.errors import RunError, StoreError
+from cachegen.errors import StoreError
 from engine import group, sweep, training
 from engine.condition import Condition, Sweep
 from engine.cost import Sizes
@@ -174,16 +174,26 @@ def test_out_of_memory_shortens_rows_then_halves_the_group(small_study, tmp_path
 
 
 def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tmp_path, monkeypatch):
+    """It fails after its first checkpoint, and the others go on; tried again, it begins anew in shorter rows."""
     runs = small_study.sweep(run_seed=[1, 2])
+    both = together(runs, small_study.sweep(run_seed=3, lm_init="random"))
     every_step = Execution(device="cpu", checkpoint_seconds=0.0)
-    killed_after_checkpoint(lambda: run_sweep(runs, tmp_path, every_step), monkeypatch)
+    killed_after_checkpoint(lambda: run_sweep(both, tmp_path, every_step), monkeypatch)
     before = (tmp_path / "plan.json").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "run_group", out_of_memory(1)[0])
-        with pytest.raises(RunError, match="out of memory in a group that has started"):
-            run_sweep(runs, tmp_path, CPU)
+        *failed, other = map(RunDirectory, run_sweep(both, tmp_path, CPU))
     assert (tmp_path / "plan.json").read_bytes() == before
-    assert read_events(tmp_path)[-1]["event"] == "error"
+    assert ["out of memory" in directory.reason for directory in failed] == [True, True]
+    assert other.done
+    wrapper, calls = out_of_memory(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "run_group", wrapper)
+        folders = run_sweep(both, tmp_path, CPU, retry_failed=True)
+    assert calls == [(2, MAX_TOKENS // 2)]
+    assert [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"][-1] == 0
+    shorter = Execution(device="cpu", max_tokens=MAX_TOKENS // 2, group_size=2)
+    assert bytes_of(folders[:2]) == bytes_of(run_sweep(runs, tmp_path / "shorter", shorter))
 
 
 def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tmp_path, monkeypatch):

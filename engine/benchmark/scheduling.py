@@ -50,6 +50,9 @@ class Nothing:
     def carry_out(self, _opener: Opener, _patience: float, /) -> None:
         self.sign.touch()
 
+    def give_up(self, _reason: str | BaseException, /) -> None:
+        """Its sign is missed afterwards."""
+
 
 def scheduling(jobs: int = 8, executors: dict[str, Callable[[], Executor]] | None = None) -> dict[str, Any]:
     """One JSON-ready object: `jobs`, and for each of `executors` its `start` and `each` in seconds, or why `not`.

@@ -4,6 +4,7 @@ An executor takes jobs (`engine.jobs`), such as one for each group of a sweep's 
 carried out by some process. Which process that is, how often it is interrupted, and in what order, moves no byte.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 
@@ -11,10 +12,14 @@ import torch
 
 from cachegen.device import choose_device
 from cachegen.errors import ConditionError
-from engine.group import Opener
+from engine.group import DeviceLostError, Opener
 from engine.jobs import Executor, Job
 
 NAMES = ("local", "slurm", "ray")
+DIED = (
+    "its process was killed, twice in all, perhaps for want of memory; free some (fewer --workers, a smaller "
+    "--max-tokens or --group-size), then --retry-failed"
+)
 PATIENCE = 120.0  # seconds in which the lock of a process that died with its machine is surely freed
 
 
@@ -56,10 +61,16 @@ def wants_gpu(job: Job) -> bool:
 def run_elsewhere(job: Job, patience: float = PATIENCE) -> None:
     """Carry out a job in a process that a scheduler started, perhaps long after it was planned.
 
-    Raises `RunError` if the inputs have changed since.
+    What cannot be begun, since its inputs have changed since, is given up.
     """
     os.chdir(job.folder)
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    job.check()
-    job.carry_out(Opener(choose_device(job.device)), patience)
+    opener = Opener(choose_device(job.device))
+    try:
+        job.check()
+    except Exception as error:
+        job.give_up(error)
+        return
+    with contextlib.suppress(DeviceLostError):  # whose failure is recorded; no other job needs this process
+        job.carry_out(opener, patience)

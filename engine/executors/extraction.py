@@ -79,6 +79,10 @@ class ExtractionPart:
                     raise
             time.sleep(0.5)
 
+    def give_up(self, reason: str | BaseException, /) -> None:
+        """Raise it: a store lacks what a part of it lacks."""
+        raise reason if isinstance(reason, BaseException) else RunError(f"{self.store}, {self.name}: {reason}")
+
 
 def jobs_folder(store: Path) -> Path:
     """Where a scheduler's logs of the extraction into `store` are."""

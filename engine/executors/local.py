@@ -2,19 +2,21 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import torch
 
 from cachegen.device import choose_device
 from cachegen.errors import RunError
-from cachegen.progress import progress_bar
+from cachegen.progress import console, progress_bar
 from cachegen.workers import begin_worker
-from engine.group import Opener
+from engine.executors import DIED
+from engine.group import DeviceLostError, Opener
 from engine.jobs import Executor, Job, in_this_process, longest_first
 
 
@@ -24,10 +26,14 @@ def local(workers: int | None = None) -> Executor:
     def carry_out(jobs: Sequence[Job]) -> None:
         gpus = visible_gpus(jobs[0].device)
         count = min(len(jobs), workers or max(1, len(gpus)))
-        if count == 1:
-            in_this_process(jobs)
-        else:
+        if count > 1:
             _in_workers(longest_first(jobs), count, gpus)
+            return
+        try:
+            in_this_process(jobs)
+        except DeviceLostError as error:  # it answers another process, which goes on with what is left
+            console.print(str(error), soft_wrap=True, markup=False, highlight=False)
+            _in_workers(jobs, 1, gpus)
 
     return carry_out
 
@@ -41,35 +47,63 @@ def visible_gpus(device: str) -> list[str]:
 
 
 def _in_workers(jobs: Sequence[Job], count: int, gpus: list[str]) -> None:
-    """Let `count` processes take one job after the other; what stops one of them stops all."""
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    places: SimpleQueue[str | None] = context.SimpleQueue()
-    for number in range(count):
-        places.put(gpus[number % len(gpus)] if gpus else None)
-    before = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, context, _begin, (places,)) as pool:
-        waiting = [pool.submit(_work, job) for job in jobs]
-        try:
-            with progress_bar(f"{count} workers", len(jobs), "jobs") as advance:
-                for job in as_completed(waiting):
-                    job.result()
+    """Let `count` processes take one job after the other; what concerns all jobs stops all.
+
+    Where one dies, as by the kernel for want of memory, the jobs that were under way are tried again, each alone, and
+    given up if their process dies again; the others go on in fresh processes.
+    """
+    waiting = list(jobs)
+    with progress_bar(f"{count} workers", len(jobs), "jobs") as advance:
+        while waiting:
+            waiting, suspects = _in_pool(waiting, min(count, len(waiting)), gpus, advance)
+            for job in suspects:
+                if _in_pool([job], 1, gpus, advance)[1]:
+                    job.give_up(DIED)
                     advance(1)
-        except BaseException as error:
+
+
+def _in_pool(
+    jobs: Sequence[Job], count: int, gpus: list[str], advance: Callable[[int], None]
+) -> tuple[list[Job], list[Job]]:
+    """Carry out jobs in `count` processes; those left when one of these died: not begun, and under way."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    places: SimpleQueue[tuple[int, str | None]] = context.SimpleQueue()
+    for number in range(count):
+        places.put((number, gpus[number % len(gpus)] if gpus else None))
+    doing = context.RawArray("q", [-1] * count)  # without a lock: who dies would keep it
+    before = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(count, context, _begin, (places, doing)) as pool:
+        futures = {pool.submit(_work, number, job): job for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                advance(1)
+        except BrokenProcessPool:
+            left = [job for future, job in futures.items() if not future.done() or future.exception() is not None]
+            under_way = [jobs[number] for number in doing if number >= 0]
+            suspects = [job for job in left if job in under_way]
+            if not suspects:  # no job's fault
+                raise RunError("a worker process ended before it did anything; give the same command again") from None
+            return [job for job in left if job not in suspects], suspects
+        except BaseException:
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()  # a job goes on from its files
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise RunError(
-                    "a worker process was killed, perhaps for want of memory; the same command goes on from its "
-                    "checkpoint"
-                ) from None
             raise
+    return [], []
 
 
-def _begin(places: "SimpleQueue[str | None]") -> None:
+_place: tuple[int, Any] = (0, [-1])
+"""Of a worker process: its number, and where it says which job it is doing."""
+
+
+def _begin(places: "SimpleQueue[tuple[int, str | None]]", doing: Any) -> None:
     """What a worker does first: also take a GPU of its own."""
+    global _place
     begin_worker()
-    if (gpu := places.get()) is not None:
+    number, gpu = places.get()
+    _place = number, doing
+    if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
@@ -79,7 +113,13 @@ def _opener(device: str) -> Opener:
     return Opener(choose_device(device))
 
 
-def _work(job: Job) -> None:
+def _work(number: int, job: Job) -> None:
+    worker, doing = _place
+    doing[worker] = number
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)
-    job.carry_out(_opener(job.device), 0.0)
+    try:
+        job.carry_out(_opener(job.device), 0.0)
+    except DeviceLostError:
+        os._exit(1)  # a fresh process goes on
+    doing[worker] = -1

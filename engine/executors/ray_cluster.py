@@ -1,24 +1,27 @@
 """A Ray cluster: one task of it for each job, in a process of its own.
 
-A task whose node dies is started again by Ray on another one, and goes on from the job's files, such as the group's
-checkpoint. All nodes have to see the same files, with the same Python environment, as on a Slurm cluster.
+A task whose node dies is started again on another one, and goes on from the job's files, such as the group's
+checkpoint; one whose process dies twice is given up. All nodes have to see the same files, with the same Python
+environment, as on a Slurm cluster.
 """
 
 import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import ConditionError, CrosstaxError, RunError
+from cachegen.errors import ConditionError, CrosstaxError
 from cachegen.progress import console, progress_bar
 from cachegen.system import cores
-from engine.executors import missing, run_elsewhere, wants_gpu
+from engine.executors import DIED, missing, run_elsewhere, wants_gpu
 from engine.jobs import Executor, Job, longest_first
 
-RETRIES = 100  # of a job whose process or node dies; each time it has got further
+RETRIES = 100  # of a job whose node dies; each time it has got further
+CRASHES = 1  # of a job whose process dies, for which the job may be to blame
 PLASMA = 100_000_000  # bytes of the object store of a Ray started here: jobs pass files, not objects
 GRACE = 30.0  # seconds that jobs have to stop by themselves
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # and no tokens
@@ -44,11 +47,13 @@ def ray_cluster(address: str | None = None) -> Executor:
 
     def carry_out(jobs: Sequence[Job]) -> None:
         with _connected(ray, address, max(job.threads for job in jobs)):
-            submitted = _submit(ray, longest_first(jobs))
+            submitted: dict[Any, Job] = {}
+            submit = _submitter(ray, jobs)
             try:
-                _follow(ray, submitted)
+                submitted |= {submit(job): job for job in longest_first(jobs)}
+                _follow(ray, submitted, submit)
             except BaseException:
-                _cancel(ray, submitted)
+                _cancel(ray, list(submitted))
                 raise
 
     return carry_out
@@ -106,28 +111,37 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _submit(ray: Any, jobs: Sequence[Job]) -> list[Any]:
-    """Give Ray all jobs. A GPU is asked for where one is wanted, with --device auto only if the cluster has any."""
+def _submitter(ray: Any, jobs: Sequence[Job]) -> Callable[[Job], Any]:
+    """A function that gives Ray a job and returns its future.
+
+    A GPU is asked for where one is wanted, with --device auto only if the cluster has any.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = any(node.get("GPU", 0) for node in nodes)
-    needs = [(job.threads, int(wants_gpu(job) and (gpus or job.device != "auto"))) for job in jobs]
-    for cpu, gpu in dict.fromkeys(needs):
+
+    def needs(job: Job) -> tuple[int, int]:
+        return job.threads, int(wants_gpu(job) and (gpus or job.device != "auto"))
+
+    for cpu, gpu in dict.fromkeys(map(needs, jobs)):
         if not any(node.get("CPU", 0) >= cpu and node.get("GPU", 0) >= gpu for node in nodes):
             asked = f"{cpu} CPUs" + (" and a GPU" if gpu else "")
             console.print(f"waiting for a node with {asked}; the cluster has none now (--threads, --device)")
-    carry_out = ray.remote(max_retries=RETRIES, max_calls=1)(run_elsewhere)
-    return [
-        carry_out.options(num_cpus=cpu, num_gpus=gpu, name=job.name).remote(job)
-        for job, (cpu, gpu) in zip(jobs, needs, strict=True)
-    ]
+    carry_out = ray.remote(max_retries=0, max_calls=1)(run_elsewhere)
+
+    def submit(job: Job) -> Any:
+        cpu, gpu = needs(job)
+        return carry_out.options(num_cpus=cpu, num_gpus=gpu, name=job.name).remote(job)
+
+    return submit
 
 
-def _follow(ray: Any, submitted: Sequence[Any]) -> None:
-    """Return when all are over. Raises what stopped the first that failed."""
+def _follow(ray: Any, submitted: dict[Any, Job], submit: Callable[[Job], Any]) -> None:
+    """Return when all are over; those whose node or process dies are submitted again. Raises what stops the first."""
+    died: Counter[str] = Counter()
     with progress_bar("Ray", len(submitted), "jobs") as advance:
-        waiting = list(submitted)
-        while waiting:
-            (over,), waiting = ray.wait(waiting, num_returns=1)
+        while submitted:
+            (over,), _ = ray.wait(list(submitted), num_returns=1)
+            job = submitted.pop(over)
             try:
                 ray.get(over)
             except ray.exceptions.RayTaskError as error:
@@ -138,8 +152,11 @@ def _follow(ray: Any, submitted: Sequence[Any]) -> None:
                     raise cause from None
                 raise
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[0]
-                raise RunError(f"ray lost a job ({reason}); the same command goes on from its checkpoint") from None
+                died[job.name] += 1
+                if died[job.name] <= (RETRIES if isinstance(error, ray.exceptions.NodeDiedError) else CRASHES):
+                    submitted[submit(job)] = job
+                    continue
+                job.give_up(DIED)
             advance(1)
 
 

@@ -70,14 +70,27 @@ def slurm(options: Mapping[str, str], *, wait: bool = False, cluster: str = "slu
         names = ", ".join(sent.job_id for sent in submitted)
         console.print(f"{len(jobs)} jobs submitted: {names}; logs in {folder}", soft_wrap=True, highlight=False)
         if wait:
-            _wait(submitted)
+            _wait(jobs, submitted)
 
     return carry_out
 
 
-def _wait(jobs: Sequence[Any]) -> None:
-    """Return when all jobs are over. Raises `RunError` with what stopped the first that failed."""
-    failed = [(job, error) for job in jobs if (error := job.exception()) is not None]
-    for job, error in failed[:1]:
+def _wait(jobs: Sequence[Job], submitted: Sequence[Any]) -> None:
+    """Return when all jobs are over; one that was killed, as for want of memory, is given up.
+
+    Raises `RunError` with what stopped the first that stopped itself.
+    """
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    failed = []
+    for job, sent in zip(jobs, submitted, strict=True):
+        error = sent.exception()
+        if isinstance(error, UncompletedJobError) and not isinstance(error, FailedJobError):
+            job.give_up(
+                f"its job {sent.job_id} was killed, perhaps for want of memory or time; see {sent.paths.stderr}"
+            )
+        elif error is not None:
+            failed.append((sent, error))
+    for sent, error in failed[:1]:
         reason = str(error).strip().splitlines()[-1]
-        raise RunError(f"{len(failed)} of {len(jobs)} jobs failed; {job.job_id}: {reason}; see {job.paths.stderr}")
+        raise RunError(f"{len(failed)} of {len(jobs)} jobs failed; {sent.job_id}: {reason}; see {sent.paths.stderr}")

@@ -5,11 +5,12 @@ questions.parquet    what was asked, with both answers
 metrics.jsonl        loss, learning rate and gradient norm of every step
 projector.safetensors, predictions.parquet
 timing.jsonl         outside the promise on bytes
-DONE, or FAILED with the reason
+DONE, or FAILED with the reason, and traceback.txt with where it came from
 """
 
 import json
 import math
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cachegen.errors import RunError
+from cachegen.errors import CrosstaxError, RunError, WriteError
 from cachegen.files import (
     append_text,
     digest_file,
@@ -26,11 +27,14 @@ from cachegen.files import (
     remedy_of,
     write_atomically,
     write_json,
+    write_text,
 )
 
 if TYPE_CHECKING:
     from torch import nn  # takes seconds to import; `crosstax status` does without
 
+TRACEBACK = "traceback.txt"
+LONGEST = 2_000  # characters of a message; some list every tensor of a model
 HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safetensors", "predictions.parquet")
 
 
@@ -73,7 +77,7 @@ class RunDirectory:
             with self.file("metrics.jsonl").open("ab") as handle:
                 handle.truncate(size)
         except OSError as error:
-            raise RunError(
+            raise WriteError(
                 f"cannot write {self.file('metrics.jsonl')}: {reason_of(error)}; {remedy_of(error)}"
             ) from error
 
@@ -101,13 +105,29 @@ class RunDirectory:
         """Declare the run complete."""
         write_json(self.file("DONE"), {name: digest_file(self.file(name)) for name in HASHED})
 
-    def fail(self, reason: str) -> None:
-        """Record that the run ended without usable results."""
-        write_json(self.file("FAILED"), {"reason": reason})
+    def fail(self, reason: str | BaseException, **again: bool) -> None:
+        """Record that the run ended without usable results, for an exception also where it was raised.
+
+        `again` says how `--retry-failed` should go about it: `resume` from its group's checkpoint, or `smaller`.
+        """
+        record: dict[str, Any] = {"reason": reason}
+        if isinstance(reason, BaseException):
+            text = " ".join(str(reason)[:LONGEST].split())
+            if not isinstance(reason, CrosstaxError):
+                text = f"{type(reason).__name__}: {text}; see {self.path.name}/{TRACEBACK}"
+            record = {"reason": text.encode(errors="backslashreplace").decode(), "type": type(reason).__name__}
+            trace = "".join(traceback.format_exception(reason))
+            write_text(self.file(TRACEBACK), trace.encode(errors="backslashreplace").decode())
+        write_json(self.file("FAILED"), record | again)
 
     def forget_failure(self) -> None:
         """Let a failed run be tried again."""
-        self.file("FAILED").unlink(missing_ok=True)
+        for name in ("FAILED", TRACEBACK):
+            self.file(name).unlink(missing_ok=True)
+
+    def again(self, how: str) -> bool:
+        """Whether the run's failure is recorded as one to be tried again in this way (see `fail`)."""
+        return self._failure.get(how) is True
 
     @property
     def failed(self) -> bool:
@@ -116,8 +136,16 @@ class RunDirectory:
     @property
     def reason(self) -> str:
         """Why the run failed."""
-        record = read_json(self.file("FAILED"))
-        return str(record.get("reason", "no reason recorded") if isinstance(record, dict) else record)
+        return str(self._failure.get("reason", "no reason recorded"))
+
+    @property
+    def _failure(self) -> dict[str, Any]:
+        """What FAILED says; nothing if it is not there or damaged."""
+        try:
+            record = read_json(self.file("FAILED"))
+        except CrosstaxError:
+            return {}
+        return record if isinstance(record, dict) else {}
 
     @property
     def begun(self) -> bool:

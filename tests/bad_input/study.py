@@ -12,9 +12,10 @@ from synthetic_release import write_release
 
 from cachegen.dataset import load_dataset
 from cachegen.extract import extract
-from engine.checkpoint import write_checkpoint
+from engine.checkpoint import Checkpoint, write_checkpoint
 from engine.condition import Sweep
 from engine.plan import Execution
+from engine.plan_file import read_plan
 from engine.probe import run_probe, settings_for, write_probe
 from engine.runs.finished import open_run
 from engine.sweep import run_sweep
@@ -64,7 +65,8 @@ def _start(run: Path, out: Path) -> None:
     optimizer = torch.optim.AdamW(projector.parameters())
     sum(parameter.sum() for parameter in projector.parameters()).backward()
     optimizer.step()
-    write_checkpoint(out / f"{run.name}.checkpoint.safetensors", [projector], optimizer, 1, [0])
+    (group,) = read_plan(out)
+    write_checkpoint(Checkpoint(group.checkpoint(out), group.runs, group.max_tokens), [projector], optimizer, 1, [0])
 
 
 def _write_things(root: Path) -> None:

@@ -28,6 +28,8 @@ from engine.projector import Projector, new_projector
 from engine.prompts import PromptTokens, tokenise
 from engine.questions import build_questions, count_questions
 from engine.runs.directory import RunDirectory
+from engine.runs.finished import features_of
+from engine.runs.places import absolute_places
 from engine.tracking import tracking
 from engine.training import TrainingRun, train_group
 
@@ -108,7 +110,8 @@ def run_group(
         except CrosstaxError as error:
             fail(directory, str(error))
             continue
-        directory.begin(_config(member, questions), questions)
+        places = absolute_places(directory.path, member.inputs, member.encoder)
+        directory.begin(_config(member, questions, shared), questions, places)
         train = questions[questions["split"] == "train"]
         projector = make_projector(member, train, shared)
         runs.append(TrainingRun(directory, member.condition, shared.arrays(train), projector))
@@ -198,12 +201,13 @@ def _finish(
     directory.finish()
 
 
-def _config(run: PlannedRun, questions: pd.DataFrame) -> dict[str, Any]:
+def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run_id": run.id,
         "condition": {"encoder": run.encoder, "lm": run.inputs.lm, **run.condition.model_dump()},
         "digests": run.digests,
         "paths": json.loads(run.inputs.model_dump_json()),
+        "store": features_of(shared.features.store),
         "counts": count_questions(questions),
     }

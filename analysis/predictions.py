@@ -25,8 +25,8 @@ class Sweep:
 
     `runs`: index run_id (sorted), one column per condition field, plus dataset_path, store_path (where they are now;
     where they were if they are gone), dataset_digest, store_digest, lm_digest. `failed`: columns run_id (name of the
-    folder), reason; these runs have no results, are listed and never averaged. `copies`: likewise of folders that hold a
-    run once more. `opened`: run_id -> run.
+    folder), reason; these runs have no results, are listed and never averaged. `copies`: likewise of folders that hold
+    a run once more. `opened`: run_id -> run.
     """
 
     folder: Path
@@ -85,9 +85,9 @@ def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Pat
     """Read every run of a sweep folder; `datasets`, `stores`: where the user says that inputs of them are now.
 
     A run counts once, under the id that follows from its condition and inputs, whatever its folder is called. Runs that
-    are not finished, runs marked FAILED and runs with logits that are not finite are listed in `failed`, further folders
-    of a run in `copies`. Raises RunError, one line, for a file that differs from its hash in DONE, a config of another schema or
-    run, or a folder without finished runs. Of a tuning study only the best trial's runs are read.
+    are not finished, runs marked FAILED and runs with logits that are not finite are listed in `failed`, further
+    folders of a run in `copies`. Raises RunError, one line, for a file that differs from its hash in DONE, a config of
+    another schema or run, or a folder without finished runs. Of a tuning study only the best trial's runs are read.
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder; give the sweep folder that holds the runs")

@@ -184,13 +184,12 @@ def write_run(
     paths: dict[str, str] | None = None,
     digest: str = "dataset digest",
 ) -> Path:
-    """One finished run directory, DONE included; it counts under the id that `run_id` gives it, not under `name`."""
+    """One finished run directory, DONE included; it counts under its `id_of`, not under `name`."""
     place = folder / name
     place.mkdir(parents=True)
     digests = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
-    config = {"schema": 1, "condition": {**CONDITION, **condition}, "digests": digests}
-    config["run_id"] = run_id(config)
-    (place / "config.json").write_text(json.dumps({**config, "paths": paths or {}, "counts": {}}))
+    config = {"schema": 1, "digests": digests, "paths": paths or {}, "counts": {}}
+    write_config(place, config | {"condition": {**CONDITION, **condition}})
     questions.to_parquet(place / "questions.parquet", index=False)
     predictions.to_parquet(place / "predictions.parquet", index=False)
     losses = [{"step": s, "loss": 0.7 * np.exp(-s / 60) + 0.05, "lr": 1e-3, "grad_norm": 1.0} for s in range(190)]
@@ -200,11 +199,17 @@ def write_run(
     return place
 
 
-def run_id(config: dict[str, Any]) -> str:
-    """The id of the run with this condition and these digests."""
+def write_config(place: Path, config: dict[str, Any]) -> None:
+    """Write config.json, with the id of the run that has this condition and these digests."""
     fields = dict(config["condition"])
     encoder, lm = fields.pop("encoder"), fields.pop("lm")
-    return Condition.of(fields, "test").run_id(encoder, lm, config["digests"])
+    run_id = Condition.of(fields, "test").run_id(encoder, lm, config["digests"])
+    (place / "config.json").write_text(json.dumps(config | {"run_id": run_id}))
+
+
+def id_of(place: Path) -> str:
+    """The run in a folder."""
+    return str(json.loads((place / "config.json").read_text())["run_id"])
 
 
 def mark_done(place: Path) -> None:
@@ -259,6 +264,8 @@ def write_sweep(
         for seed in seeds:
             lm_seed = seed if lm_init == "random" else 0
             about = {"lm_init": lm_init, "shuffle": shuffle, "run_seed": seed, "lm_seed": lm_seed, **condition}
+            if shuffle == "swap":
+                about["subset"] = "swap"
             strength = {"leaf": leaf * (1 + 0.03 * seed), "hypernym": hypernym * (1 + 0.03 * seed)}
             number = len(list(folder.glob("*"))) if folder.exists() else 0
             predictions = answer_questions(asked, strength, bias, 1000 * number + seed)

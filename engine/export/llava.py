@@ -43,8 +43,8 @@ def export_llava(
     """Write the run in `folder` to the new directory `out`, whole or not at all; returns what was written.
 
     `numbers`: mean macro F1 of its test answers by group of categories, for the model card. `given` says where its
-    encoder and LM are now, if they have moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`, `ModelError`
-    or `ConditionError` with the reason if LLaVA cannot express the run.
+    encoder and LM are now, if they have moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`,
+    `ModelError` or `ConditionError` with the reason if LLaVA cannot express the run.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CrosstaxError(f"{out} exists and is not an empty folder; choose another, or remove it")

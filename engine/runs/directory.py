@@ -27,7 +27,6 @@ from cachegen.files import (
     write_atomically,
     write_json,
 )
-
 from cachegen.taxonomy import name_problem
 from engine.runs.config import read_config, read_record
 from engine.runs.places import FILE as PLACES

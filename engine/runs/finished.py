@@ -4,7 +4,6 @@ Everything that needs torch, or is elsewhere, is opened on first use. Nothing is
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from cachegen.store import IDENTITY, STORAGE, FeatureStore
 from engine.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
-from engine.runs.places import NAMES, Places, candidates
+from engine.runs.places import NAMES, Places, candidates, expanded
 from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_table
 
 if TYPE_CHECKING:  # take seconds to import; readers of results do without
@@ -115,7 +114,7 @@ class FinishedRun:
         `MissingInputError` if it is nowhere, `RunError` if there is another in its place.
         """
         told, named = getattr(self.given, what), self.named(what)
-        places = candidates(self.directory.path, what, named) if told is None else [os.path.expanduser(told)]
+        places = candidates(self.directory.path, what, named) if told is None else [expanded(told)]
         problem: CrosstaxError | None = None
         for place in places:
             if not Path(place).exists() and told is None and (what not in NAMES or place.startswith("/")):

@@ -32,10 +32,14 @@ class Places:
     encoder: str | None = None
 
 
+def expanded(place: str | Path) -> str:
+    """The place with ~ as the home folder, where there is one."""
+    return os.path.expanduser(place)  # noqa: PTH111 - that of pathlib raises for an unknown user
+
+
 def absolute(place: str | Path) -> str:
     """The place from the root on; symbolic links stay, since they are what moves with a study."""
-    home = os.path.expanduser(place)  # noqa: PTH111 - pathlib's raises for an unknown ~user
-    return os.path.normpath(Path(home).absolute())
+    return os.path.normpath(Path(expanded(place)).absolute())
 
 
 def absolute_places(run: Path, inputs: Inputs, encoder: str) -> dict[str, str]:
@@ -98,7 +102,7 @@ def _beside(home: str, base: str, place: str) -> str:
 
 
 def _join(base: str | Path, place: str) -> str:
-    return absolute(os.path.join(base, os.path.expanduser(place)))  # noqa: PTH111, PTH118
+    return absolute(Path(base, expanded(place)))
 
 
 def _read(folder: Path) -> dict[str, str]:

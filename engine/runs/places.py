@@ -71,9 +71,10 @@ def candidates(folder: Path, what: str, named: str | None) -> list[str]:
     if known and home:
         found += [change(known, partial(_beside, home, base)) for base in here]
     if named:
-        found.append(change(named, absolute))
-        found += [change(named, partial(_join, up)) for base in here for up in Path(base).parents]
-        found += [named] if what in NAMES and not (known or "").startswith("/") else []
+        ups = [up for base in here for up in Path(base).parents]
+        tried = [change(named, absolute), *(change(named, partial(_join, up)) for up in ups)]
+        found += [place for place in tried if place != named or place.startswith("/")]
+        found += [named] if what in NAMES and not found else []  # what was no folder then is an id of a hub
     return list(dict.fromkeys(found))
 
 

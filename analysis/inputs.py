@@ -31,7 +31,8 @@ class _Opened(Generic[Input]):
     """Inputs of one kind by their digests, each with its place; `given`: where the user says that some are."""
 
     def __init__(self, what: str, digest: str, load: Callable[[str], Input], given: Sequence[Path]) -> None:
-        self._what, self._digest, self._load = what, digest, load
+        self._what, self._digest = what, digest
+        self._load: Callable[[str], Input] = load
         self._found: dict[str, tuple[str, Input]] = {}
         for place in given:
             opened = load(str(place))

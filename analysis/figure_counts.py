@@ -4,7 +4,6 @@ import pandas as pd
 
 from analysis.data_figures import hypernyms_per_leaf_figure, leaves_per_hypernym_figure, same_hypernyms
 from analysis.drawing import Drawn, NotDrawnError
-from analysis.inputs import Inputs
 from analysis.study import Study
 
 
@@ -24,9 +23,7 @@ def leaves_figure(study: Study) -> Drawn:
 
 def _pairs(study: Study, figure: str) -> pd.DataFrame:
     """Leaves with their hypernyms in the study's first dataset."""
-    run = study.runs.iloc[0]
-    path = run["dataset_path"] if isinstance(run["dataset_path"], str) else None
-    dataset = Inputs().dataset(path, run["dataset_digest"])
-    if dataset is None:
+    found = study.sweep.inputs.dataset(study.sweep.opened[str(study.runs.index[0])])
+    if found is None:
         raise NotDrawnError(f"{figure} needs the dataset of the runs, which is not where they found it.")
-    return dataset.pairs
+    return found[1].pairs

@@ -159,26 +159,20 @@ SUPERVISED = {"answer": "the answer", "answer_eos": "the answer and the end-of-t
 
 def training_text(about: Settings) -> str:
     """Prompt, loss, optimiser and batches."""
-    sentences = []
     template = about.values("template")
-    if template:
-        shown = either([f"“{text}”".replace("\n", "\\n") for text in template])
-        sentences.append(
-            f"The prompt was {shown}, with the patches at the place of {{image}}"
-            + ("." if all("{image}" in text for text in template) else ", or after the first token where it has none.")
-        )
-        yes, no = (either(about.values(name)) for name in ("answer_yes", "answer_no"))
-        over = either([LOSSES.get(value, value) for value in about.values("loss")])
-        at = either([SUPERVISED.get(value, value) for value in about.values("supervise")])
-        sentences.append(f"The answers were “{yes}” and “{no}”; the loss was the cross-entropy over {over} at {at}.")
-        sentences.append(
-            f"Projectors were trained with AdamW {in_text('adamw')} for {about.numbers('epochs')} epochs in batches of "
-            f"{about.numbers('batch')} questions, at a learning rate of {about.numbers('learning_rate')} after a "
-            f"linear warm-up over {_percent(about, 'warmup')} of the steps and with cosine decay to zero, weight decay "
-            f"{about.numbers('weight_decay')}, and gradients clipped at a norm of {about.numbers('clip')}."
-        )
-    elif about.values("epochs"):
-        sentences.append(f"Projectors were trained for {about.numbers('epochs')} epochs.")
+    shown = either([f"“{text}”".replace("\n", "\\n") for text in template])
+    yes, no = (either(about.values(name)) for name in ("answer_yes", "answer_no"))
+    over = either([LOSSES.get(value, value) for value in about.values("loss")])
+    at = either([SUPERVISED.get(value, value) for value in about.values("supervise")])
+    sentences = [
+        f"The prompt was {shown}, with the patches at the place of {{image}}"
+        + ("." if all("{image}" in text for text in template) else ", or after the first token where it has none."),
+        f"The answers were “{yes}” and “{no}”; the loss was the cross-entropy over {over} at {at}.",
+        f"Projectors were trained with AdamW {in_text('adamw')} for {about.numbers('epochs')} epochs in batches of "
+        f"{about.numbers('batch')} questions, at a learning rate of {about.numbers('learning_rate')} after a "
+        f"linear warm-up over {_percent(about, 'warmup')} of the steps and with cosine decay to zero, weight decay "
+        f"{about.numbers('weight_decay')}, and gradients clipped at a norm of {about.numbers('clip')}.",
+    ]
     orders = about.values("order")
     if orders == ["images"]:
         sentences.append("Batches drew images, so that all training questions of an image followed one another.")

@@ -17,7 +17,7 @@ MISSING = "–"
 
 
 def essentials(study: Study) -> dict[str, Any]:
-    """JSON-safe: runs, failed (numbers of runs), notes, and the rows of f1, heldout, answers (conditions of the
+    """JSON-safe: runs, failed, copies (numbers), notes, and the rows of f1, heldout, answers (conditions of the
     headline), contrasts, models and swap, as `analysis.dictionary` describes them; unknown = None."""
     tables = {
         "f1": _shown(study, study.f1),
@@ -28,7 +28,8 @@ def essentials(study: Study) -> dict[str, Any]:
         "answers": _shown(study, study.answering),
     }
     rows = {name: json_rows(table) for name, table in tables.items()}
-    return {"runs": len(study.runs), "failed": len(study.sweep.failed), **rows, "notes": list(study.notes)}
+    counts = {"runs": len(study.runs), "failed": len(study.sweep.failed), "copies": len(study.sweep.copies)}
+    return {**counts, **rows, "notes": list(study.notes)}
 
 
 def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -41,7 +42,9 @@ def overview(study: Study) -> RenderableType:
     """Scores of the headline, the contrasts fixed in advance, models, the swap, how answers are given, notes."""
     f1, contrasts = _shown(study, study.f1), study.contrasts
     fixed = contrasts["status"] == CONFIRMATORY
-    parts: list[RenderableType] = [_scores(f1, _shown(study, study.heldout))]
+    left_out = study.sweep.inputs.left_out
+    parts: list[RenderableType] = [Text(f"LEFT OUT: {line}", "bold red") for line in left_out]
+    parts += [_scores(f1, _shown(study, study.heldout))]
     if fixed.any():
         parts += ["", _contrasts(contrasts[fixed])]
     if len(study.models):
@@ -50,9 +53,12 @@ def overview(study: Study) -> RenderableType:
         parts += ["", _swap(study.swap)]
     parts += ["", *map(Text, _answers(_shown(study, study.answering)))]
     notes = [f"{(~fixed).sum()} exploratory comparisons of means are in contrasts"] if (~fixed).any() else []
-    notes += [*f1.loc[f1["note"] != "", "note"].unique(), *study.notes]
+    notes += [*f1.loc[f1["note"] != "", "note"].unique(), *(note for note in study.notes if note not in left_out)]
     if failed := len(study.sweep.failed):
         notes.append(f"{failed} of {failed + len(study.runs)} runs have no results and are left out")
+    if len(copies := study.sweep.copies):
+        first = f"{copies['run_id'].iloc[0]} is {copies['reason'].iloc[0]}"
+        notes.append(f"not counted again: {len(copies)} folders with a run that is there already; {first}")
     return Group(*parts, *(Text(f"note: {note}", "dim") for note in notes))
 
 

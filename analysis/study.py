@@ -160,7 +160,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     """Compute every table. Reads each question table and each run's answers once, features once per set of images."""
     runs = label_runs(sweep.runs)
     of_run, notes = match_probes(runs, probes)
-    visual = Visual()
+    visual = Visual(sweep)
     measured: dict[str, pd.DataFrame] = {}
     bins: dict[str, pd.DataFrame] = {}
     composed = []
@@ -211,7 +211,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
-        notes=(*visual.inputs.notes, *caution, *dict.fromkeys(notes)),
+        notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
     )
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from analysis.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
 from analysis.conditions import PROVENANCE
-from analysis.inputs import Inputs
 from analysis.neighbours import Neighbourhoods, find_neighbours, purity
+from analysis.predictions import Sweep
 from analysis.yardsticks import VISUAL, Eye, look, measure_yardstick
 from cachegen.dataset import Dataset
 from cachegen.files import digest_bytes
@@ -32,7 +32,7 @@ class MapKey(NamedTuple):
 class Visual:
     """Takes in one run after another; what it has computed stands in its lists of tables."""
 
-    inputs: Inputs = field(default_factory=Inputs)
+    sweep: Sweep
     coherence: list[pd.DataFrame] = field(default_factory=list)
     purity: list[pd.DataFrame] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -51,15 +51,17 @@ class Visual:
         new = key not in self._maps
         name = self._maps.setdefault(key, f"map-{len(self._maps)}")
         about = {"map": name, **{column: run[column] for column in ("encoder", "arm", "data_seed", "permutation")}}
-        dataset = self.inputs.dataset(key.dataset_path, key.dataset_digest)
-        store = self.inputs.store(key.store_path, key.store_digest)
-        if dataset is None:
+        opened = self.sweep.opened[run_id]
+        found_dataset, found_store = self.sweep.inputs.dataset(opened), self.sweep.inputs.store(opened)
+        if found_dataset is None:
             return name
+        dataset = found_dataset[1]
         if new:
             self.kept.append({**about, **pairs_kept(images, dataset)})
             self.depths[str(key.dataset_path)] = _depths(dataset).assign(dataset_path=key.dataset_path)
-        if store is None:
+        if found_store is None:
             return name
+        store = found_store[1]
         if new:
             self.coherence.append(map_coherence(images, dataset, self._leaf_sums(key, images, store)).assign(**about))
             found = self._neighbourhoods(key, images, asked, store)

@@ -8,10 +8,13 @@ import typer
 from commands.options import (
     Device,
     Dtype,
+    EncoderPlace,
     ExportFormat,
     Json,
+    LMPlace,
     MaxTokens,
     Negatives,
+    OldStorePlace,
     Threads,
     Weights,
     fix_threads,
@@ -26,13 +29,15 @@ def ask(
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="A further question; repeatable.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym of the run's dataset.")] = False,
-    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym of the run's questions.")] = False,
+    lm: LMPlace = None,
+    encoder: EncoderPlace = None,
+    features: OldStorePlace = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a finished run about any pictures, in its own template, and print p(yes).
+    """Ask a finished run about any pictures, in its own template, and print p(yes). Needs run, encoder and LM only.
 
     Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
 
@@ -40,9 +45,10 @@ def ask(
     """
     fix_threads(threads)
     from engine.ask import answers_json, answers_text, open_asker, read_words
+    from engine.runs.places import Places
 
     images, asked = read_words(words, question or [], everything)
-    asker = open_asker(run, device, encoder)
+    asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
     if everything:
         asked += asker.taxonomy_questions()
     answers = asker.ask(images, asked)
@@ -58,7 +64,9 @@ def export(
     to: Annotated[ExportFormat, typer.Option(help="llava: a LlavaForConditionalGeneration of transformers.")] = (
         ExportFormat.llava
     ),
-    encoder: Annotated[str | None, typer.Option(help="Where the run's encoder is now, if it has moved.")] = None,
+    lm: LMPlace = None,
+    encoder: EncoderPlace = None,
+    features: OldStorePlace = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -69,10 +77,12 @@ def export(
     from analysis.f1 import mean_macro_f1
     from engine.export.llava import export_llava
     from engine.runs.finished import open_run
+    from engine.runs.places import Places
 
     assert to is ExportFormat.llava
     scores = mean_macro_f1(open_run(run).answers("test"))
-    written = export_llava(run, out, scores, device=device, encoder=encoder)
+    given = Places(features=features, lm=lm, encoder=encoder)
+    written = export_llava(run, out, scores, device=device, given=given)
     say(f"written: {out}; its README.md says how to load and ask it")
     if written["line"]:
         say(f"LLaVA cannot drop the encoder's {written['registers']} registers; after loading, run\n{written['line']}")

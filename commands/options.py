@@ -93,6 +93,26 @@ GroupSize = Annotated[
     int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
 ]
 DatasetFolder = Annotated[Path | None, typer.Option(help="Dataset folder.")]
+DatasetPlace = Annotated[
+    Path | None, typer.Option("--dataset", help="Where the run's dataset is now, if it has moved.")
+]
+StorePlace = Annotated[
+    Path | None, typer.Option("--features", help="Where the run's feature store is now, if it has moved.")
+]
+LMPlace = Annotated[str | None, typer.Option("--lm", help="Where the run's LM is now, if it has moved.")]
+EncoderPlace = Annotated[str | None, typer.Option("--encoder", help="Where the run's encoder is now, if it has moved.")]
+OldStorePlace = Annotated[
+    Path | None,
+    typer.Option("--features", help="Where its feature store is now: only runs of earlier versions need it."),
+]
+DatasetPlaces = Annotated[
+    list[Path] | None,
+    typer.Option("--dataset", help="Where a dataset of the runs is now, if it has moved; repeatable."),
+]
+StorePlaces = Annotated[
+    list[Path] | None,
+    typer.Option("--features", help="Where a feature store of the runs is now, if it has moved; repeatable."),
+]
 Stores = Annotated[
     list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
 ]

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Json, OutFolder, ProbeFiles, print_json, say
+from commands.options import DatasetPlaces, Json, OutFolder, ProbeFiles, StorePlaces, print_json, say
 
 
 def analyze(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
     out: OutFolder = Path("results"),
     probe: ProbeFiles = None,
+    dataset: DatasetPlaces = None,
+    features: StorePlaces = None,
     as_json: Json = False,
 ) -> None:
     """Compute every table and figure of a sweep from its saved predictions, and print the essentials.
@@ -28,7 +30,7 @@ def analyze(
     from cachegen.progress import console
 
     started = time.perf_counter()
-    study = run(load_sweep(folder), out, read_probes(probe or []))
+    study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
     console.print(overview(study))
     say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
     print_json({"out": str(out), **essentials(study)}, as_json)
@@ -68,6 +70,8 @@ def report(
     out: OutFolder = Path("report"),
     world: Annotated[Path | None, typer.Option(help="The microworld the sweep ran on, if it did.")] = None,
     probe: ProbeFiles = None,
+    dataset: DatasetPlaces = None,
+    features: StorePlaces = None,
     as_json: Json = False,
 ) -> None:
     """Write OUT/index.html: one self-contained page about a sweep.
@@ -78,6 +82,9 @@ def report(
     from analysis.probes import read_probes
     from analysis.report import write_report
 
-    summary = write_report(load_sweep(folder), out, world=world, seconds={}, probes=read_probes(probe or []))
+    sweep = load_sweep(folder, dataset or [], features or [])
+    summary = write_report(sweep, out, world=world, seconds={}, probes=read_probes(probe or []))
+    for line in sweep.inputs.left_out:
+        say(f"LEFT OUT: {line}")
     say(f"report: {summary['report']}")
     print_json(summary, as_json)

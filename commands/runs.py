@@ -8,12 +8,14 @@ import typer
 from commands.models import probe
 from commands.options import (
     DatasetFolder,
+    DatasetPlace,
     Device,
     Dtype,
     ExecutorName,
     ExecutorOption,
     GroupSize,
     Json,
+    LMPlace,
     MaxTokens,
     Negatives,
     OutFolder,
@@ -22,6 +24,7 @@ from commands.options import (
     Sets,
     Slurm,
     Split,
+    StorePlace,
     Stores,
     Threads,
     Track,
@@ -237,6 +240,9 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: MaxTokens = 4096,
+    dataset: DatasetPlace = None,
+    features: StorePlace = None,
+    lm: LMPlace = None,
     as_json: Json = False,
 ) -> None:
     """Ask a trained run its questions again, on any split or device, and print macro F1."""
@@ -244,9 +250,11 @@ def evaluate(
     from analysis.f1 import mean_macro_f1
     from cachegen.files import write_atomically
     from engine.plan import Execution
-    from engine.sweep import evaluate_run
+    from engine.reevaluation import evaluate_run
+    from engine.runs.places import Places
 
-    answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens))
+    given = Places(dataset, features, lm)
+    answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens), given)
     if out is not None:
         write_atomically(out, lambda temporary: answers.to_parquet(temporary, index=False))
     scores = mean_macro_f1(answers)

@@ -28,6 +28,7 @@ from engine.plan import MAX_TOKENS
 from engine.projector import Projector
 from engine.prompts import PromptTokens, question_text, tokenise
 from engine.runs.finished import FinishedRun, open_run
+from engine.runs.places import Places
 
 AT_ONCE = 64  # pictures in one batch of the encoder
 
@@ -42,8 +43,9 @@ class Asker:
     projector: Projector
 
     def taxonomy_questions(self) -> list[str]:
-        """The question about every hypernym of the run's dataset, in its own wording."""
-        hypernyms = self.run.dataset().hypernyms
+        """The question about every hypernym that the run was asked about, in its own wording."""
+        questions = self.run.questions()
+        hypernyms = questions[questions["kind"] == "hypernym"].drop_duplicates("category").sort_values("category")
         asked = zip(hypernyms["phrase"], hypernyms["number"], strict=True)
         return [question_text(self.run.condition, phrase, number) for phrase, number in asked]
 
@@ -62,9 +64,9 @@ class Asker:
         asked = list(dict.fromkeys(questions))
         tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
-        patches = encode_files(self.encoder, images, Decoding.of(self.run.store.attributes))
+        patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
         if as_stored:
-            patches = patches.to(getattr(torch, self.run.store.attributes["dtype"]))
+            patches = patches.to(getattr(torch, self.run.features["dtype"]))
         arrays = QuestionArrays(
             image=np.repeat(np.arange(len(images)), len(asked)),
             suffix=np.tile(rows, len(images)),
@@ -100,12 +102,13 @@ class _InMemory:
         return self.values.index_select(0, torch.from_numpy(images).to(self.values.device))
 
 
-def open_asker(folder: Path, device: str = "auto", encoder: str | None = None) -> Asker:
-    """Load what a finished run needs to answer; `encoder` says where its encoder is now, if it has moved."""
-    run, place = open_run(folder), choose_device(device)
+def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:
+    """Load what a finished run needs to answer; `given` says where its encoder and LM are now, if they have moved."""
+    run, place = open_run(folder, given), choose_device(device)
     c = run.condition
-    vision = run.encoder(device, encoder)
-    lm = load_lm(run.lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
+    lm_folder = run.lm[1]
+    vision = run.encoder(device)
+    lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
     return Asker(run, vision, lm, run.projector(lm.width, lm.dtype, lm.embedding_rms).to(place))
 
 

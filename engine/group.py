@@ -30,6 +30,8 @@ from engine.projector import Projector, new_projector
 from engine.prompts import PromptTokens, tokenise
 from engine.questions import build_questions, count_questions
 from engine.runs.directory import RunDirectory
+from engine.runs.finished import features_of
+from engine.runs.places import absolute_places
 from engine.tracking import tracking
 from engine.training import TrainingRun, train_group
 
@@ -125,7 +127,8 @@ def run_group(
                 raise
             fail(directory, error)
             continue
-        directory.begin(_config(member, questions), questions)
+        places = absolute_places(directory.path, member.inputs, member.encoder)
+        directory.begin(_config(member, questions, shared), questions, places)
         runs.append(run)
         tables.append(questions)
     if not runs:
@@ -237,12 +240,13 @@ def _finish(
     directory.finish()
 
 
-def _config(run: PlannedRun, questions: pd.DataFrame) -> dict[str, Any]:
+def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "run_id": run.id,
         "condition": {"encoder": run.encoder, "lm": run.inputs.lm, **run.condition.model_dump()},
         "digests": run.digests,
         "paths": json.loads(run.inputs.model_dump_json()),
+        "store": features_of(shared.features.store),
         "counts": count_questions(questions),
     }

@@ -9,23 +9,17 @@ from os import getpid
 from pathlib import Path
 from socket import gethostname
 
-import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from cachegen.device import choose_device
 from cachegen.errors import CrosstaxError, RunError
 from cachegen.files import exclusive_lock
-from cachegen.progress import console, progress_bar
+from cachegen.progress import console
 from engine.checkpoint import CheckpointError
 from engine.condition import Sweep
-from engine.evaluation import evaluate
-from engine.group import Opener, Shared, concerns_all, fail, make_projector, out_of_memory, run_group
+from engine.group import Opener, Shared, concerns_all, fail, out_of_memory, run_group
 from engine.jobs import Executor, in_this_process
 from engine.locks import group_lock, plan_lock
 from engine.plan import (
-    MAX_TOKENS,
     MIN_TOKENS,
     Execution,
     PlannedRun,
@@ -398,41 +392,8 @@ class _Carrier:
 
 def _planned_before(folder: Path) -> PlannedRun:
     """A run that is not asked for now, but stands in a group that has started."""
-    run = planned_again(folder)
+    config = read_config(folder)
+    (run,) = plan_runs(Sweep(runs=((inputs_of(config, folder), condition_of(config, folder)),)))
     if run.id != folder.name:
         raise RunError(f"{folder}: its dataset, features or LM have changed; restore them, or use another --out")
     return run
-
-
-def planned_again(folder: Path) -> PlannedRun:
-    """The run of a run directory, with the digests that its inputs have now."""
-    config = read_config(folder)
-    (run,) = plan_runs(Sweep(runs=((inputs_of(config, folder), condition_of(config, folder)),)))
-    return run
-
-
-def evaluate_run(folder: Path, split: str, execution: Execution) -> pd.DataFrame:
-    """Ask a trained run its questions of one split again: its question table with the answers' columns beside it.
-
-    Raises `RunError` if the run has no projector or its inputs are no longer the ones it was trained on.
-    """
-    directory = RunDirectory(folder)
-    digests, run = read_config(folder).get("digests", {}), planned_again(folder)
-    changed = [name for name in run.digests if run.digests[name] != digests.get(name)]
-    if changed:
-        raise RunError(f"{folder}: its {changed[0]} has changed since training; restore it or train again")
-    shared = Opener(choose_device(execution.device)).open(run)
-    questions = pd.read_parquet(directory.file("questions.parquet"))
-    projector = make_projector(run, questions[questions["split"] == "train"], shared)
-    try:
-        projector.load_state_dict(load_file(directory.file("projector.safetensors"), device=str(shared.lm.device)))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"{folder}: its projector cannot be read ({reason}); train the run again") from None
-    asked = questions[questions["split"] == split].reset_index(drop=True)
-    arrays, limit = shared.arrays(asked), execution.max_tokens or MAX_TOKENS
-    with progress_bar("evaluate", len(asked), "questions") as advance:
-        answers = evaluate(
-            projector, shared.lm, shared.features, shared.tokens, arrays, max_tokens=limit, advance=advance
-        )
-    return pd.concat([asked, answers], axis=1)

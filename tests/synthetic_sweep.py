@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cachegen.rng import generator
+from engine.condition import Condition
 
 FAMILIES = {
     "bird": ["crow", "gull", "heron", "wren", "duck", "swan"],
@@ -159,6 +160,7 @@ class World:
             pooled_patches=patches,
             pooled_all_tokens=patches * 2,
             digest="store digest",
+            attributes={},
             rows=lambda wanted: np.array([position[key] for key in wanted]),
         )
 
@@ -175,25 +177,39 @@ def answer_questions(asked: pd.DataFrame, strength: dict[str, float], no_bias: f
 
 def write_run(
     folder: Path,
-    run_id: str,
+    name: str,
     condition: dict[str, Any],
     questions: pd.DataFrame,
     predictions: pd.DataFrame,
     paths: dict[str, str] | None = None,
     digest: str = "dataset digest",
 ) -> Path:
-    """One finished run directory, DONE included."""
-    place = folder / run_id
+    """One finished run directory, DONE included; it counts under its `id_of`, not under `name`."""
+    place = folder / name
     place.mkdir(parents=True)
     digests = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
-    config = {"schema": 1, "run_id": run_id, "condition": {**CONDITION, **condition}, "digests": digests}
-    (place / "config.json").write_text(json.dumps({**config, "paths": paths or {}, "counts": {}}))
+    config = {"schema": 1, "digests": digests, "paths": paths or {}, "counts": {}}
+    write_config(place, config | {"condition": {**CONDITION, **condition}})
     questions.to_parquet(place / "questions.parquet", index=False)
     predictions.to_parquet(place / "predictions.parquet", index=False)
     losses = [{"step": s, "loss": 0.7 * np.exp(-s / 60) + 0.05, "lr": 1e-3, "grad_norm": 1.0} for s in range(190)]
+    (place / "projector.safetensors").write_bytes(b"")
     (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in losses))
     mark_done(place)
     return place
+
+
+def write_config(place: Path, config: dict[str, Any]) -> None:
+    """Write config.json, with the id of the run that has this condition and these digests."""
+    fields = dict(config["condition"])
+    encoder, lm = fields.pop("encoder"), fields.pop("lm")
+    run_id = Condition.of(fields, "test").run_id(encoder, lm, config["digests"])
+    (place / "config.json").write_text(json.dumps(config | {"run_id": run_id}))
+
+
+def id_of(place: Path) -> str:
+    """The run in a folder."""
+    return str(json.loads((place / "config.json").read_text())["run_id"])
 
 
 def mark_done(place: Path) -> None:
@@ -248,6 +264,8 @@ def write_sweep(
         for seed in seeds:
             lm_seed = seed if lm_init == "random" else 0
             about = {"lm_init": lm_init, "shuffle": shuffle, "run_seed": seed, "lm_seed": lm_seed, **condition}
+            if shuffle == "swap":
+                about["subset"] = "swap"
             strength = {"leaf": leaf * (1 + 0.03 * seed), "hypernym": hypernym * (1 + 0.03 * seed)}
             number = len(list(folder.glob("*"))) if folder.exists() else 0
             predictions = answer_questions(asked, strength, bias, 1000 * number + seed)

@@ -12,6 +12,7 @@ from cachegen.dataset import load_dataset
 from cachegen.errors import ConditionError, CrosstaxError, DatasetError, RunError, StoreError
 from engine.ask import open_asker, read_words
 from engine.prompts import question_text
+from engine.runs.places import Places
 
 LOGITS = ["logit_yes", "logit_no"]
 
@@ -133,10 +134,10 @@ def test_unreadable_images_name_themselves(asker, tmp_path):
 
 def test_another_encoder_is_refused_by_its_weights(run, tmp_path):
     save_hf("dinov2", tmp_path / "moved")
-    assert open_asker(run, "cpu", str(tmp_path / "moved")).encoder.name == str(tmp_path / "moved")
+    assert open_asker(run, "cpu", Places(encoder=str(tmp_path / "moved"))).encoder.name == str(tmp_path / "moved")
     save_hf("dinov2", tmp_path / "other", mlp_ratio=2)
     with pytest.raises(StoreError, match="weights_digest"):
-        open_asker(run, "cpu", str(tmp_path / "other"))
+        open_asker(run, "cpu", Places(encoder=str(tmp_path / "other")))
 
 
 def test_only_a_finished_run_on_its_own_inputs_is_asked(run, tmp_path):
@@ -155,7 +156,7 @@ def test_changed_inputs_are_named(tmp_path):
     assert len(dataset.images) == IMAGES * 4
     (tmp_path / "dataset" / "images" / "crow" / "9.png").write_bytes(b"new")
     with pytest.raises(RunError, match="its dataset has changed"):
-        asker.taxonomy_questions()
+        asker.run.dataset()
     write_lm(tmp_path / "lm", "llama")
     with pytest.raises(CrosstaxError, match="its lm has changed"):
         open_asker(run, "cpu")

@@ -209,12 +209,14 @@ def run_file(name, file, how, says, command="analyze runs --out new", sign=True)
     return Case(name, spoil, command, says)
 
 
+ASK = 'ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu'
+
+
 def both(name, file, how, says, **more):
     """The same for who reads results, and for who asks the run again."""
-    ask = 'ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu'
     return [
         run_file(f"{name}, analysed", file, how, says, **more),
-        run_file(f"{name}, asked", file, how, says, command=ask, **more),
+        run_file(f"{name}, asked", file, how, says, command=ASK, **more),
         run_file(f"{name}, evaluated", file, how, says, command="evaluate RUN --device cpu", **more),
     ]
 
@@ -239,6 +241,16 @@ def inner(outer, **changed):
     return how
 
 
+def unplaced(**paths):
+    """Another place in config.json, and none recorded beside it."""
+
+    def how(path):
+        inner("paths", **paths)(path)
+        path.with_name("places.json").unlink()
+
+    return how
+
+
 ANY_RUN = r"config\.json|runs/encoder-lm"
 RUNS = [
     *(
@@ -254,13 +266,23 @@ RUNS = [
     *both("shuffle unknown", "config.json", inner("condition", shuffle=["x"]), ANY_RUN),
     *both("lm a number", "config.json", inner("condition", lm_init=3), ANY_RUN),
     run_file("seed a text", "config.json", inner("condition", run_seed="seven"), ANY_RUN),
-    run_file("seed missing", "config.json", inner("condition", run_seed=...), "lacks the condition field run_seed"),
-    run_file("dataset not given", "config.json", inner("paths", dataset=...), ANY_RUN, command="evaluate RUN"),
-    run_file("lm out of reach", "config.json", inner("paths", lm="/nowhere/lm"), "/nowhere/lm", command="evaluate RUN"),
+    *both("another seed", "config.json", inner("condition", run_seed=7), "was edited"),
+    *both("another template", "config.json", inner("condition", template="{question}"), "was edited"),
+    *both("another digest", "config.json", inner("digests", dataset="0"), "was edited"),
+    *both("digest missing", "config.json", inner("digests", lm=...), "digests lacks an input"),
+    *both("lm not named", "config.json", inner("condition", lm=...), "names no encoder or no lm"),
+    *both("no Unicode", "config.json", inner("digests", dataset="\ud800"), "was edited"),
+    *both("learning rate NaN", "config.json", inner("condition", learning_rate=float("nan")), "learning_rate"),
+    *both("config huge", "config.json", lambda path: path.open("ab").truncate(2**25), "larger than any"),
+    *both("config a folder", "config.json", folder_there, r"config\.json|begun|no run", sign=False),
+    run_file("store of text", "config.json", fields(store="x"), "store lacks a fact", command=ASK),
+    run_file("store of no width", "config.json", inner("store", width="x"), "store lacks a fact", command=ASK),
+    run_file("dataset not given", "config.json", unplaced(dataset=...), "--dataset", command="evaluate RUN"),
+    run_file("lm out of reach", "config.json", unplaced(lm="/nowhere/lm"), "/nowhere/lm.*--lm", command="evaluate RUN"),
     run_file("config missing", "config.json", remove, r"config\.json", sign=False),
     run_file("config loops", "config.json", loop, r"config\.json", sign=False),
     run_file("config changed", "config.json", fields(note="x"), "changed after the run finished", sign=False),
-    *(run_file(f"DONE {name}", "DONE", content(text), r"DONE") for name, text in NO_OBJECT.items()),
+    *(case for name, text in NO_OBJECT.items() for case in both(f"DONE {name}", "DONE", content(text), r"DONE")),
     run_file("DONE of numbers", "DONE", content(json.dumps(dict.fromkeys(HASHED, 3))), "DONE|changed after"),
     run_file("DONE reaches out", "DONE", fields(**{"../../sweep.toml": "0"}), r"DONE .*'\.\./\.\./sweep\.toml'"),
     run_file("DONE absolute", "DONE", fields(**{"/etc/passwd": "0"}), r"DONE .*'/etc/passwd'"),
@@ -282,6 +304,16 @@ RUNS = [
         "predictions.parquet",
         lambda path: write(path, path.read_bytes()[:200] + path.read_bytes()[400:]),
         "predictions.parquet|questions",
+    ),
+    *(
+        run_file(f"questions {name}, evaluated", "questions.parquet", how, says, command="evaluate RUN --device cpu")
+        for name, how, says in (
+            ("garbage", content(b"x"), "is not a readable table"),
+            ("of lists", table(lambda t: t.assign(phrase=[["x"]] * len(t))), "column phrase is of type"),
+            ("with gaps", table(lambda t: t.assign(phrase=t["phrase"].where(t.index > 3))), "column phrase has gaps"),
+            ("of other images", table(lambda t: t.assign(image=t["image"] + 10**6)), "names other images"),
+            ("of other words", table(lambda t: t.assign(phrase="a wug")), "a wug"),
+        )
     ),
     run_file("no logits", "predictions.parquet", table(lambda t: t.drop(columns="logit_no")), "with columns"),
     run_file(

@@ -9,9 +9,8 @@ from synthetic_sweep import CELLS, World, write_sweep
 
 from analysis.cells import cell_rows
 from analysis.conditions import arms_of, label_runs, seed_text, shown_runs
-from analysis.predictions import FIELD_DEFAULTS, load_sweep
+from analysis.predictions import load_sweep
 from analysis.study import measure
-from engine.condition import Condition
 
 WORLD = World(families=2, per_leaf=4)
 ORIGINAL = {("pretrained", "original"): (1.5, 1.0, 0.0)}
@@ -26,14 +25,10 @@ def runs_of(folder: Path, *sweeps: tuple[dict, dict[str, Any]]) -> pd.DataFrame:
     return label_runs(load_sweep(folder).runs)
 
 
-def test_what_old_runs_lack_is_what_the_engine_does_by_default() -> None:
-    """analysis does not import the engine, so its table of defaults is checked here."""
-    defaults = {name: Condition.model_fields[name].default for name in FIELD_DEFAULTS}
-    assert defaults == FIELD_DEFAULTS
-
-
 def test_old_and_new_runs_share_a_cell(tmp_path: Path) -> None:
-    runs = runs_of(tmp_path, (ORIGINAL, {}), (ORIGINAL, {"permutation": 0, "shuffled": 100, "scope": "leaf"}))
+    write_sweep(tmp_path, WORLD, ORIGINAL, seeds=(1,))
+    runs = runs_of(tmp_path, (ORIGINAL, {"permutation": 0, "shuffled": 100, "scope": "leaf"}))
+    assert len(runs) == 2
     assert set(runs["setup"]) == {""}
     assert set(runs["arm"]) == {"original"}
 

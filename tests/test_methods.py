@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from synthetic_sweep import CELLS, World, mark_done, write_run, write_sweep
+from synthetic_sweep import CELLS, World, mark_done, write_config, write_run, write_sweep
 
 from analysis.materials import materials_of
 from analysis.methods import Methods, count, either, methods_of
@@ -33,7 +33,7 @@ def methods(folder: Path, *sweeps: tuple[dict, dict[str, Any]], world: Path | No
         for place in write_sweep(folder / str(number), WORLD, cells, seeds=(0, 1), **named).iterdir():
             config = json.loads((place / "config.json").read_text())
             config["condition"] |= fields
-            (place / "config.json").write_text(json.dumps(config))
+            write_config(place, config)
             mark_done(place)
             (folder / "sweep").mkdir(exist_ok=True)
             place.rename(folder / "sweep" / f"{place.name}-{number}")
@@ -122,11 +122,11 @@ def test_a_microworld_says_so(tmp_path: Path) -> None:
     assert "THINGS" not in text
 
 
-def test_old_runs_give_fewer_sentences(tmp_path: Path) -> None:
-    """Settings that a run does not have are not made up."""
+def test_what_old_runs_leave_open_is_what_they_ran_with(tmp_path: Path) -> None:
+    """A field that a run does not have stands at its default: else the run would have another id."""
     text = methods(tmp_path, (ORIGINAL, {})).text
-    assert "AdamW" not in text.split("References")[0]
-    assert "trained for 6 epochs" in text
+    assert "AdamW" in text.split("References")[0]
+    assert "for 6 epochs in batches of 16" in text
     assert "The data set (not named) had 216 images" in text
     assert "nan" not in text
 

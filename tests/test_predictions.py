@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_sweep import World, answer_questions, mark_done, write_run, write_sweep
+from synthetic_sweep import World, answer_questions, id_of, mark_done, write_run, write_sweep
 
 from analysis.predictions import load_sweep
 from cachegen.errors import RunError
@@ -28,7 +28,7 @@ def test_runs_carry_their_conditions(sweep: Path) -> None:
     (sweep / "plan.json").write_text("{}")
     (sweep / "report").mkdir()  # neither is a run
     loaded = load_sweep(sweep)
-    assert list(loaded.runs.index) == ["pretrained-original-r0", "pretrained-original-r1"]
+    assert list(loaded.runs.index) == sorted(map(id_of, sweep.glob("pretrained*")))
     assert loaded.runs["run_seed"].tolist() == [0, 1]
     assert loaded.runs["ablation"].tolist() == [100, 100]
     assert loaded.failed.empty
@@ -53,7 +53,7 @@ def test_a_tie_is_yes(tmp_path: Path) -> None:
     asked = questions[questions["split"] != "train"]
     predictions = answer_questions(asked, {"leaf": 1, "hypernym": 1}, 0, 0).assign(logit_yes=0.0, logit_no=0.0)
     write_run(tmp_path, "ties", {}, questions, predictions.sample(frac=1, random_state=0))
-    answers = load_sweep(tmp_path).answers("ties")
+    answers = load_sweep(tmp_path).answers(id_of(tmp_path / "ties"))
     assert answers["predicted"].all()
     assert answers["tie"].all()
 
@@ -73,7 +73,7 @@ def test_failed_runs_are_listed_not_read(sweep: Path) -> None:
     assert loaded.failed.to_dict("records") == [
         {"run_id": "pretrained-original-r0", "reason": "loss is NaN at step 7"},
     ]
-    assert list(loaded.runs.index) == ["pretrained-original-r1"]
+    assert list(loaded.runs.index) == [id_of(sweep / "pretrained-original-r1")]
 
 
 def test_a_sweep_in_progress_shows_what_is_there(sweep: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_sweep_in_progress_shows_what_is_there(sweep: Path) -> None:
     loaded = load_sweep(sweep)
     assert loaded.failed["run_id"].tolist() == ["pretrained-original-r0"]
     assert "not finished" in loaded.failed["reason"].item()
-    assert list(loaded.runs.index) == ["pretrained-original-r1"]
+    assert list(loaded.runs.index) == [id_of(sweep / "pretrained-original-r1")]
     (sweep / "pretrained-original-r1" / "DONE").unlink()
     with pytest.raises(RunError, match=r"none of the 2 runs .* not finished"):
         load_sweep(sweep)
@@ -121,7 +121,7 @@ def damage_schema(run: Path) -> None:
 
 def damage_condition(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    del config["condition"]["order"]
+    del config["condition"]["encoder"]
     (run / "config.json").write_text(json.dumps(config))
     mark_done(run)
 
@@ -144,7 +144,7 @@ def damage_column(run: Path) -> None:
         (damage_missing, "is missing though DONE lists it"),
         (damage_unlisted, "no hash of predictions.parquet"),
         (damage_schema, "has schema 99"),
-        (damage_condition, "condition field order"),
+        (damage_condition, "names no encoder"),
         (damage_table, "not a readable table"),
         (damage_column, "not a readable table"),
     ],
@@ -170,7 +170,7 @@ def test_every_question_is_answered_once(sweep: Path, change: str) -> None:
     mark_done(first_run(sweep))
     loaded = load_sweep(sweep)
     with pytest.raises(RunError, match="exactly once"):
-        loaded.answers(first_run(sweep).name)
+        loaded.answers(id_of(first_run(sweep)))
 
 
 def test_folders_without_finished_runs_are_refused(tmp_path: Path, sweep: Path) -> None:

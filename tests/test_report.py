@@ -11,7 +11,7 @@ import pytest
 from html_page import HtmlPage
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
-from synthetic_sweep import CELLS, World, mark_done, write_sweep
+from synthetic_sweep import CELLS, World, id_of, mark_done, write_sweep
 
 from analysis import inputs as inputs_module
 from analysis import study_files
@@ -82,7 +82,7 @@ def test_summary_has_the_promised_shape(report: tuple[dict, str], inputs: Path) 
 def test_summary_equals_scores_computed_from_the_files(report: tuple[dict, str], inputs: Path) -> None:
     summary, _ = report
     condition = next(c for c in summary["conditions"] if (c["lm"], c["shuffle"]) == ("pretrained", "across"))
-    run = inputs / "sweep" / condition["run_id"]
+    (run,) = (place for place in (inputs / "sweep").iterdir() if id_of(place) == condition["run_id"])
     rows = pd.read_parquet(run / "questions.parquet").merge(pd.read_parquet(run / "predictions.parquet"))
     rows = rows[(rows["split"] == "test") & (rows["kind"] == "hypernym")]
     groups = [group for _, group in rows.groupby("category")]
@@ -185,7 +185,8 @@ def test_missing_cells_are_said(tmp_path: Path, kept: list[tuple[str, str]], say
     write_sweep(tmp_path / "sweep", WORLD, {cell: CELLS[cell] for cell in kept}, seeds=(0,))
     summary, text = render(tmp_path / "report", tmp_path / "sweep")
     assert says in text
-    assert "visual coherence, the visual yardsticks and depths are missing" in text  # no paths recorded
+    assert "visual coherence, the visual yardsticks and depths are left out" in text  # no paths recorded
+    assert "--dataset" in text
     assert "Measured against what can be seen" not in text
     assert "main: not drawn here" in text
     assert summary["yardsticks"] == []

@@ -34,6 +34,7 @@ def design(page: Page) -> Data:
     caption = "Conditions of the study and their runs. Runs of one row differ in seeds, and in the levels listed."
     return {
         "conditions": table("conditions", caption, condition_rows(page.every_cell), columns),
+        "copies": len(page.study.sweep.copies),
         "failed": len(page.study.sweep.failed),
         "many_shown": page.shown["setup"].nunique() > 1,
         "notes": page.study.notes,

@@ -29,7 +29,7 @@ def finding(page: Page) -> Data:
     return {
         "verdict": [*caution, *map(page.short, headline(page.cells, page.contrasts, page.study.contrasts))],
         "facts": facts,
-        "failed": len(page.study.sweep.failed),
+        "left_out": page.study.sweep.inputs.left_out,
         "sweep": page.study.sweep.folder.name,
     }
 

@@ -10,12 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.conditions import LABELS, PROVENANCE, SEEDS
-from analysis.inputs import open_store
 from analysis.page.page import Data, Page
 from analysis.page.table import Column, Table, table
 from analysis.predictions import Sweep
-from cachegen.errors import CrosstaxError
-from cachegen.files import read_json
 
 SOFTWARE = ("crosstax", "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "matplotlib")
 STORE_FACTS = ("encoder", "layer", "image_size", "transform", "dtype", "compute", "weights_digest", "libraries")
@@ -23,28 +20,28 @@ SHORT = 12  # hex digits of a hash in the table of runs; whole ones stand in eac
 
 
 def provenance(page: Page) -> Data:
-    """Tables of inputs, runs, settings, times and software; `failed`: runs without results."""
+    """Tables of inputs, runs, settings, times and software; `failed`: what is not counted."""
     study = page.study
     records = {run_id: _record(study.sweep, run_id) for run_id in map(str, study.runs.index)}
     return {
         "inputs": _inputs(study.runs, records),
-        "stores": _stores(study.runs),
+        "stores": _stores(study.sweep),
         "runs": _runs(study.runs, records),
         "settings": _settings(study.runs),
         "stages": _stages(page.seconds),
         "sessions": _sessions(study.sweep.folder),
         "software": _software(),
         "n_runs": len(study.runs),
-        "failed": _failed(study.sweep.failed),
+        "failed": _failed(pd.concat([study.sweep.failed, study.sweep.copies])),
         "notes": study.notes,
     }
 
 
 def _record(sweep: Sweep, run_id: str) -> Data:
     """What a run's directory says of itself: config.json, the hashes in DONE, and its times where it logged them."""
-    place = sweep.folder / run_id
-    times = {line["stage"]: line for line in _json_lines(place / "timing.jsonl") if "stage" in line}
-    return {"config": read_json(place / "config.json"), "hashes": read_json(place / "DONE"), "times": times}
+    run = sweep.opened[run_id]
+    times = {line["stage"]: line for line in _json_lines(run.directory.file("timing.jsonl")) if "stage" in line}
+    return {"config": run.config, "hashes": run.hashes, "times": times}
 
 
 def _json_lines(path: Path) -> list[Data]:
@@ -82,17 +79,16 @@ def _inputs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
     return table("inputs", caption, sorted(used.items()), columns)
 
 
-def _stores(runs: pd.DataFrame) -> Table | None:
-    """How features were made, as each store records it; None where no store is here any more."""
-    rows = []
-    for path, digest in runs[["store_path", "store_digest"]].drop_duplicates().itertuples(index=False):
-        if path is None or not Path(path).is_file():
-            continue
-        try:
-            attributes = open_store(path, digest).attributes
-        except CrosstaxError:
-            continue  # the study's notes say what its absence means
-        rows += [(Path(path).name, fact, str(attributes[fact])) for fact in STORE_FACTS if fact in attributes]
+def _stores(sweep: Sweep) -> Table | None:
+    """How features were made, as the runs or else their stores record it; None where neither does any more."""
+    facts: dict[str, tuple[str, dict[str, Any]]] = {}
+    for run in sweep.opened.values():
+        name = Path(run.named("features") or "store").name
+        if "store" in run.config:
+            facts.setdefault(run.config["digests"]["store"], (name, run.features))
+        elif (found := sweep.inputs.store(run)) is not None:
+            facts.setdefault(run.config["digests"]["store"], (name, found[1].attributes))
+    rows = [(name, fact, str(about[fact])) for name, about in facts.values() for fact in STORE_FACTS if fact in about]
     columns = [
         Column("store", lambda row: row[0], "text"),
         Column("fact", lambda row: row[1].replace("_", " "), "text"),
@@ -183,4 +179,5 @@ def _version(package: str) -> str:
 def _failed(failed: pd.DataFrame) -> Table | None:
     columns = [Column("run", "run_id", "text"), Column("reason", "reason", "prose")]
     rows: list[Any] = failed.to_dict("records")
-    return table("failed", "Runs without results: listed, never averaged.", rows, columns) if rows else None
+    caption = "Listed, never averaged: runs without results, and folders with a run that counts once already."
+    return table("failed", caption, rows, columns) if rows else None

@@ -31,29 +31,31 @@ from engine.language_model import load_model
 from engine.projector import Projector
 from engine.prompts import question_text
 from engine.runs.finished import FinishedRun, open_run
+from engine.runs.places import Places
 
 MODELS = ("encoder", "lm")  # fields of a run's recorded condition that may be paths
 FEATURE_LAYER = -2  # hidden states count the embedding: this is the penultimate block
 
 
 def export_llava(
-    folder: Path, out: Path, numbers: Mapping[str, float], *, device: str = "auto", encoder: str | None = None
+    folder: Path, out: Path, numbers: Mapping[str, float], *, device: str = "auto", given: Places | None = None
 ) -> dict[str, Any]:
     """Write the run in `folder` to the new directory `out`, whole or not at all; returns what was written.
 
-    `numbers`: mean macro F1 of its test answers by group of categories, for the model card. `encoder` says where its
-    encoder is now, if it has moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`, `ModelError`
-    or `ConditionError` with the reason if LLaVA cannot express the run.
+    `numbers`: mean macro F1 of its test answers by group of categories, for the model card. `given` says where its
+    encoder and LM are now, if they have moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`,
+    `ModelError` or `ConditionError` with the reason if LLaVA cannot express the run.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CrosstaxError(f"{out} exists and is not an empty folder; choose another, or remove it")
-    run = open_run(folder)
+    run = open_run(folder, given)
     _require_llava(run)
     quiet_transformers()
     c = run.condition
-    vision = run.encoder(device, encoder)
+    lm_folder = run.lm[1]
+    vision = run.encoder(device)
     tower = vision_tower(vision)
-    lm, tokenizer = load_model(run.lm_folder, c.lm_init, c.lm_seed, c.dtype)
+    lm, tokenizer = load_model(lm_folder, c.lm_init, c.lm_seed, c.dtype)
     texts = _questions(run)
     tokens, token = question_tokens(c, tokenizer, texts), image_token(c)
     prompts = [prompt_text(c, tokenizer, text, token) for text in texts]
@@ -67,7 +69,7 @@ def export_llava(
     model = _assemble(tower, projector, lm, token_id, vision.n_patches, n_prefix)
     _check_features(model, projector, vision)
     facts = {
-        "run": run.name,
+        "run": run.id,
         "condition": run.config["condition"] | {name: _public(run.config["condition"][name]) for name in MODELS},
         "digests": run.config["digests"],
         "answer_ids": {"yes": tokens.yes, "no": tokens.no},

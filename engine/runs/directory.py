@@ -4,7 +4,7 @@ config.json          condition, digests, inputs, counts
 questions.parquet    what was asked, with both answers
 metrics.jsonl        loss, learning rate and gradient norm of every step
 projector.safetensors, predictions.parquet
-timing.jsonl         outside the promise on bytes
+timing.jsonl, places.json    outside the promise on bytes
 DONE, or FAILED with the reason, and traceback.txt with where it came from
 """
 
@@ -29,6 +29,9 @@ from cachegen.files import (
     write_json,
     write_text,
 )
+from cachegen.taxonomy import name_problem
+from engine.runs.config import read_config, read_record
+from engine.runs.places import FILE as PLACES
 
 if TYPE_CHECKING:
     from torch import nn  # takes seconds to import; `crosstax status` does without
@@ -51,12 +54,13 @@ class RunDirectory:
     def file(self, name: str) -> Path:
         return self.path / name
 
-    def begin(self, config: dict[str, Any], questions: pd.DataFrame) -> None:
+    def begin(self, config: dict[str, Any], questions: pd.DataFrame, places: dict[str, str]) -> None:
         """Create the directory with what is known before training; what killed writers left in it goes."""
         if self.sealed:
             return
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        write_json(self.file(PLACES), places)
         write_json(self.file("config.json"), config)
         self.write_table("questions.parquet", questions)
 
@@ -162,7 +166,7 @@ class RunDirectory:
         """Optimizer steps of the whole run; 0 before it has begun."""
         if not self.begun:
             return 0
-        config = read_json(self.file("config.json"))
+        config = read_config(self.path)
         try:
             condition = config["condition"]
             return int(condition["epochs"] * -(-config["counts"]["train"] // condition["batch"]))
@@ -178,9 +182,40 @@ class RunDirectory:
 
     @property
     def done(self) -> bool:
-        """Whether `DONE` is there and every file still has the hash it names."""
+        """Whether the run that its name says is there, sealed and whole: not another run's copy."""
         try:
-            hashes = json.loads(self.file("DONE").read_text(encoding="utf-8"))
-            return all(digest_file(self.file(name)) == hashes[name] for name in HASHED)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            self.check_seal()
+            return bool(read_config(self.path).get("run_id") == self.path.name)
+        except CrosstaxError:
             return False
+
+    @property
+    def unfinished(self) -> str | None:
+        """Why the run has no results; None where it is sealed."""
+        if self.failed:
+            return self.reason
+        return None if self.file("DONE").exists() else "not finished; repeat the command that made it"
+
+    def check_seal(self) -> dict[str, str]:
+        """The hashes in `DONE`, which all files still have. Raises `CrosstaxError` naming the first that has not."""
+        seal = self.file("DONE")
+        hashes = read_record(seal)
+        if not isinstance(hashes, dict):
+            raise RunError(f"{seal} holds no hashes; delete the run and repeat it")
+        if strange := [name for name in hashes if name_problem(name)]:
+            raise RunError(f"{seal} names {strange[0]!r}, no file of the run; delete the run and repeat it")
+        if unlisted := sorted(set(HASHED) - set(hashes)):
+            raise RunError(f"{seal} holds no hash of {unlisted[0]}; delete the run and repeat it")
+        for name, expected in sorted(hashes.items()):
+            path = self.file(name)
+            if not path.is_file():
+                raise RunError(f"{path} is missing though DONE lists it; delete the run and repeat it")
+            try:
+                same = digest_file(path) == expected
+            except OSError as error:
+                raise RunError(f"{path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from None
+            if not same:
+                raise RunError(
+                    f"{path} changed after the run finished (its hash is not DONE's); delete and repeat the run"
+                )
+        return hashes

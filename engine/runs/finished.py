@@ -1,57 +1,231 @@
-"""A finished run opened again, to ask it something new or to take it elsewhere: its condition, inputs and projector."""
+"""The one reader of finished runs: seal and id are checked, then its tables, inputs and projector are at hand.
 
+Everything that needs torch, or is elsewhere, is opened on first use. Nothing is written.
+"""
+
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from cachegen.dataset import Dataset, load_dataset
-from cachegen.encoders import Compute, Encoder, load_encoder
-from cachegen.errors import RunError, StoreError
-from cachegen.store import IDENTITY, FeatureStore
-from engine.condition import Condition, Inputs
-from engine.language_model import lm_digests, resolve_lm
-from engine.projector import Projector
-from engine.runs.config import condition_of, inputs_of, read_config
+from cachegen.dataset import SPLITS, Dataset, load_dataset
+from cachegen.errors import CrosstaxError, RunError, StoreError
+from cachegen.store import IDENTITY, STORAGE, FeatureStore
+from engine.condition import Condition
+from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
+from engine.runs.places import NAMES, Places, candidates, expanded
+from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_table
+
+if TYPE_CHECKING:  # take seconds to import; readers of results do without
+    import torch
+
+    from cachegen.encoders import Encoder
+    from engine.projector import Projector
+
+Input = TypeVar("Input")
+Digests = Mapping[str, str]
+
+WORDS = {"dataset": "dataset", "features": "feature store", "lm": "LM", "encoder": "encoder"}
 
 
-@dataclass(frozen=True)
+class MissingInputError(RunError):
+    """An input of a run that is nowhere to be found."""
+
+
+@dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run that is done, whose feature store and LM are the ones it was trained with; made by `open_run`."""
+    """A run that is done; made by `open_run`. `id`: what it is, whatever its folder is called; `hashes`: its seal."""
 
     directory: RunDirectory
+    id: str
     config: dict[str, Any]
     condition: Condition
-    inputs: Inputs
-    store: FeatureStore
-    lm_folder: Path
+    hashes: dict[str, str]
+    given: Places
 
-    @property
-    def name(self) -> str:
-        return self.directory.path.resolve().name
+    # Its tables
 
-    def dataset(self) -> Dataset:
-        """The dataset it was trained on; raises `RunError` if that has changed."""
-        dataset = load_dataset(self.inputs.dataset)
-        if dataset.digest != self.config["digests"]["dataset"]:
-            raise _changed(self.directory.path, "dataset")
-        return dataset
+    def questions(self) -> pd.DataFrame:
+        """All its questions (train, validation, test), one row each, in question order.
+
+        `removed`: the category asked about is a hypernym that a systematic ablation removed.
+        """
+        path = self.directory.file("questions.parquet")
+        columns = [name for name in QUESTION_COLUMNS if name not in QUESTION_DEFAULTS]
+        table = read_table(path, columns, QUESTION_DEFAULTS)[QUESTION_COLUMNS]
+        if not table["split"].isin(SPLITS).all() or not (table["split"] == "test").any():
+            raise RunError(f"{path} has no test questions, or an unknown split; delete the run and repeat it")
+        return table
+
+    def logits(self, asked: pd.DataFrame) -> pd.DataFrame:
+        """Columns logit_yes, logit_no, mass, a row for each of `asked`: its validation and test questions.
+
+        mass: probability of yes and no together among all tokens. Raises RunError where other questions are answered.
+        """
+        path = self.directory.file("predictions.parquet")
+        predictions = read_table(path, ["question", *LOGITS, "mass"])
+        row = pd.Index(predictions["question"])
+        same = row.is_unique and len(row) == len(asked)
+        row = row.get_indexer(pd.Index(asked["question"])) if same else np.array([-1])
+        if (row < 0).any():
+            raise RunError(
+                f"{path} does not answer each validation and test question exactly once; delete the run and repeat it"
+            )
+        return predictions[[*LOGITS, "mass"]].take(row).set_index(asked.index)
 
     def answers(self, split: str) -> pd.DataFrame:
-        """Its questions of one split with the answers it gave, as in its two tables."""
-        questions = pd.read_parquet(self.directory.file("questions.parquet"))
-        predictions = pd.read_parquet(self.directory.file("predictions.parquet"))
-        return questions[questions["split"] == split].merge(predictions, on="question", validate="one_to_one")
+        """Its questions of one split, validation or test, with the answers it gave."""
+        questions = self.questions()
+        asked = questions[questions["split"] != "train"]
+        return asked.join(self.logits(asked))[asked["split"] == split].reset_index(drop=True)
+
+    def bad_logits(self) -> str | None:
+        """What is wrong with logits that are not finite; None where all are."""
+        logits = read_table(self.directory.file("predictions.parquet"), LOGITS).to_numpy(float)
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        return f"{bad} of {len(logits)} predictions have logits that are not finite" if bad else None
+
+    def losses(self) -> pd.DataFrame:
+        """Training log: columns step, loss (float)."""
+        path = self.directory.file("metrics.jsonl")
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return pd.DataFrame([(row["step"], row["loss"]) for row in rows], columns=["step", "loss"]).astype(float)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunError(f"{path} is no training log ({error}); delete the run and repeat it") from None
+
+    # Its inputs, wherever they are now
+
+    def named(self, what: str) -> str | None:
+        """An input (dataset, features, lm) as the run was told."""
+        named = self.config.get("paths", {}).get(what)
+        return named if isinstance(named, str) and named and "\0" not in named else None
+
+    def find(self, what: str, load: Callable[[str], Input], digests: Callable[[Input], Digests]) -> tuple[str, Input]:
+        """Where an input is now, and what `load` makes of it: the first place with the digests that the run recorded.
+
+        Looked for where the user says, else where it was, else beside the run as it was beside it then. Raises
+        `MissingInputError` if it is nowhere, `RunError` if there is another in its place.
+        """
+        told, named = getattr(self.given, what), self.named(what)
+        places = candidates(self.directory.path, what, named) if told is None else [expanded(told)]
+        problem: CrosstaxError | None = None
+        for place in places:
+            if not Path(place).exists() and told is None and (what not in NAMES or place.startswith("/")):
+                continue
+            try:
+                found = load(place)
+            except CrosstaxError as error:
+                problem = problem or error
+                continue
+            recorded = self.config["digests"]
+            changed = [name for name, digest in digests(found).items() if recorded.get(name, digest) != digest]
+            if not changed:
+                return place, found
+            problem = problem or self._another(what, place, changed[0])
+        if problem is None:
+            raise MissingInputError(
+                f"{self.directory.path}: its {WORDS[what]} is not where it was ({named or 'place not recorded'}), nor "
+                f"in the same place beside the run; say where it is now with --{what}"
+            )
+        if told is None and not isinstance(problem, RunError):
+            raise type(problem)(f"{problem} (needed for {self.directory.path}; if it has moved, give --{what})")
+        raise problem
+
+    def _another(self, what: str, place: str, digest: str) -> RunError:
+        if getattr(self.given, what) is not None:
+            return RunError(
+                f"--{what} {place} is not the {WORDS[what]} of {self.directory.path}: its {digest} has another digest; "
+                "give the one that the run was trained with"
+            )
+        return RunError(
+            f"{self.directory.path}: its {digest} has changed since training ({place}); restore it, give an unchanged "
+            f"copy with --{what}, or train again"
+        )
+
+    def dataset(self) -> Dataset:
+        """The dataset it was trained on."""
+        return self.find("dataset", lambda place: load_dataset(Path(place)), lambda each: {"dataset": each.digest})[1]
 
     @cached_property
-    def weights(self) -> dict[str, torch.Tensor]:
+    def store(self) -> FeatureStore:
+        """The feature store it was trained on."""
+        return self.find("features", lambda place: FeatureStore.open(Path(place)), lambda each: {"store": each.digest})[
+            1
+        ]
+
+    @cached_property
+    def lm(self) -> tuple[str, Path]:
+        """Name or folder of the LM it was trained with, and the folder with its files."""
+        from engine.language_model import lm_digests, resolve_lm
+
+        return self.find("lm", resolve_lm, lambda folder: lm_digests(folder, self.condition.lm_init))
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """What its feature store says of its features, with `patches` (of an image) and `width`.
+
+        Recorded in the run, so that the store need not be there; runs of earlier versions read it off the store.
+        """
+        if "store" not in self.config:
+            return features_of(self.store)
+        found = self.config["store"]
+        try:
+            sound = all(isinstance(found[name], str) for name in ("encoder", "transform", "compute", "weights_digest"))
+            sound = sound and found["dtype"] in STORAGE and all(found[name] > 0 for name in ("patches", "width"))
+        except (KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise RunError(f"{self.directory.file('config.json')}: store lacks a fact; delete the run and repeat it")
+        return dict(found)
+
+    def encoder(self, device: str) -> "Encoder":
+        """The encoder its features came from, computing in the store's precision.
+
+        Raises `StoreError` if what is found is another one.
+        """
+        from cachegen.encoders import load_encoder
+
+        wanted, told = self.features, self.given.encoder
+        compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
+        places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])
+        problem: CrosstaxError | None = None
+        for place in places:
+            try:
+                encoder = load_encoder(place, device, compute)
+            except CrosstaxError as error:
+                problem = problem or type(error)(f"{error} (the encoder of {self.directory.path}: --encoder)")
+                continue
+            known = {**encoder.attributes, "patches": encoder.n_patches, "width": encoder.width}
+            different = [
+                key
+                for key in (*IDENTITY, "patches", "width")
+                if key in known and known[key] != wanted.get(key, known[key])
+            ]
+            if not different:
+                return encoder
+            problem = problem or StoreError(
+                f"encoder {encoder.name} is not the one that the features of {self.directory.path} were made with: its "
+                f"{different[0]} is {known[different[0]]}, there {wanted[different[0]]}; give the right one with "
+                "--encoder"
+            )
+        assert problem is not None
+        raise problem
+
+    # Its projector
+
+    @cached_property
+    def weights(self) -> "dict[str, torch.Tensor]":
         """Tensors of its projector, on the CPU; `statistics` among them if it standardises features."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         try:
             weights = load_file(self.directory.file("projector.safetensors"))
         except (OSError, SafetensorError) as error:
@@ -60,11 +234,13 @@ class FinishedRun:
             raise RunError(f"{self.directory.path}: its projector is not finite; train it again")
         return weights
 
-    def projector(self, lm_width: int, dtype: torch.dtype, embedding_rms: float) -> Projector:
+    def projector(self, lm_width: int, dtype: "torch.dtype", embedding_rms: float) -> "Projector":
         """Its trained projector, on the CPU; the arguments are the LM's."""
+        from engine.projector import Projector
+
         c = self.condition
         projector = Projector(
-            (self.store.patches.shape[2], lm_width),
+            (self.features["width"], lm_width),
             dtype,
             self.weights.get("statistics"),
             embedding_rms if c.output_scale == "embedding_rms" else None,
@@ -77,43 +253,27 @@ class FinishedRun:
             raise RunError(f"{self.directory.path}: its projector does not fit ({reason}); train it again") from None
         return projector.requires_grad_(False)
 
-    def encoder(self, device: str, name: str | None = None) -> Encoder:
-        """The encoder its features came from; `name` says where it is now, if it has moved.
 
-        It computes in the store's precision. Raises `StoreError` if it is another than the store's.
-        """
-        wanted = self.store.attributes
-        compute: Compute = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
-        encoder = load_encoder(name or str(wanted["encoder"]), device, compute)
-        different = [key for key in IDENTITY if key in encoder.attributes and encoder.attributes[key] != wanted[key]]
-        if different:
-            raise StoreError(
-                f"encoder {encoder.name} is not the one that {self.store.path} was made with: its {different[0]} is "
-                f"{encoder.attributes[different[0]]}, there {wanted[different[0]]}; give the right one with --encoder"
-            )
-        return encoder
+def open_run(folder: Path, given: Places | None = None) -> FinishedRun:
+    """Open the run directory `folder`; `given` says where inputs of it are now.
 
-
-def open_run(folder: Path) -> FinishedRun:
-    """Open the run directory `folder`.
-
-    Raises `RunError` if it is none, is not done, or its store or LM are no longer those it was trained with.
+    Raises `RunError` if it is none, is not done, was changed since, or is another run than its files say.
     """
     directory = RunDirectory(folder)
     if not directory.begun:
-        raise RunError(f"{folder} is no run directory: it has no config.json; give the folder of one run of a sweep")
-    if not directory.done:
-        why = f"failed ({directory.reason})" if directory.failed else "is not finished, or a file of it was changed"
-        raise RunError(f"{folder} {why}; carry out its sweep again")
+        raise RunError(
+            f"{folder} is no run directory: {folder / 'config.json'} does not exist; give the folder of one run"
+        )
+    if (reason := directory.unfinished) is not None:
+        raise RunError(f"{folder} has no results ({reason}); carry out its sweep again")
+    hashes = directory.check_seal()
     config = read_config(folder)
-    condition, inputs = condition_of(config, folder), inputs_of(config, folder)
-    store, lm_folder = FeatureStore.open(inputs.features), resolve_lm(inputs.lm)
-    now = {"store": store.digest, **lm_digests(lm_folder, condition.lm_init)}
-    for what, digest in now.items():
-        if digest != config.get("digests", {}).get(what):
-            raise _changed(folder, what)
-    return FinishedRun(directory, config, condition, inputs, store, lm_folder)
+    condition = condition_of(config, folder)
+    return FinishedRun(directory, run_id_of(config, condition, folder), config, condition, hashes, given or Places())
 
 
-def _changed(folder: Path, what: str) -> RunError:
-    return RunError(f"{folder}: its {what} has changed since training; restore it or train again")
+def features_of(store: FeatureStore) -> dict[str, Any]:
+    """What a run records of its feature store: its attributes, patches of an image, and their width."""
+    _, patches, width = store.patches.shape
+    facts = {name: value for name, value in store.attributes.items() if isinstance(value, str | int | float)}
+    return facts | {"patches": patches, "width": width}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cachegen.errors import RunError
+from engine.runs.tables import LOGITS, read_table
 
 Objective = Literal["seen", "unseen"]
 
@@ -30,20 +31,17 @@ def run_scores(folder: Path, objective: Objective) -> dict[str, float]:
     Empty where a logit is not finite. Raises `RunError` where the run has no question that decides.
     """
     columns = ["question", "kind", "category", "split", "seen", "answer"]
-    asked = decisive(pd.read_parquet(folder / "questions.parquet", columns=columns), objective)
+    asked = decisive(read_table(folder / "questions.parquet", columns), objective)
     if asked.empty:
         what = "unseen hypernyms" if objective == "unseen" else "leaves or seen hypernyms"
         raise RunError(
             f"{folder}: no validation question on {what} is there to decide; give each leaf at least 10 images, or "
             "withhold less (ablation)"
         )
-    answers = pd.read_parquet(
-        folder / "predictions.parquet",
-        columns=["question", "logit_yes", "logit_no"],
-        filters=[("question", "in", asked["question"].tolist())],
-    )
-    answered = asked.merge(answers, on="question", how="left", validate="one_to_one")
-    logits = answered[["logit_yes", "logit_no"]].to_numpy(float)
+    decided = [("question", "in", asked["question"].tolist())]
+    answers = read_table(folder / "predictions.parquet", ["question", *LOGITS], filters=decided)
+    answered = asked.merge(answers.drop_duplicates("question"), on="question", how="left")
+    logits = answered[LOGITS].to_numpy(float)
     if not np.isfinite(logits).all():
         return {}
     said_yes = logits[:, 0] >= logits[:, 1]

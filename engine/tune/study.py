@@ -14,6 +14,7 @@ from cachegen.progress import console
 from engine.condition import Condition, Inputs, Sweep
 from engine.plan import Execution, plan_runs
 from engine.runs.directory import RunDirectory
+from engine.runs.finished import open_run
 from engine.sweep import Executor, in_this_process, run_sweep
 from engine.tune.objective import run_scores
 from engine.tune.record import FILE, Record, Rung, Trial, read_record, write_record
@@ -121,6 +122,8 @@ class _Batch:
         found = []
         for name in names:
             directory = RunDirectory(self.out / name)
+            if not directory.failed:
+                open_run(directory.path)  # checks its seal
             scores = {} if directory.failed else run_scores(directory.path, self.table.objective)
             if not scores:
                 reason = directory.reason if directory.failed else "logits that are not finite"

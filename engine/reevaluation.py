@@ -1,0 +1,42 @@
+"""`crosstax evaluate`: a finished run is asked its own questions again, on any split or device."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cachegen.device import choose_device
+from cachegen.errors import RunError
+from cachegen.progress import progress_bar
+from engine.condition import Inputs
+from engine.evaluation import evaluate
+from engine.group import Opener
+from engine.plan import MAX_TOKENS, Execution, PlannedRun
+from engine.runs.finished import open_run
+from engine.runs.places import Places
+
+
+def evaluate_run(folder: Path, split: str, execution: Execution, given: Places | None = None) -> pd.DataFrame:
+    """The run's questions of one split, with the answers' columns beside them; `given`: where its inputs are now.
+
+    Raises `RunError` if the run is not whole, or its inputs are no longer the ones it was trained on.
+    """
+    run = open_run(folder, given)
+    questions = run.questions()
+    run.weights  # noqa: B018 - a damaged projector is said before models are loaded
+    inputs = Inputs(dataset=run.dataset().root, features=run.store.path, lm=run.lm[0])
+    digests = run.config["digests"]
+    shared = Opener(choose_device(execution.device)).open(PlannedRun(inputs, run.condition, "", digests))
+    keys = shared.dataset.images["key"].reindex(questions["image"])
+    if not (keys.to_numpy() == questions["key"].to_numpy()).all():
+        raise RunError(f"{folder / 'questions.parquet'} names other images than its dataset; delete and repeat the run")
+    lm = shared.lm
+    projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
+    asked = questions[questions["split"] == split].reset_index(drop=True)
+    try:
+        arrays = shared.arrays(asked)
+    except KeyError as error:
+        raise RunError(f"{folder / 'questions.parquet'} asks {error}, not in its dataset; repeat the run") from None
+    limit = execution.max_tokens or MAX_TOKENS
+    with progress_bar("evaluate", len(asked), "questions") as advance:
+        answers = evaluate(projector, lm, shared.features, shared.tokens, arrays, max_tokens=limit, advance=advance)
+    return pd.concat([asked, answers], axis=1)

@@ -100,18 +100,21 @@ def extract(
     found = FeatureStore.found(out)
     if found is not None and found.done.any():
         require_same_set(dataset, found)
+        decoded_as = Decoding.of(found.attributes)
+        if decoding not in (None, decoded_as):
+            raise StoreError(
+                f"{out} was decoded otherwise ({decoded_as}; now {decoding}); choose another --out or delete it"
+            )
+        if "decoding" in found.attributes:
+            attributes["decoding"] = str(decoded_as)
     with open_writer(out, keys, model.n_patches, model.width, attributes, part) as writer:
         before, rows = writer.store, writer.rows
+        decoded_as = Decoding.of(before.attributes)
         shape = (model.n_patches, model.width)
         if before.patches.shape[1:] != shape:  # of CaiT and XCiT older versions left out a patch
             raise StoreError(
                 f"{out} has {before.patches.shape[1]} patches x {before.patches.shape[2]} per image, "
                 f"{model.name} gives {shape[0]} x {shape[1]}; choose another --out, or delete it"
-            )
-        decoded_as = Decoding.of(before.attributes)
-        if decoding not in (None, decoded_as):
-            raise StoreError(
-                f"{out} was decoded otherwise ({decoded_as}; now {decoding}); choose another --out or delete it"
             )
         size = before.attributes["batch"]
         blocks = [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -7,6 +7,7 @@ import pandas as pd
 from cachegen.device import choose_device
 from cachegen.errors import RunError
 from cachegen.progress import progress_bar
+from cachegen.same_pictures import check_pictures
 from engine.condition import Inputs
 from engine.evaluation import evaluate
 from engine.group import Opener
@@ -23,7 +24,9 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
     run = open_run(folder, given)
     questions = run.questions()
     run.weights  # noqa: B018 - a damaged projector is said before models are loaded
-    inputs = Inputs(dataset=run.dataset().root, features=run.store.path, lm=run.lm[0])
+    dataset = run.dataset()
+    check_pictures(dataset, run.store)
+    inputs = Inputs(dataset=dataset.root, features=run.store.path, lm=run.lm[0])
     digests = run.config["digests"]
     shared = Opener(choose_device(execution.device)).open(PlannedRun(inputs, run.condition, "", digests))
     keys = shared.dataset.images["key"].reindex(questions["image"])

@@ -108,9 +108,10 @@ def one_line(code: int, lines: list[str]) -> str:
     errors = [line for line in lines if line.startswith("error: ")]
     assert code == 2, "\n".join(lines)
     assert len(errors) == 1, lines
-    assert lines[-1] == errors[0], lines
+    listed = lines[lines.index(errors[0]) :]  # where there are several problems, each has a line below
+    assert all(line.startswith("  ") for line in listed[1:]), lines
     assert "Traceback" not in "".join(lines)
-    return errors[0]
+    return "\n".join(listed)
 
 
 # Disks

@@ -59,7 +59,7 @@ def absolute_places(run: Path, inputs: Inputs, encoder: str) -> dict[str, str]:
 def candidates(folder: Path, what: str, named: str | None) -> list[str]:
     """Places where an input of the run in `folder` may be, the likeliest first; `named`: as the run was told.
 
-    Where it was; the same place beside the run; and for what is named without a place from the root on, below the
+    The same place beside the run, as in a study that was moved or copied whole; where it was; and for what is named without a place from the root on, below the
     working directory and below each folder that the run lies in. Of an LM or encoder, what is no folder here is left
     as it is: it may be an id of a hub.
     """
@@ -67,9 +67,10 @@ def candidates(folder: Path, what: str, named: str | None) -> list[str]:
     record = _read(folder)
     here = list(dict.fromkeys([absolute(folder), os.path.realpath(folder)]))
     known, home = record.get(what), record.get("run")
-    found = [known] if known else []
-    if known and home:
-        found += [change(known, partial(_beside, home, base)) for base in here]
+    found = []
+    if known:
+        found = [change(known, partial(_beside, home, base)) for base in here] if home else []
+        found.append(known)
     if named:
         ups = [up for base in here for up in Path(base).parents]
         tried = [change(named, absolute), *(change(named, partial(_join, up)) for up in ups)]

@@ -59,9 +59,9 @@ def absolute_places(run: Path, inputs: Inputs, encoder: str) -> dict[str, str]:
 def candidates(folder: Path, what: str, named: str | None) -> list[str]:
     """Places where an input of the run in `folder` may be, the likeliest first; `named`: as the run was told.
 
-    The same place beside the run, as in a study that was moved or copied whole; where it was; and for what is named without a place from the root on, below the
-    working directory and below each folder that the run lies in. Of an LM or encoder, what is no folder here is left
-    as it is: it may be an id of a hub.
+    The same place beside the run, as in a study that was moved or copied whole; where it was; and for what is named
+    without a place from the root on, below the working directory and below each folder that the run lies in. Of an LM
+    or encoder, what is no folder here is left as it is: it may be an id of a hub.
     """
     change = _renamed if what in NAMES else _changed
     record = _read(folder)

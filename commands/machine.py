@@ -1,6 +1,5 @@
 """What this machine has, and how fast the engine is on it."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,13 +57,7 @@ def bench(
         str | None, typer.Option(help="Depths to time, such as 4,8; full depth is on the line through two of them.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one to warm up.", min=1)] = 3,
-    scaling: Annotated[
-        bool, typer.Option("--scaling", help="How cost grows, what fits, and hours of the paper's grid instead.")
-    ] = False,
-    scheduling: Annotated[
-        bool, typer.Option("--scheduling", help="What local, Ray and Slurm executors add to each job instead.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json or scaling.svg.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json.")] = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -77,37 +70,16 @@ def bench(
     import torch
 
     from cachegen.device import best_dtype, choose_device
-    from cachegen.files import write_text
+    from cachegen.files import write_json
+    from engine.benchmark.bench import bench as run_bench
+    from engine.benchmark.bench import bench_text
+    from engine.benchmark.compare import Setting, read_depths
 
     place = choose_device(device)
     precision = dtype.value if dtype else best_dtype(place)[0]
-    if scheduling:
-        from engine.benchmark.scheduling import scheduling as run_scheduling
-        from engine.benchmark.scheduling import scheduling_text
-
-        result = run_scheduling()
-        text, files = scheduling_text(result), {}
-    elif scaling:
-        from analysis.scaling_figure import scaling_figure
-        from engine.benchmark.scaling import scaling as run_scaling
-        from engine.benchmark.scaling_text import scaling_text
-        from engine.benchmark.speed import measured_speed
-        from engine.features import device_memory
-
-        result = run_scaling(measured_speed(place, precision), device_memory(place), place)
-        text, files = scaling_text(result), {"scaling.svg": scaling_figure(result)}
-    else:
-        from engine.benchmark.bench import bench as run_bench
-        from engine.benchmark.bench import bench_text
-        from engine.benchmark.compare import Setting, read_depths
-
-        setting = Setting(lm_config.value, int(ablation.value), getattr(torch, precision), place, rounds)
-        result = run_bench(setting, read_depths(layers))
-        text, files = bench_text(result), {}
-    say(text)
+    setting = Setting(lm_config.value, int(ablation.value), getattr(torch, precision), place, rounds)
+    result = run_bench(setting, read_depths(layers))
+    say(bench_text(result))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        name = "scheduling.json" if scheduling else "scaling.json" if scaling else "bench.json"
-        for file, content in {name: json.dumps(result, indent=2) + "\n", **files}.items():
-            write_text(out / file, content)
+        write_json(out / "bench.json", result)
     print_json(result, as_json)

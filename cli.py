@@ -67,7 +67,7 @@ def common(
 ) -> None:
     """Options before the command; `main` looks for --debug itself, since it also catches errors in this parsing."""
     if offline:
-        from cachegen.offline import go_offline
+        from cachegen.common.hub import go_offline
 
         go_offline()
 
@@ -90,8 +90,8 @@ def main() -> None:
 
 
 def _run() -> None:
-    from cachegen.errors import CrosstaxError
-    from cachegen.files import REMEDIES
+    from cachegen.common.errors import CrosstaxError
+    from cachegen.common.files import REMEDIES
 
     try:
         with stoppable():
@@ -106,11 +106,11 @@ def _run() -> None:
 
 def _in_short(error: Exception) -> str:
     """What a user needs of an error, also of one that no room of ours has put into words: a line, or a listing."""
-    from cachegen.errors import ITEM
+    from cachegen.common.errors import ITEM
 
     if not isinstance(error, OSError):
         return ITEM.join(" ".join(line.split("\n")) for line in str(error).split(ITEM))
-    from cachegen.files import reason_of, remedy_of
+    from cachegen.common.files import reason_of, remedy_of
 
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{reason_of(error)}; {remedy_of(error)}"

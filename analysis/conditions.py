@@ -1,16 +1,7 @@
-"""Which runs are comparable: setups, arms and seeds.
-
-A *setup* is everything but the seeds, the shuffle and the LM's weights (dataset, encoder, LM, ablation, order, ...).
-Inside a setup an *arm* is a shuffle, and an arm x {pretrained, random} is a *cell*: its runs differ in seeds only, and
-only those are averaged. So runs of different batch order, for one, can never end up in one mean. Which permutation a
-shuffle drew counts as a seed.
-
-A *series* is a setup without its ablation level: the setups of one series make an ablation curve. Of every series the
-headline shows the strongest ablation, and of every arm the whole shuffle; the rest is shown by the curves.
-"""
+"""Which runs are comparable: setups, labels and seeds, and the names that figures have for them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -195,3 +186,35 @@ def _joined(texts: pd.DataFrame) -> pd.Series:
     if texts.empty or not len(texts.columns):
         return pd.Series("", index=texts.index)
     return texts.agg(" · ".join, axis=1)
+
+
+FAMILIES = ("DINOv2", "SigLIP")
+BETWEEN = " · "  # parts of a setup's name
+
+
+def last_part(name: object) -> str:
+    """A model's name without its owner or folder."""
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
+
+
+def encoder_names(encoders: Iterable[object]) -> dict[str, str]:
+    """The family of each encoder (DINOv2, SigLIP, or both fused) where that tells it from the others; else its name."""
+    found = {
+        str(encoder): "+".join(name for name in FAMILIES if name.lower() in str(encoder).lower())
+        for encoder in encoders
+    }
+    families = list(found.values())
+    return {
+        encoder: family if family and families.count(family) == 1 else short_name(encoder)
+        for encoder, family in found.items()
+    }
+
+
+def setup_names(runs: pd.DataFrame, column: str = "setup") -> dict[str, str]:
+    """The setups (or series) of `runs` under the names of `encoder_names`."""
+    names = encoder_names(runs["encoder"].unique())
+    forms = {form: name for encoder, name in names.items() for form in (last_part(encoder), short_name(encoder))}
+    return {
+        str(setup): BETWEEN.join(forms.get(part, part) for part in str(setup).split(BETWEEN))
+        for setup in runs[column].unique()
+    }

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cachegen.dataset import Dataset, load_dataset
-from cachegen.errors import RunError
-from cachegen.store import FeatureStore
+from cachegen.common.errors import RunError
+from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.store import FeatureStore
 from engine.runs.finished import FinishedRun, MissingInputError
 
 Input = TypeVar("Input", Dataset, FeatureStore)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.inputs import Inputs
 from analysis.tuning import read_tuning
-from cachegen.errors import CrosstaxError, RunError
+from cachegen.common.errors import CrosstaxError, RunError
 from engine.runs.config import read_config
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.finished import FinishedRun, open_run

@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.conditions import CELL, shown_runs
-from analysis.probe_scores import probe_scores, read_probe
-from cachegen.errors import RunError
+from analysis.scores.probe import probe_scores, read_probe
+from cachegen.common.errors import RunError
 
 TEXT = {"f1": "text_f1", "item_f1": "text_item_f1", "auc": "text_auc"}
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One probe's answers (see `analysis.probe_scores`) and the record beside them."""
+    """One probe's answers (see `analysis.scores.probe`) and the record beside them."""
 
     path: Path
     table: pd.DataFrame

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.contrasts import EQUIVALENCE_MARGIN, mean_interval
-from analysis.f1 import BASELINES
 from analysis.predictions import load_sweep
+from analysis.scores.f1 import BASELINES
+from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
 from analysis.study import measure as measure_sweep
-from cachegen.errors import RunError
-from cachegen.files import write_json, write_text
+from cachegen.common.errors import RunError
+from cachegen.common.files import write_json, write_text
 
 OWN_LM, OWN_ENCODER = "lm", "encoder"  # names of a world's own models; others are its twins
 RANDOM = "random-init LM"
 COIN = "coin"
-CONTROL, CONTROL_NAME = "knn_whitened", "kNN, no LM: "  # the stronger visual control, see `analysis.yardsticks`
+CONTROL, CONTROL_NAME = "knn_whitened", "kNN, no LM: "  # the stronger visual control, see `analysis.scores.yardsticks`
 SCOPES = {"leaf": "leaves", "heldout": "held-out"}
 MEASURES = {"f1": 100.0, "auc": 1.0}  # measure -> its largest value
 COIN_AUC = 0.5
@@ -68,7 +68,7 @@ def write_replication(out: Path, worlds: Mapping[int, Sequence[Path]]) -> dict[s
 def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
     """One row per condition and scope of one world: means over its runs of the means over categories.
 
-    The visual control without an LM (`analysis.yardsticks`) stands among the conditions, on the same questions.
+    The visual control without an LM (`analysis.scores.yardsticks`) stands among the conditions, on the same questions.
     Columns: world, condition, scope ("leaves", "held-out", "depth 1", ..., or one hypernym), n_categories, n_runs, f1,
     auc, and the baselines majority_f1, coin_f1, permuted_f1, all of test questions. Raises `RunError` for a failed run.
     """

@@ -8,26 +8,26 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.ablation import ablation_curves
-from analysis.baselines import add_baselines
-from analysis.calibration import answer_bins, answers_table, reliability_table
-from analysis.coherence import LabelMap, label_map
 from analysis.conditions import PROVENANCE, label_runs, shown_runs
-from analysis.contrast_table import contrast_table
-from analysis.depth import depth_scores
-from analysis.dose import dose_runs
-from analysis.f1 import Numbered, measure_categories, summarise
-from analysis.hypernym_tests import hypernym_tests
-from analysis.means import f1_means, heldout_means
-from analysis.models import Fitted, effects_table, fit_models, variances_table
 from analysis.predictions import Sweep, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
-from analysis.residuals import checks_table
-from analysis.swap_tests import swap_tests
+from analysis.scores.ablation import ablation_curves
+from analysis.scores.baselines import add_baselines
+from analysis.scores.calibration import answer_bins, answers_table, reliability_table
+from analysis.scores.coherence import LabelMap, label_map
+from analysis.scores.depth import depth_scores
+from analysis.scores.dose import dose_runs
+from analysis.scores.f1 import Numbered, measure_categories, summarise
+from analysis.scores.means import f1_means, heldout_means
+from analysis.scores.visual import Visual
+from analysis.scores.yardsticks import composed_margins, measure_yardstick
+from analysis.statistics.contrast_table import contrast_table
+from analysis.statistics.hypernym_tests import hypernym_tests
+from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
+from analysis.statistics.residuals import checks_table
+from analysis.statistics.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
-from analysis.visual import Visual
-from analysis.yardsticks import composed_margins, measure_yardstick
-from cachegen.progress import progress_bar
+from cachegen.common.progress import progress_bar
 
 MAP = ["map", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
 POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
@@ -43,7 +43,7 @@ class Study:
     runs: index run_id, conditions with what `label_runs` adds, and map. categories: one row per run, split, group and
     category. scores: one row per run, split and group (means over categories). coherence, purity: one row per label
     map (pooling) and category. kept: one row per label map. yardsticks: as categories, one row per run, yardstick,
-    group and category. depths: columns dataset_path, category, depth. answer_bins: see `analysis.calibration`, by run.
+    group and category. depths: columns dataset_path, category, depth. answer_bins: see `scores.calibration`, by run.
     probes: run_id -> the text probe of its LM. notes: what could not be computed, and why.
     """
 
@@ -77,72 +77,72 @@ class Study:
 
     @cached_property
     def f1(self) -> pd.DataFrame:
-        """Test F1 of every cell and group with intervals, see `analysis.means.f1_means`."""
+        """Test F1 of every cell and group with intervals, see `analysis.scores.means.f1_means`."""
         return f1_means(self.runs, self.categories)
 
     @cached_property
     def heldout(self) -> pd.DataFrame:
-        """Held-out F1 over parts of the hypernyms, gold and veridical, see `analysis.means.heldout_means`."""
+        """Held-out F1 over parts of the hypernyms, gold and veridical, see `analysis.scores.means.heldout_means`."""
         return heldout_means(self.runs, self.categories)
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
-        """Confirmatory contrasts, then exploratory comparisons, see `analysis.contrast_table`."""
+        """Confirmatory contrasts, then exploratory comparisons, see `analysis.statistics.contrast_table`."""
         return contrast_table(self.runs, self.categories, self.yardsticks)
 
     @cached_property
     def hypernyms(self) -> pd.DataFrame:
-        """Tests of single hypernyms, Holm-adjusted, see `analysis.hypernym_tests`."""
+        """Tests of single hypernyms, Holm-adjusted, see `analysis.statistics.hypernym_tests`."""
         return hypernym_tests(self.runs, self.categories)
 
     @cached_property
     def swap(self) -> pd.DataFrame:
-        """The hypernym-level swap by four tests, see `analysis.swap_tests`."""
+        """The hypernym-level swap by four tests, see `analysis.statistics.swap_tests`."""
         return swap_tests(self.runs, self.categories)
 
     @cached_property
     def fitted(self) -> list[Fitted]:
-        """The mixed models, confirmatory ones first, see `analysis.models`."""
+        """The mixed models, confirmatory ones first, see `analysis.statistics.models`."""
         return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), self.text)
 
     @cached_property
     def models(self) -> pd.DataFrame:
-        """Fixed effects of the mixed models, see `analysis.models.effects_table`."""
+        """Fixed effects of the mixed models, see `analysis.statistics.models.effects_table`."""
         return effects_table(self.fitted)
 
     @cached_property
     def model_variances(self) -> pd.DataFrame:
-        """Random effects of the mixed models, see `analysis.models.variances_table`."""
+        """Random effects of the mixed models, see `analysis.statistics.models.variances_table`."""
         return variances_table(self.fitted)
 
     @cached_property
     def model_checks(self) -> pd.DataFrame:
-        """Residuals of the mixed models, see `analysis.residuals.checks_table`."""
+        """Residuals of the mixed models, see `analysis.statistics.residuals.checks_table`."""
         return checks_table(self.fitted)
 
     @cached_property
     def answering(self) -> pd.DataFrame:
-        """Probability off yes and no, ties, bias and calibration error, see `analysis.calibration.answers_table`."""
+        """Probability off yes and no, ties, bias and calibration error, see `scores.calibration.answers_table`."""
         return answers_table(self.runs, self.answer_bins, self.scores)
 
     @cached_property
     def reliability(self) -> pd.DataFrame:
-        """Reliability diagrams as a table, see `analysis.calibration.reliability_table`."""
+        """Reliability diagrams as a table, see `analysis.scores.calibration.reliability_table`."""
         return reliability_table(self.runs, self.answer_bins)
 
     @cached_property
     def ablation(self) -> pd.DataFrame:
-        """See `analysis.ablation`."""
+        """See `analysis.scores.ablation`."""
         return ablation_curves(self.runs, self.categories)
 
     @cached_property
     def dose(self) -> pd.DataFrame:
-        """Runs of dose-responses, see `analysis.dose`."""
+        """Runs of dose-responses, see `analysis.scores.dose`."""
         return dose_runs(self.runs, self.scores, self.hypernym_coherence(), self.kept)
 
     @cached_property
     def depth(self) -> pd.DataFrame:
-        """See `analysis.depth`."""
+        """See `analysis.scores.depth`."""
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property

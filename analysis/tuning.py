@@ -1,6 +1,6 @@
 """A tuning study as `crosstax tune` recorded it: its trials, the best one, and what mattered.
 
-Schema of `tune.json`: see `engine.tune.record`. Of the runs in such a folder, analysis reads those of the best trial
+Schema of `tune.json`: see `sweeps.tune.record`. Of the runs in such a folder, analysis reads those of the best trial
 only: test answers of other trials are read by nothing.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from cachegen.errors import RunError
-from cachegen.files import read_json
+from cachegen.common.errors import RunError
+from cachegen.common.files import read_json
 
 SCHEMA = 1
 FILE = "tune.json"

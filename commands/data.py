@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cachegen.errors import first_of
+from cachegen.common.errors import first_of
 from commands.options import (
     Compute,
     Device,
@@ -111,12 +111,12 @@ def extract(
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
-    from cachegen.parts import parse_part
+    from cachegen.features.parts import parse_part
 
     chosen = parse_part(part) if part else None
     fix_threads(threads)
-    from cachegen.dataset import load_dataset
-    from cachegen.images import Decoding
+    from cachegen.data.dataset import load_dataset
+    from cachegen.data.images import Decoding
 
     decoding = Decoding.ask(background, upright)
     if tasks > 1 or executor is not ExecutorName.local:
@@ -128,7 +128,7 @@ def extract(
             decoding=decoding,
         )  # fmt: skip
         return
-    from cachegen.extract import extract as run
+    from cachegen.features.extract import extract as run
 
     loaded = load_dataset(dataset)
     say(loaded.summary())
@@ -172,9 +172,9 @@ def _extract_in_parts(
     **encoding: Any,
 ) -> None:
     """Extraction by several processes, where an executor finds them."""
-    from cachegen.dataset import load_dataset
-    from engine.executors.extraction import Encoding, extract_in_parts, extraction_executor
-    from engine.executors.options import executor_options
+    from cachegen.data.dataset import load_dataset
+    from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor
+    from engine.sweeps.executors.options import executor_options
 
     options = executor_options(executor, slurm, ray_address)
     carry_out = extraction_executor(executor, options, tasks, wait=wait)
@@ -199,10 +199,10 @@ def stats(
 
     Example: crosstax stats things scope=mapping --out things-stats
     """
-    from analysis.data_figures import write_data_figures
-    from cachegen.dataset import load_dataset
-    from engine.condition import Condition, parse_settings
-    from engine.stats import count_tables, distributions, table_rows, write_stats
+    from analysis.figures.counts import write_data_figures
+    from cachegen.data.dataset import load_dataset
+    from engine.design.condition import Condition, parse_settings
+    from engine.design.stats import count_tables, distributions, table_rows, write_stats
 
     loaded = load_dataset(dataset)
     condition = Condition.of(parse_settings(settings or []), "stats")

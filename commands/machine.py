@@ -69,8 +69,8 @@ def bench(
     fix_threads(threads)
     import torch
 
-    from cachegen.device import best_dtype, choose_device
-    from cachegen.files import write_json
+    from cachegen.common.device import best_dtype, choose_device
+    from cachegen.common.files import write_json
     from engine.benchmark.bench import bench as run_bench
     from engine.benchmark.bench import bench_text
     from engine.benchmark.compare import Setting, read_depths

@@ -74,7 +74,7 @@ def export(
 
     Example: crosstax export runs/RUN --to llava model
     """
-    from analysis.f1 import mean_macro_f1
+    from analysis.scores.f1 import mean_macro_f1
     from engine.export.llava import export_llava
     from engine.runs.finished import open_run
     from engine.runs.places import Places
@@ -130,9 +130,9 @@ def probe(
     if out.suffix == ".parquet" and len(lm) > 1:
         raise typer.BadParameter("one .parquet file holds one LM; give a folder", param_hint="--out")
     fix_threads(threads)
-    from analysis.probe_scores import describe_probe, probe_result
-    from cachegen.dataset import load_dataset
-    from engine.probe import probe_path, run_probe, settings_for, write_probe
+    from analysis.scores.probe import describe_probe, probe_result
+    from cachegen.data.dataset import load_dataset
+    from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
 
     wording = {"phrasings": phrasing and tuple(phrasing), "template": template}
     wording |= {"answer_yes": answer_yes, "answer_no": answer_no}

@@ -156,7 +156,7 @@ def fix_threads(count: int | None, workers: int | None = None) -> None:
     """Fix what moves last bits and speed on a CPU: threads (else the workers share the cores), and denormal numbers."""
     import torch
 
-    from cachegen.system import cores
+    from cachegen.common.system import cores
 
     if count is None and workers is not None:
         count = max(1, cores() // workers)

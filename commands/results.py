@@ -23,11 +23,11 @@ def analyze(
 
     Example: crosstax analyze runs --probe probe/lm.parquet --out results
     """
-    from analysis.overview import essentials, overview
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
-    from analysis.study_files import analyze as run
-    from cachegen.progress import console
+    from analysis.report.files import analyze as run
+    from analysis.report.summary import essentials, overview
+    from cachegen.common.progress import console
 
     started = time.perf_counter()
     study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
@@ -49,11 +49,10 @@ def reanalyze(
 
     Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
     """
+    from analysis.release.reanalyze import reanalysis_text, write_reanalysis
     from analysis.release.reanalyze import reanalyze as run
-    from analysis.release.reanalyze import write_reanalysis
-    from analysis.release.text import reanalysis_text
-    from cachegen.progress import console
-    from engine.published import REMOVED_HYPERNYMS
+    from cachegen.common.progress import console
+    from engine.design.published import REMOVED_HYPERNYMS
 
     started = time.perf_counter()
     found = run(release, REMOVED_HYPERNYMS)
@@ -80,7 +79,7 @@ def report(
     """
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
-    from analysis.report import write_report
+    from analysis.report.report import write_report
 
     sweep = load_sweep(folder, dataset or [], features or [])
     summary = write_report(sweep, out, world=world, seconds={}, probes=read_probes(probe or []))

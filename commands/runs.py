@@ -59,12 +59,12 @@ def train(
     Example: crosstax train --dataset birds --features birds.h5 --lm Qwen/Qwen3-0.6B shuffle=across run_seed=42
     """
     fix_threads(threads)
-    from cachegen.errors import RunError
-    from engine.condition import Sweep, parse_settings
-    from engine.plan import Execution
+    from cachegen.common.errors import RunError
+    from engine.design.condition import Sweep, parse_settings
     from engine.runs.directory import RunDirectory
-    from engine.sweep import run_sweep
-    from engine.sweep_file import default_fields
+    from engine.runs.planned import Execution
+    from engine.sweeps.sweep import run_sweep
+    from engine.sweeps.sweep_file import default_fields
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
@@ -85,7 +85,7 @@ def presets(
 
     Example: crosstax presets fig6 > mine.toml
     """
-    from engine.presets import load_preset, preset_names
+    from engine.sweeps.presets import load_preset, preset_names
 
     if name is not None:
         preset = load_preset(name)
@@ -131,9 +131,9 @@ def sweep(
 
     Example: crosstax sweep --preset fig6 --dataset things --features dinov2.h5 --out runs --dry-run
     """
-    from engine.condition import parse_settings
-    from engine.presets import load_preset
-    from engine.sweep_file import complete, locate, read_probe, read_sweep, select
+    from engine.design.condition import parse_settings
+    from engine.sweeps.presets import load_preset
+    from engine.sweeps.sweep_file import complete, locate, read_probe, read_sweep, select
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
@@ -147,19 +147,19 @@ def sweep(
     runs = select(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
     if dry_run:
-        from engine.dry_run import dry_run as forecast
-        from engine.dry_run_text import dry_run_text
+        from engine.sweeps.dry_run import dry_run as forecast
+        from engine.sweeps.dry_run import dry_run_text
 
         expected = forecast(runs, out, device)
         say(dry_run_text(expected))
         print_json(expected, as_json)
         return
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
-    from engine.executors import choose_executor
-    from engine.executors.options import executor_options
-    from engine.plan import Execution
     from engine.runs.directory import RunDirectory
-    from engine.sweep import UnplannedError, run_sweep
+    from engine.runs.planned import Execution
+    from engine.sweeps.executors import choose_executor
+    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.sweep import UnplannedError, run_sweep
 
     options = executor_options(executor.value, slurm, ray_address, workers)
     carry_out = choose_executor(executor.value, options, wait=wait)
@@ -195,7 +195,7 @@ def _sweep_probe(
 ) -> None:
     """A sweep of the text-only probe: one LM after the other, what `crosstax probe` does."""
     if dry_run:
-        from engine.dry_run import dry_run_probe
+        from engine.sweeps.dry_run import dry_run_probe
 
         expected = dry_run_probe(asked, dataset)
         for name, cost in expected["lm"].items():
@@ -203,7 +203,7 @@ def _sweep_probe(
         print_json(expected, as_json)
         return
     if dataset is None:
-        from cachegen.errors import ConditionError
+        from cachegen.common.errors import ConditionError
 
         raise ConditionError("this sweep of probes leaves the dataset open; give --dataset DIR")
     probe(
@@ -226,7 +226,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say how far a sweep is, what failed and why, who works on it, and how long it will take."""
-    from engine.status import status_text, sweep_status
+    from engine.sweeps.status import status_text, sweep_status
 
     found = sweep_status(folder)
     say(status_text(found))
@@ -247,11 +247,11 @@ def evaluate(
 ) -> None:
     """Ask a trained run its questions again, on any split or device, and print macro F1."""
     fix_threads(threads)
-    from analysis.f1 import mean_macro_f1
-    from cachegen.files import write_atomically
-    from engine.plan import Execution
+    from analysis.scores.f1 import mean_macro_f1
+    from cachegen.common.files import write_atomically
     from engine.reevaluation import evaluate_run
     from engine.runs.places import Places
+    from engine.runs.planned import Execution
 
     given = Places(dataset, features, lm)
     answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens), given)

@@ -28,11 +28,11 @@ def demo(
     fix_threads(threads)
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
-    from analysis.report import write_report
-    from cachegen.system import cores
-    from engine.executors.local import local
-    from engine.plan import Execution
-    from engine.study import RUN_SEEDS, probe_lms, run_study
+    from analysis.report.report import write_report
+    from cachegen.common.system import cores
+    from engine.demo import RUN_SEEDS, probe_lms, run_study
+    from engine.runs.planned import Execution
+    from engine.sweeps.executors.local import local
 
     # Models this small fit a whole lockstep step into one row, and leave cores idle: groups are trained side by side.
     execution = Execution(device="cpu", max_tokens=16384, group_size=len(RUN_SEEDS))
@@ -95,8 +95,8 @@ def world_replicate(
     """
     fix_threads(threads)
     from analysis.replicate import write_replication
-    from engine.plan import Execution
-    from engine.replicate import replicate
+    from engine.demo import replicate
+    from engine.runs.planned import Execution
 
     seeds = range(first_seed, first_seed + worlds)
     studies = replicate(out, size.value, seeds, twins, Execution(device="cpu", max_tokens=16384))

@@ -60,9 +60,9 @@ def tune(
 
     Example: crosstax tune --preset tune --dataset W/dataset --features w.h5 --set lm=W/lm --out tuned
     """
-    from engine.condition import parse_settings
-    from engine.presets import load_preset
-    from engine.tune.tune_file import TuneFile
+    from engine.design.condition import parse_settings
+    from engine.sweeps.presets import load_preset
+    from engine.sweeps.tune.tune_file import TuneFile
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets tune` prints one")
@@ -71,13 +71,13 @@ def tune(
     asked = TuneFile(source, settings, parse_settings(sets or [], ("lm", "encoder")), dataset, features or [])
     table = asked.table(allow_unseen)
     fix_threads(threads, workers)
-    from analysis.figure_tuning import draw_tuning
-    from analysis.page.figure import FOLDER
+    from analysis.figures.tuning import draw_tuning
+    from analysis.report.page import FOLDER
     from analysis.tuning import read_tuning
-    from engine.executors import choose_executor
-    from engine.executors.options import executor_options
-    from engine.plan import Execution
-    from engine.tune.study import run_tune
+    from engine.runs.planned import Execution
+    from engine.sweeps.executors import choose_executor
+    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.tune.study import run_tune
 
     options = executor_options(executor.value, slurm, ray_address, workers)
     carry_out = choose_executor(executor.value, options, wait=True)

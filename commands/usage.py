@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cachegen.errors import CrosstaxError
+from cachegen.common.errors import CrosstaxError
 
 HOME_PATH = re.compile(r"(-{0,2}[\w-]+=)?(~[^/]*/.*)", re.DOTALL)
 

@@ -14,21 +14,21 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from cachegen.device import choose_device
+from cachegen.common.device import choose_device
+from cachegen.common.errors import ConditionError, DatasetError
+from cachegen.common.hub import is_there
+from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
 from cachegen.encoders import Encoder
-from cachegen.errors import ConditionError, DatasetError
-from cachegen.hub import is_there
-from cachegen.images import DECODING, Decoding, read_image, unreadable_reason
-from engine.batches import QuestionArrays
-from engine.condition import Condition
-from engine.evaluation import evaluate
-from engine.features import Features
-from engine.language_model import FrozenLM, load_lm
-from engine.plan import MAX_TOKENS
-from engine.projector import Projector
-from engine.prompts import PromptTokens, question_text, tokenise
+from engine.design.condition import Condition
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.projector import Projector
+from engine.lm.prompts import PromptTokens, question_text, tokenise
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
+from engine.sweeps.plan import MAX_TOKENS
+from engine.training.batches import QuestionArrays
+from engine.training.evaluation import evaluate
+from engine.training.features import Features
 
 AT_ONCE = 64  # pictures in one batch of the encoder
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
-from cachegen.dataset import load_dataset
-from cachegen.device import best_dtype, choose_device
-from cachegen.errors import CrosstaxError, DatasetError
-from cachegen.images import Decoding
-from cachegen.inspection import Inspection, inspect_images, shown
-from cachegen.microworld.world import default_cache
-from cachegen.offline import offline
-from cachegen.same_pictures import check_pictures
-from cachegen.store import FeatureStore
-from cachegen.system import cores
-from engine.plan import MAX_TOKENS
+from cachegen.common.device import best_dtype, choose_device
+from cachegen.common.errors import CrosstaxError, DatasetError
+from cachegen.common.files import default_cache
+from cachegen.common.hub import offline
+from cachegen.common.system import cores
+from cachegen.data.dataset import load_dataset
+from cachegen.data.images import Decoding
+from cachegen.data.inspection import Inspection, inspect_images, shown
+from cachegen.features.same_pictures import check_pictures
+from cachegen.features.store import FeatureStore
+from engine.sweeps.plan import MAX_TOKENS
 
 GIB = 2**30
 

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from cachegen.device import choose_device
-from cachegen.errors import RunError
-from cachegen.progress import progress_bar
-from cachegen.same_pictures import check_pictures
-from engine.condition import Inputs
-from engine.evaluation import evaluate
-from engine.group import Opener
-from engine.plan import MAX_TOKENS, Execution, PlannedRun
+from cachegen.common.device import choose_device
+from cachegen.common.errors import RunError
+from cachegen.common.progress import progress_bar
+from cachegen.features.same_pictures import check_pictures
+from engine.design.condition import Inputs
 from engine.runs.finished import open_run
 from engine.runs.places import Places
+from engine.runs.planned import Execution, PlannedRun
+from engine.sweeps.plan import MAX_TOKENS
+from engine.training.evaluation import evaluate
+from engine.training.group import Opener
 
 
 def evaluate_run(folder: Path, split: str, execution: Execution, given: Places | None = None) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def _one_thread():
 @pytest.fixture(scope="session", autouse=True)
 def _quick_pdf():
     """Fonts of PDF files take most of a report's time as Type 42, which `test_figures.py` looks at."""
-    from analysis.drawing import STYLE
+    from analysis.figures.style import STYLE
 
     STYLE["pdf.fonttype"] = 3
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachegen.errors import ConditionError
-from engine.ablation import removed_hypernyms, withhold
-from engine.condition import Condition
-from engine.published import REMOVED_HYPERNYMS, SWAP_PAIRS
+from cachegen.common.errors import ConditionError
+from engine.design.ablation import removed_hypernyms, withhold
+from engine.design.condition import Condition
+from engine.design.published import REMOVED_HYPERNYMS, SWAP_PAIRS
 
 NAMES = list("ABCDE")
 hypernym_sets = st.lists(st.frozensets(st.sampled_from("ABCDE"), min_size=1, max_size=3), min_size=2, max_size=30)

@@ -8,10 +8,10 @@ import pytest
 from picture_study import IMAGES, LEAVES, save_encoder, train_run, write_lm
 from twins import save_hf
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import ConditionError, CrosstaxError, DatasetError, RunError, StoreError
+from cachegen.common.errors import ConditionError, CrosstaxError, DatasetError, RunError, StoreError
+from cachegen.data.dataset import load_dataset
 from engine.ask import open_asker, read_words
-from engine.prompts import question_text
+from engine.lm.prompts import question_text
 from engine.runs.places import Places
 
 LOGITS = ["logit_yes", "logit_no"]

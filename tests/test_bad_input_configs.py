@@ -7,8 +7,8 @@ import pytest
 from bad_input import Case, check, folder_there, ids, loop, remove, write
 from bad_input.study import INPUTS
 
-from cachegen.errors import CrosstaxError
-from cachegen.files import read_json
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import read_json
 
 SWEEP = "sweep mine.toml --out new --device cpu --threads 1"
 PLACES = "".join(f"{name} = {json.dumps(value)}\n" for name, value in INPUTS.items())

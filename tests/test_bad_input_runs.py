@@ -16,11 +16,11 @@ from bad_input.study import run_name, things_pictures
 from encrypted_zip import write_zip
 from safetensors.numpy import load_file, save, save_file
 
-from cachegen.files import digest_file
-from engine.checkpoint import Checkpoint, write_checkpoint
-from engine.plan_file import read_plan
-from engine.projector import Projector
+from cachegen.common.files import digest_file
+from engine.lm.projector import Projector
 from engine.runs.directory import HASHED
+from engine.sweeps.plan_file import read_plan
+from engine.training.checkpoint import Checkpoint, write_checkpoint
 
 DEEP = "[" * 100_000
 PICKLE = pickle.dumps({"weight": np.zeros((4, 4))})

@@ -6,21 +6,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cachegen.errors import ConditionError
-from cachegen.random_init import random_init_lm
+from cachegen.common.errors import ConditionError
+from cachegen.common.random_init import random_init_lm
 from engine.benchmark import compare as comparing
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.compare import Setting, compare, read_depths
-from engine.benchmark.floor import products_of
-from engine.benchmark.lockstep import lockstep
+from engine.benchmark.lockstep import lockstep, products_of
 from engine.benchmark.models import SUFFIX, lm_config, vision_model
 from engine.benchmark.naive import Naive, penultimate
-from engine.benchmark.own import Engine
 from engine.benchmark.stream import stream
-from engine.benchmark.work import Work
-from engine.language_model import FrozenLM
-from engine.lm_shape import KNOWN, shape_of_config
-from engine.projector import new_projector
+from engine.benchmark.work import Engine, Work
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.lm.shape import KNOWN, shape_of_config
 
 CPU = torch.device("cpu")
 SETTING = Setting("tiny", 10, torch.float32, CPU, rounds=1)

@@ -10,11 +10,11 @@ from tiny import tiny_lm
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.benchmark.naive_cost import KNOWN_ENCODERS, EncoderShape, naive_cost_of
-from engine.condition import Condition
-from engine.cost import Questions, Sizes, cost_of
-from engine.lm_shape import lm_shape
-from engine.projector import new_projector
+from engine.benchmark.naive import KNOWN_ENCODERS, EncoderShape, naive_cost_of
+from engine.design.condition import Condition
+from engine.lm.projector import new_projector
+from engine.lm.shape import lm_shape
+from engine.sweeps.cost import Questions, Sizes, cost_of
 
 PATCHES, WIDTH, PREFIX, SUFFIX = 7, 24, 2, 6
 

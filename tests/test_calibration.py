@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.calibration import BINS, answer_bins, answers_table, reliability_table
 from analysis.predictions import derive_answers
+from analysis.scores.calibration import BINS, answer_bins, answers_table, reliability_table
 
 RUNS = pd.DataFrame(
     {"setup": "", "arm": ["original", "original", "across"], "lm_init": "pretrained"}, index=["a", "b", "c"]

@@ -8,7 +8,7 @@ import pytest
 from small_study import SETTINGS
 
 from commands import options
-from engine.timing import read_events
+from engine.sweeps.timing import read_events
 
 
 def last_json(stdout):
@@ -210,7 +210,7 @@ def test_a_missing_lm_folder_says_so(crosstax, small_study, tmp_path):
 
 
 def test_debug_keeps_the_traceback(crosstax):
-    from cachegen.errors import CrosstaxError
+    from cachegen.common.errors import CrosstaxError
 
     with pytest.raises(CrosstaxError):
         crosstax("--debug", "sweep", "nowhere.toml")
@@ -237,7 +237,8 @@ def test_importing_the_command_and_reading_configs_loads_nothing_heavy():
     code = (
         "import sys, cli\n"
         "light = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "import engine.condition, cachegen.dataset, engine.sweep_file, engine.status, engine.dry_run\n"
+        "import engine.design.condition, cachegen.data.dataset\n"
+        "import engine.sweeps.sweep_file, engine.sweeps.status, engine.sweeps.dry_run\n"
         "print(sorted(light), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

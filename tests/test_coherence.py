@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from small_study import SmallStudy
 from synthetic_sweep import World
 
-from analysis.coherence import (
+from analysis.inputs import open_dataset, open_store
+from analysis.scores.coherence import (
     MEASURES,
     coherence,
     label_map,
@@ -20,10 +21,9 @@ from analysis.coherence import (
     sum_leaves,
     unit_vectors,
 )
-from analysis.inputs import open_dataset, open_store
-from cachegen.dataset import load_dataset
-from cachegen.errors import RunError, StoreError
-from cachegen.store import FeatureStore
+from cachegen.common.errors import RunError, StoreError
+from cachegen.data.dataset import load_dataset
+from cachegen.features.store import FeatureStore
 
 
 def all_pairs(units: np.ndarray, leaves: np.ndarray, chosen: np.ndarray, between: bool) -> float:

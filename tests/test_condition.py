@@ -2,9 +2,9 @@
 
 import pytest
 
-from cachegen.errors import ConditionError
-from engine.condition import Condition, Sweep, parse_settings
-from engine.sweep_file import complete, read_sweep
+from cachegen.common.errors import ConditionError
+from engine.design.condition import Condition, Sweep, parse_settings
+from engine.sweeps.sweep_file import complete, read_sweep
 
 DIGESTS = {"dataset": "d", "store": "s", "lm": "l", "tokenizer": "t"}
 # Published names: a change here breaks the folders of every user.

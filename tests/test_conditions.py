@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from synthetic_sweep import CELLS, World, write_sweep
 
-from analysis.cells import cell_rows
 from analysis.conditions import arms_of, label_runs, seed_text, shown_runs
 from analysis.predictions import load_sweep
+from analysis.report.page import cell_rows
 from analysis.study import measure
 
 WORLD = World(families=2, per_leaf=4)

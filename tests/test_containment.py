@@ -13,17 +13,19 @@ from test_executors import planned
 from tiny import tiny_lm
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, GPT2Config, OPTConfig
 
-from cachegen.dataset import load_dataset
-from engine import group, plan, sweep, training
-from engine.executors import local as local_executor
-from engine.executors import run_elsewhere
-from engine.executors.local import local
-from engine.jobs import in_this_process
-from engine.plan import Execution
+from cachegen.data.dataset import load_dataset
 from engine.runs.directory import HASHED, RunDirectory
-from engine.status import status_text, sweep_status
-from engine.sweep import UnplannedError, run_sweep
-from engine.timing import read_events
+from engine.runs.planned import Execution
+from engine.sweeps import plan, sweep
+from engine.sweeps.executors import local as local_executor
+from engine.sweeps.executors import run_elsewhere
+from engine.sweeps.executors.jobs import in_this_process
+from engine.sweeps.executors.local import local
+from engine.sweeps.status import status_text, sweep_status
+from engine.sweeps.sweep import UnplannedError, run_sweep
+from engine.sweeps.timing import read_events
+from engine.training.loop import group
+from engine.training.loop import loop as training
 
 ALONE = Execution(device="cpu", group_size=1)
 EVERY_STEP = replace(ALONE, checkpoint_seconds=0.0)
@@ -334,9 +336,9 @@ DEADLY = """
 import os, signal, sys
 class Hook:
     def find_spec(self, name, path=None, target=None):
-        if name == "engine.executors.local" and self in sys.meta_path:
+        if name == "engine.sweeps.executors.local" and self in sys.meta_path:
             sys.meta_path.remove(self)
-            from engine import group
+            from engine.training.loop import group
             load_lm = group.load_lm
             def deadly(folder, *rest):
                 if (folder / "deadly").exists():

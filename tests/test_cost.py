@@ -10,12 +10,18 @@ from tiny import CONFIGS, SIZE, tiny_lm
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, Qwen3Config
 
-from cachegen.dataset import load_dataset
-from cachegen.random_init import random_init_lm
-from cachegen.store import FeatureStore
-from engine.batches import epoch_batches, pack
-from engine.condition import Condition
-from engine.cost import (
+from cachegen.common.random_init import random_init_lm
+from cachegen.data.dataset import load_dataset
+from cachegen.features.store import FeatureStore
+from engine.design.condition import Condition
+from engine.design.questions import build_questions
+from engine.lm.language_model import FrozenLM
+from engine.lm.prefix_sharing import Layout
+from engine.lm.projector import new_projector
+from engine.lm.prompts import PromptTokens
+from engine.lm.shape import KNOWN, lm_shape
+from engine.runs.planned import Execution
+from engine.sweeps.cost import (
     KNOWN_PATCHES,
     Questions,
     Sizes,
@@ -25,21 +31,14 @@ from engine.cost import (
     run_bytes,
     store_bytes,
 )
-from engine.dry_run import ASSUMED_EFFICIENCY, dry_run, dry_run_probe
-from engine.dry_run_text import dry_run_text
-from engine.language_model import FrozenLM
-from engine.lm_shape import KNOWN, lm_shape
-from engine.plan import Execution
-from engine.prefix_sharing import Layout
-from engine.presets import load_preset
-from engine.projector import new_projector
-from engine.prompts import PromptTokens
-from engine.questions import build_questions
-from engine.rate import device_name, gemm_rate
-from engine.sweep import run_sweep
-from engine.sweep_file import Wanted, locate, read_probe, read_sweep
-from engine.timing import duration, read_events
-from engine.training import Step, step_loss
+from engine.sweeps.dry_run import ASSUMED_EFFICIENCY, dry_run, dry_run_probe, dry_run_text
+from engine.sweeps.presets import load_preset
+from engine.sweeps.rate import device_name, gemm_rate
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.sweep_file import Wanted, locate, read_probe, read_sweep
+from engine.sweeps.timing import duration, read_events
+from engine.training.batches import epoch_batches, pack
+from engine.training.loop import Step, step_loss
 
 CPU = torch.device("cpu")
 SUFFIX = 6

@@ -5,12 +5,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_lm
 
-from engine.benchmark.own import Engine
-from engine.benchmark.work import Work
-from engine.language_model import FrozenLM
-from engine.plan import Execution
-from engine.projector import new_projector
-from engine.sweep import run_sweep
+from engine.benchmark.work import Engine, Work
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.runs.planned import Execution
+from engine.sweeps.sweep import run_sweep
 
 pytestmark = pytest.mark.gpu
 

@@ -9,14 +9,14 @@ from scipy import stats
 from synthetic_sweep import CELLS, World, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.ablation import ablation_sentences
 from analysis.conditions import shown_runs
-from analysis.depth import depth_scores
-from analysis.dose import dose_sentences, dose_table
-from analysis.drawing import Drawn
-from analysis.figures import FIGURES, draw_figures
+from analysis.figures.contents import FIGURES, draw_figures
+from analysis.figures.style import Drawn
 from analysis.predictions import load_sweep
-from analysis.report import write_report
+from analysis.report.report import write_report
+from analysis.scores.ablation import ablation_sentences
+from analysis.scores.depth import depth_scores
+from analysis.scores.dose import dose_sentences, dose_table
 from analysis.study import Study, measure
 
 WORLD = World(families=8, per_leaf=8, parents=True)
@@ -167,7 +167,7 @@ def test_sections_and_summary_appear_with_their_runs(
     folder: Path, drawn: dict[str, Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = ("ablation", "depth", "dose")
-    monkeypatch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in here})
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in here})
     summary = write_report(load_sweep(folder / "sweep"), tmp_path, world=None, seconds={})
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     for title in ("Ablation curves", "Dose and response", "Depth", "Measured against what can be seen"):

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cachegen.dataset import load_dataset, load_dataset_of_runs
-from cachegen.errors import DatasetError
-from cachegen.inspection import inspect_images
-from cachegen.taxonomy import read_taxonomy
+from cachegen.common.errors import DatasetError
+from cachegen.data.dataset import load_dataset, load_dataset_of_runs
+from cachegen.data.inspection import inspect_images
+from cachegen.data.taxonomy import read_taxonomy
 
 HEADER = "leaf,leaf_phrase,number,hypernym,hypernym_phrase"
 ROWS = (
@@ -245,7 +245,7 @@ def test_inspection_names_the_unreadable(tmp_path: Path) -> None:
 
 
 def test_loading_imports_no_torch() -> None:
-    code = "import sys, cachegen.dataset; assert 'torch' not in sys.modules"
+    code = "import sys, cachegen.data.dataset; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import cli
-from engine import study
+from engine import demo as study
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(3, marks=pytest.mark.slow)], ids="{} seeds".format)
@@ -97,8 +97,8 @@ def test_no_image_hypernym_question_was_trained_on(demo):
 
 def test_no_test_image_trained_the_encoder(smoke_world):
     """The split is the dataset's own, whatever the data seed; the encoder saw its training part."""
-    from cachegen.dataset import load_dataset
-    from engine.questions import split_images
+    from cachegen.data.dataset import load_dataset
+    from engine.design.questions import split_images
 
     dataset = load_dataset(smoke_world.dataset)
     assert (split_images(dataset, 0) == split_images(dataset, 99)).all()

@@ -12,10 +12,10 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from PIL import Image
 from twins import DEPTH, KINDS, SHAPE, SIDE, WIDTH, save_hf, save_timm, save_twins
 
+from cachegen.common.errors import ModelError
+from cachegen.data.images import Transform
 from cachegen.encoders import Encoded, Encoder, load_encoder, weights_digest
 from cachegen.encoders.names import read_name
-from cachegen.errors import ModelError
-from cachegen.images import Transform
 
 
 def pixels(count: int = 2, side: int = SIDE) -> torch.Tensor:

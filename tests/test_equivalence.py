@@ -7,9 +7,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from analysis.contrasts import EQUIVALENCE_MARGIN, mean_interval
-from analysis.equivalence import holm, tost
-from cachegen.errors import CrosstaxError
+from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
+from analysis.statistics.equivalence import holm, tost
+from cachegen.common.errors import CrosstaxError
 
 
 def test_tost_equals_statsmodels_and_the_interval_rule() -> None:

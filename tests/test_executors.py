@@ -14,18 +14,18 @@ import torch
 from real_slurm import slurm_of_one_node
 from small_study import make_small_study
 
-from cachegen.errors import ConditionError
-from engine import sweep as sweep_module
-from engine.executors import choose_executor, run_elsewhere
-from engine.executors.local import local, visible_gpus
-from engine.executors.options import executor_options
-from engine.locks import group_lock, plan_lock
-from engine.plan import Execution
-from engine.plan_file import read_plan
+from cachegen.common.errors import ConditionError
 from engine.runs.directory import HASHED, RunDirectory
-from engine.status import status_text, sweep_status
-from engine.sweep import run_sweep
-from engine.timing import read_events
+from engine.runs.planned import Execution
+from engine.sweeps import sweep as sweep_module
+from engine.sweeps.executors import choose_executor, run_elsewhere
+from engine.sweeps.executors.local import local, visible_gpus
+from engine.sweeps.executors.options import executor_options
+from engine.sweeps.locks import group_lock, plan_lock
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.status import status_text, sweep_status
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.timing import read_events
 
 PAIRS = Execution(device="cpu", group_size=1)
 EVERY_STEP = replace(PAIRS, checkpoint_seconds=0.0)
@@ -262,14 +262,14 @@ def test_slurm_without_a_cluster(submitit, runs, tmp_path, monkeypatch):
 
 
 def test_an_option_that_slurm_does_not_have(submitit, runs, tmp_path):
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     with pytest.raises(ConditionError, match="Unknown argument 'partitoin'"):
         run_sweep(runs, tmp_path, PAIRS, executor=slurm({"partitoin": "gpu"}, cluster="debug"))
 
 
 def test_submitit_in_this_process(submitit, runs, reference, tmp_path):
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     run_sweep(runs, tmp_path, PAIRS, executor=slurm({"partition": "gpu"}, wait=True, cluster="debug"))
     assert bytes_of(tmp_path) == reference
@@ -278,7 +278,7 @@ def test_submitit_in_this_process(submitit, runs, reference, tmp_path):
 @pytest.mark.slow
 def test_a_job_that_is_interrupted_goes_on_from_its_checkpoint(submitit, long_runs, long_reference, tmp_path):
     """Submitit's processes on this machine, one told that its time is up as Slurm tells it."""
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     run_sweep(long_runs, tmp_path, EVERY_STEP, executor=slurm({}, cluster="local"))
     submitted = [event for event in read_events(tmp_path) if event["event"] == "submitted"]
@@ -302,7 +302,7 @@ def slurm_cluster(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_real_slurm(submitit, slurm_cluster, long_runs, long_reference, tmp_path):
     """A job array; one of its jobs is told that its time is up, waits in the queue again, and goes on."""
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     out = tmp_path / "runs"
     run_sweep(long_runs, out, EVERY_STEP, executor=slurm({"partition": "main", "time": "10"}))
@@ -321,7 +321,7 @@ def test_a_real_slurm(submitit, slurm_cluster, long_runs, long_reference, tmp_pa
 @pytest.mark.slow
 def test_slurms_own_clock(submitit, slurm_cluster, small_study, tmp_path):
     """Three minutes are too short, and Slurm says so: the job goes on from its checkpoint until it is done."""
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     runs = small_study.sweep(run_seed=[1], epochs=600)
     run_sweep(runs, tmp_path / "reference", PAIRS)

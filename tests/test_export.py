@@ -13,9 +13,9 @@ from tiny import tiny_lm, tiny_tokenizer
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from twins import save_timm
 
+from cachegen.common.errors import ConditionError, CrosstaxError, ModelError, RunError
+from cachegen.common.files import digest_file
 from cachegen.encoders import load_encoder
-from cachegen.errors import ConditionError, CrosstaxError, ModelError, RunError
-from cachegen.files import digest_file
 from engine.ask import open_asker
 from engine.export.llava import export_llava
 from engine.export.tower import vision_tower

@@ -23,14 +23,14 @@ import transformers
 from PIL import Image
 from test_system import LINUX_ONLY
 
-from cachegen import extract as extraction
-from cachegen.dataset import Dataset, load_dataset
+from cachegen.common.errors import RunError, StoreError
+from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.data.images import read_image
 from cachegen.encoders import Encoded, Encoder, load_encoder
-from cachegen.errors import RunError, StoreError
-from cachegen.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
-from cachegen.images import read_image
-from cachegen.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, reasons_path, row_checksum
-from cachegen.store_writer import open_writer
+from cachegen.features import extract as extraction
+from cachegen.features.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
+from cachegen.features.store import DONE, FEATURES, PENDING, UNREADABLE, FeatureStore, reasons_path, row_checksum
+from cachegen.features.writer import open_writer
 
 SIDE, BATCH = 28, 4
 LEAVES = ("crow", "gull", "saw")
@@ -417,7 +417,7 @@ def test_killed_process_loses_at_most_its_block(dataset: Dataset, encoder: str, 
     code = (
         "import sys, torch; from pathlib import Path\n"
         "torch.set_num_threads(1); torch.set_flush_denormal(True)\n"  # as this process: both can move last bits
-        "from cachegen.dataset import load_dataset; from cachegen.extract import extract\n"
+        "from cachegen.data.dataset import load_dataset; from cachegen.features.extract import extract\n"
         "extract(load_dataset(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3]), batch=1, workers=2, device='cpu')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(dataset.root), encoder, str(out)])

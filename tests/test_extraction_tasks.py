@@ -9,14 +9,14 @@ from PIL import Image
 from small_study import write_dataset
 from test_extract import BATCH, SIDE, save_encoder
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import ConditionError, RunError, StoreError
-from cachegen.extract import extract
-from cachegen.store import FeatureStore
-from engine.executors import run_elsewhere
-from engine.executors.extraction import Encoding, extract_in_parts, extraction_executor, jobs_folder
-from engine.jobs import in_this_process
-from engine.timing import read_events
+from cachegen.common.errors import ConditionError, RunError, StoreError
+from cachegen.data.dataset import load_dataset
+from cachegen.features.extract import extract
+from cachegen.features.store import FeatureStore
+from engine.sweeps.executors import run_elsewhere
+from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor, jobs_folder
+from engine.sweeps.executors.jobs import in_this_process
+from engine.sweeps.timing import read_events
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_two_processes(dataset, encoder, reference, tmp_path):
 
 def test_jobs_of_submitit(dataset, encoder, reference, tmp_path):
     pytest.importorskip("submitit", reason="the extra crosstax[slurm] is not installed")
-    from engine.executors.slurm import slurm
+    from engine.sweeps.executors.slurm import slurm
 
     out = tmp_path / "three.h5"
     extract_in_parts(dataset, out, encoding(encoder), 3, slurm({}, wait=True, cluster="debug"))

@@ -29,18 +29,18 @@ from PIL import Image
 from synthetic_sweep import CELLS, World, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis import study_files
-from analysis.curves import _as_published
-from analysis.data_figures import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
-from analysis.drawing import DOUBLE, ENCODER_LOOKS, LOOKS, SMALL, STYLE, Drawn, Look, key, legend
-from analysis.figure_main import main_figure
-from analysis.figures import FIGURES, Figures, draw_figures
-from analysis.naming import encoder_names, setup_names
+from analysis.conditions import encoder_names, setup_names
+from analysis.figures.contents import FIGURES, Figures, draw_figures
+from analysis.figures.counts import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
+from analysis.figures.curves import _as_published
+from analysis.figures.main import main_figure
+from analysis.figures.style import DOUBLE, ENCODER_LOOKS, LOOKS, SMALL, STYLE, Drawn, Look, key, legend
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes
 from analysis.published import HYPERNYMS_PER_LEAF, published_hypernyms, published_rows
+from analysis.report.files import write_study
+from analysis.report.report import study_files
 from analysis.study import Study, measure
-from analysis.study_files import write_study
 from cachegen.things.names import HYPERNYMS
 
 DINOV2, SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli"
@@ -410,7 +410,9 @@ def test_files_need_nothing_else(small: tuple[World, Study], tmp_path: Path) -> 
     world, study = small
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
-        patch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in ("main", "leaves_per_hypernym")})
+        patch.setattr(
+            "analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in ("main", "leaves_per_hypernym")}
+        )
         _, figures, svgs = write_study(study, tmp_path)
     assert list(figures.drawn) == list(svgs) == ["main", "leaves_per_hypernym"]
     folder = tmp_path / "figures"
@@ -443,7 +445,7 @@ def test_another_process_writes_the_same_files(
     world, study = small
     names = ("main", "coherence")
     monkeypatch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
-    monkeypatch.setattr("analysis.figures.FIGURES", {name: FIGURES[name] for name in names})
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in names})
     monkeypatch.setattr(study_files, "MANY_RUNS", 1)
     monkeypatch.setattr(study_files, "cores", lambda: 2)
     here, write = [], Drawn.write

@@ -19,18 +19,18 @@ from PIL import Image
 from safetensors.numpy import save
 
 from analysis.predictions import load_sweep
-from analysis.probe_scores import read_probe
 from analysis.release.files import read_f1, read_table
-from cachegen.errors import CrosstaxError
-from cachegen.files import digest_file
-from cachegen.images import read_image, unreadable_reason
-from cachegen.store import FeatureStore
-from cachegen.taxonomy import read_taxonomy
-from engine.condition import Condition, parse_settings
-from engine.plan_file import read_plan
+from analysis.scores.probe import read_probe
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import digest_file
+from cachegen.data.images import read_image, unreadable_reason
+from cachegen.data.taxonomy import read_taxonomy
+from cachegen.features.store import FeatureStore
+from engine.design.condition import Condition, parse_settings
 from engine.runs.config import condition_of, inputs_of, read_config
 from engine.runs.directory import HASHED
-from engine.sweep_file import read_sweep
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.sweep_file import read_sweep
 
 
 def fuzzed(**strategies):
@@ -196,8 +196,8 @@ def test_columns_of_predictions_and_probes(folder, study, column, cell, damages)
 def test_checkpoints(folder, study, damages, tensors):
     import torch
 
-    from engine.checkpoint import Checkpoint, read_checkpoint
     from engine.runs.directory import RunDirectory
+    from engine.training.checkpoint import Checkpoint, read_checkpoint
 
     (folder / "metrics.jsonl").write_text("")
     whole = (study / "started" / f"{run_name(study)}.checkpoint.safetensors").read_bytes()

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import intervals
-from analysis.intervals import (
+from analysis.statistics import intervals
+from analysis.statistics.intervals import (
     MODEL,
     crossed_bootstrap,
     crossed_interval,
@@ -15,7 +15,7 @@ from analysis.intervals import (
     resampled_difference,
     resampled_means,
 )
-from analysis.mixed_effects import mixed_model
+from analysis.statistics.mixed_effects import mixed_model
 
 
 def table(rng: np.random.Generator, shape: tuple[int, int], seed: float, category: float, rest: float) -> np.ndarray:

@@ -14,12 +14,12 @@ import pytest
 from kill_commands import evaluation, extraction, make_encoder, make_pictures, sweep, tune
 from kill_harness import Command, Kill, count_points, points, random_times, survives
 
-from cachegen.errors import CrosstaxError
-from cachegen.store import DONE
-from cachegen.store_writer import StoreWriter
-from engine.plan import Execution
-from engine.sweep import run_sweep
-from engine.tune.table import TuneTable
+from cachegen.common.errors import CrosstaxError
+from cachegen.features.store import DONE
+from cachegen.features.writer import StoreWriter
+from engine.runs.planned import Execution
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.tune.table import TuneTable
 
 COMMANDS = ("extraction", "sweep", "tune", "evaluation")
 TUNE = {"trials": 3, "batch": 2, "sampler": "random", "space": {"learning_rate": {"low": 1e-4, "high": 1e-2}}}

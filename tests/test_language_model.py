@@ -12,8 +12,8 @@ from small_study import word_tokenizer
 from tiny import CONFIGS, tiny_lm
 from transformers import AutoModelForCausalLM
 
-from cachegen.errors import ModelError
-from engine.language_model import FrozenLM, lm_digests, load_lm, resolve_lm
+from cachegen.common.errors import ModelError
+from engine.lm.language_model import FrozenLM, lm_digests, load_lm, resolve_lm
 
 CPU = torch.device("cpu")
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from tiny import CONFIGS, tiny_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from cachegen.errors import ModelError
-from cachegen.hub import weight_files
-from engine.batches import pack
-from engine.condition import Condition
-from engine.language_model import FrozenLM, lm_digests, load_lm, load_model
-from engine.prefix_sharing import Layout
-from engine.prompts import tokenise
-from engine.training import prompt_row
+from cachegen.common.errors import ModelError
+from cachegen.common.hub import weight_files
+from engine.design.condition import Condition
+from engine.lm.language_model import FrozenLM, lm_digests, load_lm, load_model
+from engine.lm.prefix_sharing import Layout
+from engine.lm.prompts import tokenise
+from engine.training.batches import pack
+from engine.training.loop import prompt_row
 
 CPU = torch.device("cpu")
 STYLE = {"qwen3": "qwen", "llama": "llama3", "gpt_neox": "gpt_neox", "olmo": "gpt_neox", "olmo2": "qwen"}
@@ -231,7 +231,7 @@ def test_embedding_rms_is_that_of_what_the_lm_reads():
 def test_embedding_rms_in_blocks_is_the_whole_tables(monkeypatch):
     whole = FrozenLM.wrap(tiny_lm("llama"), None, CPU).embedding_rms
     assert whole == tiny_lm("llama").get_input_embeddings().weight.square().mean().sqrt().item()  # one block: same bits
-    monkeypatch.setattr("engine.language_model.RMS_BLOCK", 48 * 7)  # 61 rows: eight blocks of 7 and one of 5
+    monkeypatch.setattr("engine.lm.language_model.RMS_BLOCK", 48 * 7)  # 61 rows: eight blocks of 7 and one of 5
     assert FrozenLM.wrap(tiny_lm("llama"), None, CPU).embedding_rms == pytest.approx(whole, rel=1e-6)
 
 

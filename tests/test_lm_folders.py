@@ -17,10 +17,10 @@ from picture_study import save_encoder
 from safetensors.torch import load_file, save_file
 from tiny import tiny_lm
 
+from cachegen.common.errors import ModelError
 from cachegen.encoders.names import read_name
-from cachegen.errors import ModelError
-from engine.condition import Condition, Inputs, Sweep
-from engine.language_model import (
+from engine.design.condition import Condition, Inputs, Sweep
+from engine.lm.language_model import (
     FrozenLM,
     check_decoder,
     lm_digests,
@@ -30,8 +30,8 @@ from engine.language_model import (
     resolve_lm,
     rows_of,
 )
-from engine.prompts import encode, tokenise
-from engine.sweep_file import read_probe, read_sweep
+from engine.lm.prompts import encode, tokenise
+from engine.sweeps.sweep_file import read_probe, read_sweep
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123456\n"
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from engine import matmul_attention as products
-from engine.matmul_attention import matmul_attention
-from engine.prefix_sharing import Layout, sdpa_attention
+from engine.lm import attention as products
+from engine.lm.attention import matmul_attention
+from engine.lm.prefix_sharing import Layout, sdpa_attention
 
 LAYOUTS = {
     "equal": Layout(((3, 2),), prefix=9, suffix=4),

@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from synthetic_sweep import CELLS, World, mark_done, write_config, write_run, write_sweep
 
-from analysis.materials import materials_of
-from analysis.methods import Methods, count, either, methods_of
 from analysis.predictions import load_sweep
-from analysis.references import REFERENCES, encoder_keys, lm_keys
+from analysis.report.materials import REFERENCES, encoder_keys, lm_keys, materials_of
+from analysis.report.methods import Methods, count, either, methods_of
 from analysis.study import measure
-from engine.condition import Condition
+from engine.design.condition import Condition
 
 WORLD = World(families=3, per_leaf=12)
 ORIGINAL = {("pretrained", "original"): CELLS["pretrained", "original"]}

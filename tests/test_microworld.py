@@ -17,18 +17,18 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import CrosstaxError, RunError
-from cachegen.files import exclusive_lock
-from cachegen.inspection import inspect_images
+from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.files import default_cache, exclusive_lock
+from cachegen.common.random_init import random_init_lm
+from cachegen.common.rng import generator
+from cachegen.data.dataset import load_dataset
+from cachegen.data.inspection import inspect_images
 from cachegen.microworld import corpus as corpus_module
 from cachegen.microworld import drawing, lexicon, recipe
 from cachegen.microworld.corpus import Corpus
 from cachegen.microworld.language_model import _answer_logits, make_tokenizer
 from cachegen.microworld.twins import TWINS, build_twin, no_family_words, no_hypernym_questions, twin_manifest
-from cachegen.microworld.world import World, build_world, default_cache, is_whole, recipe_digest
-from cachegen.random_init import random_init_lm
-from cachegen.rng import generator
+from cachegen.microworld.world import World, build_world, is_whole, recipe_digest
 
 TINY = recipe.Size(
     "tiny",
@@ -124,7 +124,7 @@ def test_a_damaged_world_is_rebuilt_with_the_same_bytes(tmp_path: Path) -> None:
 def test_two_builders_do_not_collide(tmp_path: Path) -> None:
     name = f"{TINY.name}-8-{recipe_digest(TINY)}"
     program = (
-        "import sys; from pathlib import Path; from cachegen.files import exclusive_lock\n"
+        "import sys; from pathlib import Path; from cachegen.common.files import exclusive_lock\n"
         f"with exclusive_lock(Path(sys.argv[1]) / 'worlds' / '.{name}.lock', 'x'): print('held', flush=True); input()"
     )
     holder = subprocess.Popen(
@@ -196,7 +196,7 @@ def test_split_is_70_5_25_of_every_leaf(smoke_world: World) -> None:
 
 def test_split_is_the_one_a_study_would_draw(tiny: World) -> None:
     """The 70/5/25 rule is one: without its split.csv, the world's seed as data seed gives the same split."""
-    from engine.questions import split_images
+    from engine.design.questions import split_images
 
     dataset = load_dataset(tiny.dataset)
     bare = replace(dataset, images=dataset.images.drop(columns="split"))
@@ -299,7 +299,7 @@ def test_hierarchy(size: recipe.Size) -> None:
 
 @pytest.mark.parametrize("size", [recipe.DEMO, recipe.SMOKE])
 def test_a_disjoint_across_shuffle_exists(size: recipe.Size) -> None:
-    from engine.shuffle import shuffle_map
+    from engine.design.shuffle import shuffle_map
 
     world = lexicon.make_lexicon(size, 0)
     own = [frozenset(hypernym.name for hypernym in world.above(leaf)) for leaf in world.leaves]
@@ -447,7 +447,7 @@ def test_a_damaged_twin_is_rebuilt_with_the_same_bytes(tiny: World, twins: dict[
 
 
 def test_language_twins_differ_from_the_lm_in_text_alone(tiny: World, twins: dict[str, Path]) -> None:
-    from cachegen.files import digest_file
+    from cachegen.common.files import digest_file
 
     folders = [tiny.lm, *(path for name, path in twins.items() if name.startswith("lm-"))]
     assert len(folders) == 3

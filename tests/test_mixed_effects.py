@@ -8,10 +8,10 @@ from lme4_data import dyestuff, dyestuff2, pastes, penicillin, sleepstudy
 from scipy import stats
 from scipy.linalg import block_diag
 
-from analysis import mixed_effects
-from analysis.mixed_effects import MixedModel, mixed_model
-from analysis.mixed_formula import MixedModelError, build_design, parse_formula
-from analysis.mixed_reml import Evaluation, cross_products
+from analysis.statistics import mixed_effects
+from analysis.statistics.formula import MixedModelError, build_design, parse_formula
+from analysis.statistics.mixed_effects import MixedModel, mixed_model
+from analysis.statistics.reml import Evaluation, cross_products
 
 # As lme4 and lmerTest print them for lme4's example data (help pages, tutorials), to a unit of the last digit.
 # Formula, data, REML criterion; sds of the random effects, then the residual; estimate, se, df (None: not printed).

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from real_taxonomy import REFERENCE
 
-from analysis.mixed_effects import mixed_model
+from analysis.statistics.mixed_effects import mixed_model
 
 RESULTS = REFERENCE / "release" / "results"
 pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the authors' release is not beside this checkout")

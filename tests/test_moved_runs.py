@@ -15,16 +15,16 @@ from synthetic_sweep import World, id_of, mark_done, write_sweep
 from twins import save_hf
 
 from analysis.predictions import load_sweep
-from cachegen.dataset import load_dataset
-from cachegen.errors import RunError
-from cachegen.extract import extract
-from cachegen.files import digest_file
-from engine.condition import Sweep
-from engine.plan import Execution
+from cachegen.common.errors import RunError
+from cachegen.common.files import digest_file
+from cachegen.data.dataset import load_dataset
+from cachegen.features.extract import extract
+from engine.design.condition import Sweep
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.finished import open_run
 from engine.runs.places import Places
-from engine.sweep import run_sweep
+from engine.runs.planned import Execution
+from engine.sweeps.sweep import run_sweep
 
 CPU = Execution(device="cpu")
 QUESTION = "is there a bird?"
@@ -404,7 +404,7 @@ def test_another_run_under_a_planned_name_is_not_taken_for_it(made, tmp_path, mo
 
 
 def test_places_of_fused_encoders_and_ids(tmp_path, monkeypatch):
-    from engine.condition import Inputs
+    from engine.design.condition import Inputs
     from engine.runs.places import absolute_places, candidates
 
     monkeypatch.chdir(tmp_path)
@@ -430,14 +430,16 @@ def test_places_of_fused_encoders_and_ids(tmp_path, monkeypatch):
 
 
 def test_readers_import_neither_torch_nor_transformers():
-    modules = "analysis.predictions, engine.condition, engine.runs.finished, engine.runs.directory, engine.runs.tables"
+    modules = (
+        "analysis.predictions, engine.design.condition, engine.runs.finished, engine.runs.directory, engine.runs.tables"
+    )
     code = f"import sys, {modules}; print([name for name in ('torch', 'transformers', 'timm') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_analysis_imports_of_the_engine_what_reads_runs_only():
-    allowed = ("engine.runs", "engine.condition")
+    allowed = ("engine.runs", "engine.design.condition")
     for path in Path(__file__).parents[1].joinpath("analysis").rglob("*.py"):
         for line in path.read_text().splitlines():
             words = line.split()

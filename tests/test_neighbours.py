@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from synthetic_sweep import World
 
-from analysis.coherence import LabelMap, label_map
-from analysis.neighbours import NEIGHBOURS, Neighbourhoods, find_neighbours, memberships, purity, whitening
+from analysis.scores.coherence import LabelMap, label_map
+from analysis.scores.neighbours import NEIGHBOURS, Neighbourhoods, find_neighbours, memberships, purity, whitening
 
 WORLD = World(families=4, per_leaf=12)
 

@@ -8,7 +8,7 @@ import pytest
 from bad_input import copy_of
 from bad_input.study import run_name
 
-from cachegen.offline import VARIABLE
+from cachegen.common.hub import VARIABLE
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from real_taxonomy import REFERENCE, needs_reference
 
-from analysis.contrasts import CONFIRMATORY
-from analysis.models import (
+from analysis.release.coherence import coherence_data
+from analysis.release.scores import HELDOUT, Release
+from analysis.statistics.contrasts import CONFIRMATORY
+from analysis.statistics.models import (
     Fitted,
     coherence_models,
     effects_table,
@@ -20,9 +22,7 @@ from analysis.models import (
     variances_table,
     weights_models,
 )
-from analysis.release.coherence import coherence_data
-from analysis.release.scores import HELDOUT, Release
-from analysis.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, swap_tests
+from analysis.statistics.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, swap_tests
 
 CATEGORIES = [f"hypernym {number:02d}" for number in range(20)]
 LEVELS = {"original": 75.0, "within": 74.0, "across": 50.0}

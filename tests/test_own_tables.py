@@ -16,21 +16,21 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import CELLS, World, id_of, mark_done, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis import study_files
-from analysis import tables as tables_module
-from analysis.baselines import permuted_macro_f1
 from analysis.conditions import label_runs, seed_units, shown_runs
-from analysis.contrasts import chance_checks, confirmatory_contrasts
-from analysis.dictionary import CAPTIONS, SETTING, describe_columns
-from analysis.equivalence import holm
-from analysis.figures import Figures
-from analysis.intervals import crossed_bootstrap
-from analysis.means import FEW_EACH, OVER
-from analysis.overview import essentials, overview
+from analysis.figures.contents import Figures
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes
+from analysis.report.dictionary import CAPTIONS, SETTING, describe_columns
+from analysis.report.files import study_tables, write_tables
+from analysis.report.report import study_files
+from analysis.report.report import tables as tables_module
+from analysis.report.summary import essentials, overview
+from analysis.scores.baselines import permuted_macro_f1
+from analysis.scores.means import FEW_EACH, OVER
+from analysis.statistics.contrasts import chance_checks, confirmatory_contrasts
+from analysis.statistics.equivalence import holm
+from analysis.statistics.intervals import crossed_bootstrap
 from analysis.study import Study, measure
-from analysis.tables import study_tables, write_tables
 
 WORLD = World(families=4, per_leaf=16, parents=True)
 TRANSFER = {("pretrained", "original"): (1.8, 1.2, 0.0)}

@@ -14,13 +14,13 @@ import synthetic_sweep
 from html_page import HtmlPage
 from synthetic_sweep import World, write_sweep
 
-from analysis.page.contents import SECTIONS
-from analysis.page.page import Page
-from analysis.page.table import Column, number, p_value, table
 from analysis.predictions import load_sweep
-from analysis.report import TEMPLATES, _environment, render
+from analysis.report.contents import SECTIONS
+from analysis.report.files import write_tables
+from analysis.report.page import Page
+from analysis.report.report import TEMPLATES, _environment, render
+from analysis.report.table import Column, number, p_value, table
 from analysis.study import measure
-from analysis.tables import write_tables
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

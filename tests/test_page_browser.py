@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from synthetic_sweep import World, write_sweep
 
-from analysis.page.figure import page_figure
-from analysis.page.page import Page
 from analysis.predictions import load_sweep
-from analysis.report import render
+from analysis.report.files import write_study
+from analysis.report.page import Page, page_figure
+from analysis.report.report import render
 from analysis.study import measure
-from analysis.study_files import write_study
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from html_page import HtmlPage
 
-from analysis.equivalence import tost
-from analysis.mixed_effects import MixedModel, mixed_model
-from analysis.page.model import ModelReport
-from analysis.report import _environment
+from analysis.report.models import ModelReport
+from analysis.report.report import _environment
+from analysis.statistics.equivalence import tost
+from analysis.statistics.mixed_effects import MixedModel, mixed_model
 
 
 @pytest.fixture(scope="module")

@@ -20,16 +20,24 @@ from test_cli import last_json
 from timm.models import save_for_hf
 from twins import SIDE, randomise, save_hf
 
-from cachegen.dataset import load_dataset
+from cachegen.common.errors import CrosstaxError, ModelError, StoreError
+from cachegen.data.dataset import load_dataset
+from cachegen.data.images import (
+    SUFFIXES,
+    UNREAD_SUFFIXES,
+    Decoding,
+    decode,
+    decode_image,
+    read_image,
+    unreadable_reason,
+)
+from cachegen.data.inspection import inspect_images
 from cachegen.encoders import load_encoder
-from cachegen.errors import CrosstaxError, ModelError, StoreError
-from cachegen.extract import extract
-from cachegen.images import SUFFIXES, UNREAD_SUFFIXES, Decoding, decode, decode_image, read_image, unreadable_reason
-from cachegen.inspection import inspect_images
-from cachegen.store import FeatureStore
+from cachegen.features.extract import extract
+from cachegen.features.store import FeatureStore
 from engine.ask import open_asker
-from engine.executors.extraction import Encoding, extract_in_parts
-from engine.jobs import in_this_process
+from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+from engine.sweeps.executors.jobs import in_this_process
 
 GREY = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
 WHITE = (255, 255, 255)

@@ -9,7 +9,7 @@ import pytest
 from synthetic_sweep import World, answer_questions, id_of, mark_done, write_run, write_sweep
 
 from analysis.predictions import load_sweep
-from cachegen.errors import RunError
+from cachegen.common.errors import RunError
 
 WORLD = World(families=2, per_leaf=4)
 ORIGINAL = {("pretrained", "original"): (1.5, 1.0, 0.0)}

@@ -10,13 +10,14 @@ import torch
 from tiny import CONFIGS, tiny_lm
 from torch.nn import functional
 
-from cachegen.errors import ModelError
-from engine import matmul_attention, prefix_sharing
-from engine.batches import pack
-from engine.language_model import FrozenLM
-from engine.projector import new_projector
-from engine.prompts import PromptTokens
-from engine.training import prompt_row
+from cachegen.common.errors import ModelError
+from engine.lm import attention as matmul_attention
+from engine.lm import prefix_sharing
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.lm.prompts import PromptTokens
+from engine.training.batches import pack
+from engine.training.loop import prompt_row
 
 PATCHES, WIDTH, YES, NO = 6, 20, 3, 5
 SLACK = 8

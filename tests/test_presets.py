@@ -11,17 +11,17 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 from small_study import write_dataset, write_features
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import ConditionError, StoreError
-from engine.ablation import withhold
-from engine.condition import Condition
-from engine.cost import ROW_BYTES, Questions, text_tokens
-from engine.presets import load_preset, preset_names
-from engine.published import REMOVED_HYPERNYMS
-from engine.questions import Categories, build_questions, count_questions, select, split_images
-from engine.sweep_file import complete, default_fields, locate, read_probe, read_sweep, same_encoder
-from engine.sweep_file import select as select_runs
-from engine.tune.table import read_tune
+from cachegen.common.errors import ConditionError, StoreError
+from cachegen.data.dataset import load_dataset
+from engine.design.ablation import withhold
+from engine.design.condition import Condition
+from engine.design.published import REMOVED_HYPERNYMS
+from engine.design.questions import Categories, build_questions, count_questions, select, split_images
+from engine.sweeps.cost import ROW_BYTES, Questions, text_tokens
+from engine.sweeps.presets import load_preset, preset_names
+from engine.sweeps.sweep_file import complete, default_fields, locate, read_probe, read_sweep, same_encoder
+from engine.sweeps.sweep_file import select as select_runs
+from engine.sweeps.tune.table import read_tune
 
 FIGURES = ("fig3", "fig4", "fig6", "fig7", "fig10", "fig11", "fig12", "table5", "swap")
 LMS = {

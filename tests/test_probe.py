@@ -18,15 +18,16 @@ from tiny import CONFIGS, tiny_lm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from analysis.baselines import coin_macro_f1
-from analysis.f1 import macro_f1
-from analysis.probe_scores import probe_result, probe_scores, read_probe, summarise_probe
 from analysis.published import PROBE_ITEMS, PROBE_NEGATIVES, PROBE_POOLED, PROBE_POOLED_MAJORITY
-from cachegen.dataset import load_dataset
-from cachegen.errors import ConditionError, ModelError, RunError
-from cachegen.rng import generator
-from engine.condition import Condition
-from engine.probe import (
+from analysis.scores.baselines import coin_macro_f1
+from analysis.scores.f1 import macro_f1
+from analysis.scores.probe import probe_result, probe_scores, read_probe, summarise_probe
+from cachegen.common.errors import ConditionError, ModelError, RunError
+from cachegen.common.rng import generator
+from cachegen.data.dataset import load_dataset
+from engine.design.condition import Condition
+from engine.design.questions import build_questions
+from engine.lm.probe import (
     Probe,
     PromptTokens,
     answers_in_float32,
@@ -37,7 +38,6 @@ from engine.probe import (
     settings_for,
     tokenise_prompts,
 )
-from engine.questions import build_questions
 
 # Asking
 
@@ -208,7 +208,7 @@ def test_a_chat_template_that_refuses_is_named():
     ],
 )
 def test_a_chat_template_that_cannot_be_rendered_is_one_line_and_can_be_left_out(template, reason, monkeypatch):
-    monkeypatch.setattr("engine.probe.RENDER_SECONDS", 1)
+    monkeypatch.setattr("engine.lm.probe.RENDER_SECONDS", 1)
     tokenizer = bpe(template)
     with pytest.raises(ConditionError, match=rf"chat template .*{reason}.*--no-chat-template") as caught:
         tokenise_prompts(QUESTIONS, tokenizer, Probe(), True)

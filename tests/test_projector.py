@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cachegen.files import digest_bytes
-from engine.projector import new_projector
+from cachegen.common.files import digest_bytes
+from engine.lm.projector import new_projector
 
 VISION, LM = 20, 48
 

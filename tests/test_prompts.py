@@ -6,9 +6,9 @@ from small_study import SETTINGS, word_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cachegen.errors import ConditionError
-from engine.condition import Condition
-from engine.prompts import question_text, tokenise
+from cachegen.common.errors import ConditionError
+from engine.design.condition import Condition
+from engine.lm.prompts import question_text, tokenise
 
 ASKED = [("a crow", "singular"), ("scissors", "plural"), ("a star fruit", "singular")]
 TEXT = ["Is there a crow in this image?\nYes", "Are there scissors in this image?\nNo"] * 20

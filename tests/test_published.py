@@ -20,7 +20,7 @@ from analysis.published import (
 )
 from analysis.release.claims import prints_as
 from cachegen.things.names import HYPERNYMS
-from engine.published import REMOVED_HYPERNYMS
+from engine.design.published import REMOVED_HYPERNYMS
 
 DINOV2, SIGLIP = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli"
 MACRO = REFERENCE / "release" / "results" / "main-results" / "macro-f1s"

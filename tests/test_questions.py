@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from small_study import FAMILIES, write_dataset
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import DatasetError
-from engine.condition import Condition
-from engine.questions import build_questions, count_questions, split_images
+from cachegen.common.errors import DatasetError
+from cachegen.data.dataset import load_dataset
+from engine.design.condition import Condition
+from engine.design.questions import build_questions, count_questions, split_images
 
 FAMILY = {leaf: family for family, leaves in FAMILIES.items() for leaf in leaves}
 CONDITIONS = [

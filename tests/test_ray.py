@@ -14,12 +14,12 @@ from real_slurm import free_ports
 from small_study import make_small_study
 from test_executors import EVERY_STEP, PAIRS, begun, bytes_of, planned, wait_for
 
-from cachegen.errors import ConditionError
-from engine.executors import choose_executor
-from engine.executors.options import executor_options
-from engine.executors.ray_cluster import ENVIRONMENT
+from cachegen.common.errors import ConditionError
 from engine.runs.directory import RunDirectory
-from engine.sweep import run_sweep
+from engine.sweeps.executors import choose_executor
+from engine.sweeps.executors.options import executor_options
+from engine.sweeps.executors.ray_cluster import ENVIRONMENT
+from engine.sweeps.sweep import run_sweep
 
 pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")
 MEMORY = 100_000_000  # bytes of a node's object store, which jobs hardly use

@@ -11,27 +11,29 @@ from rich.console import Console
 from synthetic_release import LEAVES, MACRO, RESULTS, change, run_names, scores, write_f1, write_release
 from test_presets import release_name
 
-from analysis.release.cells import HOMONYMS, cell_claims
-from analysis.release.chance import chance_claims
 from analysis.release.claims import prints_as
 from analysis.release.coherence import coherence_claims
-from analysis.release.depth import depth_claims
-from analysis.release.encoder import encoder_claims
 from analysis.release.files import ReleaseError
-from analysis.release.means import COLUMNS, cell_means
-from analysis.release.names import RunName, parse_run_name
-from analysis.release.probe import probe_claims
-from analysis.release.reanalyze import reanalyze
-from analysis.release.removed import removed_claims
-from analysis.release.scores import HELDOUT, Release
+from analysis.release.means import (
+    COLUMNS,
+    HOMONYMS,
+    cell_claims,
+    cell_means,
+    chance_claims,
+    depth_claims,
+    probe_claims,
+    removed_claims,
+)
+from analysis.release.models import encoder_claims
+from analysis.release.reanalyze import reanalysis_text, reanalyze
+from analysis.release.scores import HELDOUT, Release, RunName, parse_run_name
 from analysis.release.scores import LEAVES as LEAF_QUESTIONS
 from analysis.release.swap import swap_claims
-from analysis.release.text import reanalysis_text
-from cachegen.taxonomy import homonyms_of
+from cachegen.data.taxonomy import homonyms_of
 from cachegen.things.names import HYPERNYMS
-from engine.presets import load_preset
-from engine.published import REMOVED_HYPERNYMS
-from engine.sweep_file import read_sweep
+from engine.design.published import REMOVED_HYPERNYMS
+from engine.sweeps.presets import load_preset
+from engine.sweeps.sweep_file import read_sweep
 
 ORIGINAL = run_names("Qwen3-0.6B")
 UNSEEN, UNSEEN_8B, SWAPPED = (f"{MACRO}/{name}_unseen_f1_scores.csv" for name in ("all", "8b", "cat"))

@@ -18,17 +18,18 @@ from kill_harness import ended, spawn
 from small_study import SETTINGS, make_small_study
 
 import cli
+from cachegen.common.files import append_text, exclusive_lock
 from cachegen.encoders import Encoder
-from cachegen.files import append_text, exclusive_lock
-from cachegen.store import PENDING, FeatureStore
-from engine import group, training
-from engine.executors.local import local
-from engine.plan import Execution
-from engine.plan_file import read_plan
+from cachegen.features.store import PENDING, FeatureStore
 from engine.runs.directory import HASHED, RunDirectory
-from engine.status import status_text, sweep_status
-from engine.sweep import run_sweep
-from engine.timing import append_event, checkpoint_step, read_events
+from engine.runs.planned import Execution
+from engine.sweeps.executors.local import local
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.status import status_text, sweep_status
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.timing import append_event, checkpoint_step, read_events
+from engine.training.loop import group
+from engine.training.loop import loop as training
 
 CPU = Execution(device="cpu")
 
@@ -435,7 +436,7 @@ def test_ctrl_c_during_extraction_keeps_what_is_encoded(inputs, whole, tmp_path,
 
 
 def test_ctrl_c_during_evaluation_leaves_no_file(inputs, whole, tmp_path):
-    from engine import evaluation
+    from engine.training.loop import evaluation
 
     words = evaluating(inputs, tmp_path)
     stop = lambda: on_call(evaluation, "prompt_row", 1, signal.SIGINT)  # noqa: E731

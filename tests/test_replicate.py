@@ -9,9 +9,9 @@ import pytest
 
 import cli
 from analysis.replicate import CONTRASTS, compare, markdown, over_worlds
-from cachegen.files import read_json
+from cachegen.common.files import read_json
 from cachegen.microworld import recipe
-from engine import study
+from engine import demo as study
 
 # Small enough to train 42 projectors in seconds; nothing is learnt.
 TINY = recipe.Size(
@@ -195,7 +195,7 @@ def test_a_failed_run_is_named(replication, tmp_path):
     import shutil
 
     from analysis.replicate import measure_world
-    from cachegen.errors import RunError
+    from cachegen.common.errors import RunError
 
     out, _ = replication
     runs = shutil.copytree(out / "world-101" / "runs", tmp_path / "runs")

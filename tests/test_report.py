@@ -14,11 +14,10 @@ from sklearn.metrics import f1_score, roc_auc_score
 from synthetic_sweep import CELLS, World, id_of, mark_done, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis import study_files
-from analysis.figures import FIGURES, Figures
+from analysis.figures.contents import FIGURES, Figures
 from analysis.predictions import load_sweep
-from analysis.report import write_report
-from analysis.study_files import analyze
+from analysis.report.files import analyze
+from analysis.report.report import study_files, write_report
 
 WORLD = World(families=4, per_leaf=12)
 SECONDS = {"world": 98.7, "train": 120.0}
@@ -156,7 +155,7 @@ def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
 def test_analyze_writes_the_same_tables(
     report: tuple[dict, str], inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.figures.FIGURES", {"main": FIGURES["main"]})
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", {"main": FIGURES["main"]})
     analyze(load_sweep(inputs / "sweep"), inputs / "tables")
     for name in ("results.csv", "categories.csv", "figures/main.svg"):
         assert (inputs / "tables" / name).read_bytes() == (inputs / "report" / name).read_bytes()

@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from cachegen.errors import RunError
-from engine import checkpoint, group, training
-from engine.plan import Execution
+from cachegen.common.errors import RunError
 from engine.runs.directory import HASHED, RunDirectory
-from engine.sweep import run_sweep
-from engine.timing import read_events
+from engine.runs.planned import Execution
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.timing import read_events
+from engine.training.loop import checkpoint, group
+from engine.training.loop import loop as training
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)
 CPU = Execution(device="cpu")
@@ -248,7 +249,7 @@ def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, 
 
 
 def test_two_writers_at_once_are_refused(runs, tmp_path):
-    from cachegen.files import exclusive_lock
+    from cachegen.common.files import exclusive_lock
 
     reader, writer = os.pipe()
     child = os.fork()

@@ -8,13 +8,13 @@ from small_study import write_dataset
 from test_executors import bytes_of
 from test_extract import BATCH, SIDE, save_encoder
 
-from cachegen.dataset import load_dataset
-from cachegen.extract import extract
-from engine.executors import choose_executor
-from engine.executors.extraction import Encoding, extract_in_parts
-from engine.executors.local import local
-from engine.plan import Execution
-from engine.sweep import run_sweep
+from cachegen.data.dataset import load_dataset
+from cachegen.features.extract import extract
+from engine.runs.planned import Execution
+from engine.sweeps.executors import choose_executor
+from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+from engine.sweeps.executors.local import local
+from engine.sweeps.sweep import run_sweep
 
 GROUPS_OF_TWO = Execution(device="cpu", group_size=2)
 

@@ -12,15 +12,15 @@ from PIL import Image
 from small_study import write_dataset
 from test_extract import BATCH, SIDE, save_encoder
 
-from cachegen import extract as extraction
-from cachegen import same_pictures
-from cachegen.dataset import load_dataset
-from cachegen.errors import StoreError
-from cachegen.extract import extract
-from cachegen.same_pictures import check_pictures
-from cachegen.store import PENDING, FeatureStore, times_path
+from cachegen.common.errors import StoreError
+from cachegen.data.dataset import load_dataset
+from cachegen.features import extract as extraction
+from cachegen.features import same_pictures
+from cachegen.features.extract import extract
+from cachegen.features.same_pictures import check_pictures
+from cachegen.features.store import PENDING, FeatureStore, times_path
 from engine.doctor import examine_features
-from engine.features import Features
+from engine.training.features import Features
 
 CROW, GULL = "crow/crow_01.png", "gull/gull_02.png"
 

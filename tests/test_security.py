@@ -23,7 +23,7 @@ FORBIDDEN_METHODS = {"to_pickle", "read_pickle", "extractall", "render_template_
 # Where models may be fetched from the hub, or made; elsewhere nobody loads one.
 LOADERS = {
     "cachegen/encoders/families.py",
-    "engine/language_model.py",
+    "engine/lm/language_model.py",
     "engine/export/tower.py",
     "engine/benchmark/models.py",
 }
@@ -96,12 +96,12 @@ def test_nothing_forbidden(path):
 )
 def test_the_check_sees(source):
     """Control: each of these would be found, in the very files where loading is allowed."""
-    assert problems(source, "engine/language_model.py")
+    assert problems(source, "engine/lm/language_model.py")
 
 
 def test_the_hub_is_reached_from_its_modules_only():
     assert problems("snapshot_download('x')", "engine/ask.py")
-    assert problems("snapshot_download('x')", "engine/language_model.py") == []
+    assert problems("snapshot_download('x')", "engine/lm/language_model.py") == []
     assert len(FILES) > 100
 
 
@@ -126,7 +126,7 @@ def test_figures_draw_names_as_they_are(name):
     """Mathtext would fail at drawing, or show something else; a drawing has no element of a name's own."""
     import matplotlib.pyplot as plt
 
-    from analysis.drawing import STYLE, as_svg
+    from analysis.figures.style import STYLE, as_svg
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots()
@@ -152,9 +152,9 @@ def test_a_hub_model_with_a_pickle_only_is_refused(monkeypatch):
     import timm
     from huggingface_hub.errors import EntryNotFoundError
 
+    from cachegen.common.errors import ModelError
     from cachegen.encoders.families import load_vision_model
     from cachegen.encoders.names import read_name
-    from cachegen.errors import ModelError
 
     asked = []
 
@@ -174,7 +174,7 @@ def test_a_large_answer_is_not_taken(tmp_path, monkeypatch):
     """A download ends after as many bytes as the pinned file has, and a wrong one leaves nothing behind."""
     import urllib.request
 
-    from cachegen.errors import DatasetError
+    from cachegen.common.errors import DatasetError
     from cachegen.things import release
 
     asked = []

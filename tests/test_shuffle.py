@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachegen.errors import ConditionError
-from engine.shuffle import shuffle_map
+from cachegen.common.errors import ConditionError
+from engine.design.shuffle import shuffle_map
 
 hypernym_sets = st.lists(st.frozensets(st.sampled_from("ABCDE"), min_size=1, max_size=3), min_size=2, max_size=30)
 seeds = st.integers(0, 2**32)

@@ -9,11 +9,11 @@ from real_taxonomy import REFERENCE, needs_reference, write_real_taxonomy
 from small_study import FAMILIES, write_dataset
 from typer.testing import CliRunner
 
-from cachegen.dataset import load_dataset
-from engine.ablation import withhold
-from engine.condition import Condition
-from engine.questions import Categories
-from engine.stats import count_tables, distributions, table_rows
+from cachegen.data.dataset import load_dataset
+from engine.design.ablation import withhold
+from engine.design.condition import Condition
+from engine.design.questions import Categories
+from engine.design.stats import count_tables, distributions, table_rows
 
 # Table 2 (random) and Table 3 (systematic) of the paper: unseen test questions by level.
 UNSEEN_RANDOM = {90: 15058, 70: 13402, 50: 10994, 30: 7568, 10: 2754}

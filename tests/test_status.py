@@ -9,16 +9,17 @@ import time
 
 import pytest
 
-from cachegen.errors import RunError
-from cachegen.files import exclusive_lock
-from engine import group, training
-from engine.condition import Sweep
-from engine.plan import Execution
-from engine.plan_file import read_plan
+from cachegen.common.errors import RunError
+from cachegen.common.files import exclusive_lock
+from engine.design.condition import Sweep
 from engine.runs.directory import RunDirectory
-from engine.status import lock_holder, status_text, sweep_status
-from engine.sweep import run_sweep
-from engine.timing import append_event
+from engine.runs.planned import Execution
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.status import lock_holder, status_text, sweep_status
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.timing import append_event
+from engine.training.loop import group
+from engine.training.loop import loop as training
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0, group_size=2)
 IMPOSSIBLE = {"ablation_kind": "systematic", "ablation": 10}
@@ -204,6 +205,6 @@ def test_the_lock_is_asked_and_not_taken(tmp_path):
 
 
 def test_status_imports_nothing_heavy():
-    code = "import sys, engine.status; print({'torch', 'transformers', 'sklearn'} & set(sys.modules))"
+    code = "import sys, engine.sweeps.status; print({'torch', 'transformers', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

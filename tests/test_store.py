@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
-from cachegen.errors import RunError, StoreError
-from cachegen.parts import parse_part, part_rows
-from cachegen.store import DONE, FEATURES, IDENTITY, PENDING, UNREADABLE, FeatureStore, reasons_path
-from cachegen.store_writer import open_writer
+from cachegen.common.errors import RunError, StoreError
+from cachegen.features.parts import parse_part, part_rows
+from cachegen.features.store import DONE, FEATURES, IDENTITY, PENDING, UNREADABLE, FeatureStore, reasons_path
+from cachegen.features.writer import open_writer
 
 KEYS = [f"crow/é_{number}.jpg" for number in range(10)]
 P, D = 6, 5
@@ -175,7 +175,7 @@ def test_killed_writer_leaves_a_readable_store(path: Path) -> None:
     whole = fill(path.with_name("whole.h5"), range(4), range(4, 8), range(8, 10))
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parent / "support")!r})
 from test_store import *
 fdatasync, calls = os.fdatasync, iter(range(99))
 os.fdatasync = lambda handle: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == 2 else fdatasync(handle)
@@ -226,7 +226,7 @@ def other_writer(path: Path, part: tuple[int, int] | None) -> Iterator[subproces
     """Another process that holds `part` of the store and has written nothing yet."""
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parent / "support")!r})
 from test_store import *
 with open_writer(Path(sys.argv[1]), KEYS, P, D, attributes(), {part}):
     print("held", flush=True)
@@ -424,7 +424,7 @@ def test_digest_covers_rows_and_identity_only(tmp_path: Path) -> None:
 
 def test_reading_needs_no_torch(full: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cachegen.store import FeatureStore\n"
+        "import sys; from pathlib import Path; from cachegen.features.store import FeatureStore\n"
         "FeatureStore.open(Path(sys.argv[1])).pooled_patches.sum(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(full)], check=True)

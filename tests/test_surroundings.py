@@ -20,11 +20,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from small_study import SETTINGS
 
-from cachegen import files, progress
-from cachegen.errors import CrosstaxError, RunError
-from cachegen.files import digest_file, exclusive_lock, give_own_modes, is_damage, read_json, remedy_of, write_json
+from cachegen.common import files, progress
+from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.files import (
+    default_cache,
+    digest_file,
+    exclusive_lock,
+    give_own_modes,
+    is_damage,
+    read_json,
+    remedy_of,
+    write_json,
+)
 from cachegen.microworld import world as worlds
-from cachegen.microworld.world import World, build_world, default_cache
+from cachegen.microworld.world import World, build_world
 from commands.usage import expanded
 
 ROOT = Path(__file__).resolve().parents[1]

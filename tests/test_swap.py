@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from small_study import write_dataset
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import ConditionError
-from engine.condition import Condition
-from engine.questions import build_questions
-from engine.swap import LARGEST_DIFFERENCE, sample_swap
+from cachegen.common.errors import ConditionError
+from cachegen.data.dataset import load_dataset
+from engine.design.condition import Condition
+from engine.design.questions import build_questions
+from engine.design.swap import LARGEST_DIFFERENCE, sample_swap
 
 NAMES = list("ABCDE")
 SWAP = Condition(subset="swap", shuffle="swap", swap_leaves=4)

@@ -11,17 +11,20 @@ from small_study import write_features
 from test_resume import in_a_child_that_is_killed
 from tiny import tiny_lm
 
-from cachegen.dataset import load_dataset
-from cachegen.errors import StoreError
-from engine import group, sweep, training
-from engine.condition import Condition, Sweep
-from engine.cost import Sizes
-from engine.lm_shape import lm_shape
-from engine.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, Execution, choose_sizes
-from engine.plan_file import read_plan
+from cachegen.common.errors import StoreError
+from cachegen.data.dataset import load_dataset
+from engine.design.condition import Condition, Sweep
+from engine.lm.shape import lm_shape
 from engine.runs.directory import HASHED, RunDirectory
-from engine.sweep import run_sweep
-from engine.timing import read_events
+from engine.runs.planned import Execution
+from engine.sweeps import sweep
+from engine.sweeps.cost import Sizes
+from engine.sweeps.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, choose_sizes
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.timing import read_events
+from engine.training.loop import group
+from engine.training.loop import loop as training
 
 CPU = Execution(device="cpu")
 IMPOSSIBLE = {"ablation_kind": "systematic", "removed_list": "published", "ablation": 10}

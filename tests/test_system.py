@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from cachegen.system import cores, reserve, sync_data
+from cachegen.common.system import cores, reserve, sync_data
 
 LINUX_ONLY = ("sched_getaffinity", "posix_fallocate", "fdatasync")
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,14 +21,13 @@ import pytest
 from encrypted_zip import encrypt, write_zip
 
 import cachegen.things.archive as archive
-from cachegen.dataset import load_dataset
-from cachegen.errors import DatasetError
-from cachegen.taxonomy import nested_phrases, read_taxonomy
+from cachegen.common.errors import DatasetError
+from cachegen.data.dataset import load_dataset
+from cachegen.data.taxonomy import nested_phrases, read_taxonomy
 from cachegen.things.archive import find_pictures, passwords_in
 from cachegen.things.build import build_things, passwords_from
-from cachegen.things.names import HYPERNYMS
+from cachegen.things.names import ARTICLES, HYPERNYMS, MASS, PLURAL_ONLY, RENAMED, leaf_form, leaf_number, leaf_phrase
 from cachegen.things.pairs import LEFT_OUT, PAPER, Counts, is_paper, read_pairs, write_taxonomy
-from cachegen.things.phrases import ARTICLES, MASS, PLURAL_ONLY, RENAMED, leaf_form, leaf_number, leaf_phrase
 from cachegen.things.release import SHA256, fetch_release
 from cachegen.things.zipcrypto import decrypt
 

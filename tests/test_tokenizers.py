@@ -8,9 +8,9 @@ from small_study import word_tokenizer
 from tiny import SENTENCES, STYLES, tiny_tokenizer
 from transformers import AutoTokenizer
 
-from cachegen.errors import ConditionError
-from engine.condition import Condition
-from engine.prompts import question_text, tokenise
+from cachegen.common.errors import ConditionError
+from engine.design.condition import Condition
+from engine.lm.prompts import question_text, tokenise
 
 ASKED = [("a crow", "singular"), ("scissors", "plural"), ("a bird", "singular")]
 RELEASE = "<image>\n{question}"  # no {image}: the patches follow the first token; the answer has no space before it

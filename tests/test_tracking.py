@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cachegen.errors import ConditionError
-from engine import tracking, training
-from engine.executors.local import local
-from engine.plan import Execution
+from cachegen.common.errors import ConditionError
 from engine.runs.directory import HASHED
-from engine.sweep import run_sweep
+from engine.runs.planned import Execution
+from engine.sweeps.executors.local import local
+from engine.sweeps.sweep import run_sweep
+from engine.training.loop import loop as training
+from engine.training.loop import tracking
 
 BOTH = ("tensorboard", "wandb")
 
@@ -164,7 +165,7 @@ def test_killed_and_resumed_shows_each_step_once(runs, tmp_path, monkeypatch):
 
 def test_what_was_trained_is_shown_when_only_evaluation_is_left(runs, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    from engine import group
+    from engine.training.loop import group
 
     with monkeypatch.context() as patch:
         patch.setattr(group, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))

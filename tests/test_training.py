@@ -12,18 +12,19 @@ from tiny import tiny_lm
 from torch.nn import functional
 from transformers import get_cosine_schedule_with_warmup
 
-from cachegen.dataset import load_dataset
-from engine import features, training
-from engine.batches import QuestionArrays, epoch_batches
-from engine.condition import Condition
-from engine.features import Features
-from engine.language_model import FrozenLM
-from engine.plan import Execution
-from engine.projector import new_projector
-from engine.prompts import PromptTokens
-from engine.questions import build_questions
+from cachegen.data.dataset import load_dataset
+from engine.design.condition import Condition
+from engine.design.questions import build_questions
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.lm.prompts import PromptTokens
 from engine.runs.directory import HASHED
-from engine.sweep import run_sweep
+from engine.runs.planned import Execution
+from engine.sweeps.sweep import run_sweep
+from engine.training.batches import QuestionArrays, epoch_batches
+from engine.training.features import Features
+from engine.training.loop import features
+from engine.training.loop import loop as training
 
 CPU = Execution(device="cpu")
 
@@ -245,10 +246,10 @@ def test_an_unreadable_image_is_left_out_of_every_split(small_study, tmp_path):
 @pytest.mark.slow
 def test_orders_agree_on_f1_over_five_seeds(smoke_world, tmp_path):
     """Leaf macro F1 of both orders on the smoke world: equal within 10 points, averaged over five seeds."""
-    from analysis.f1 import mean_macro_f1
-    from cachegen.extract import extract
-    from engine.condition import Sweep
-    from engine.study import study_sweep
+    from analysis.scores.f1 import mean_macro_f1
+    from cachegen.features.extract import extract
+    from engine.demo import study_sweep
+    from engine.design.condition import Sweep
 
     extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), tmp_path / "features.h5")
     inputs, base = study_sweep(smoke_world, tmp_path / "features.h5").runs[0]

@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.f1 import mean_macro_f1
-from cachegen.errors import ConditionError, CrosstaxError, RunError
-from engine.presets import load_preset
-from engine.sweep_file import read_sweep
-from engine.tune.best import best_toml
-from engine.tune.objective import decisive, run_scores
-from engine.tune.record import Record, Rung, Trial, read_record, write_record
-from engine.tune.sampler import ENOUGH, importance, propose
-from engine.tune.study import run_tune
-from engine.tune.table import TuneTable, read_tune
+from analysis.scores.f1 import mean_macro_f1
+from cachegen.common.errors import ConditionError, CrosstaxError, RunError
+from engine.sweeps.presets import load_preset
+from engine.sweeps.sweep_file import read_sweep
+from engine.sweeps.tune.objective import decisive, run_scores
+from engine.sweeps.tune.record import Record, Rung, Trial, read_record, write_record
+from engine.sweeps.tune.sampler import ENOUGH, importance, propose
+from engine.sweeps.tune.study import run_tune
+from engine.sweeps.tune.table import TuneTable, read_tune
+from engine.sweeps.tune.tune_file import best_toml
 
 RATE = {"low": 1e-4, "high": 1e-1, "log": True}
 SPACE = {"learning_rate": RATE, "batch": [16, 32], "weight_decay": {"low": 0.0, "high": 0.3}}

@@ -14,20 +14,20 @@ from test_resume import in_a_child_that_is_killed, kill_on_call
 
 pytest.importorskip("optuna")
 
-from analysis.figure_tuning import draw_tuning
+from analysis.figures.tuning import draw_tuning
 from analysis.predictions import load_sweep
 from analysis.tuning import read_tuning
-from cachegen.errors import ConditionError, RunError
-from cachegen.files import digest_file, exclusive_lock
-from engine import group
-from engine.plan import Execution
-from engine.plan_file import read_plan
+from cachegen.common.errors import ConditionError, RunError
+from cachegen.common.files import digest_file, exclusive_lock
 from engine.runs.directory import HASHED, RunDirectory
-from engine.tune import study as tune_study
-from engine.tune.objective import decisive
-from engine.tune.record import Record, read_record
-from engine.tune.study import run_tune
-from engine.tune.table import TuneTable
+from engine.runs.planned import Execution
+from engine.sweeps.plan_file import read_plan
+from engine.sweeps.tune import study as tune_study
+from engine.sweeps.tune.objective import decisive
+from engine.sweeps.tune.record import Record, read_record
+from engine.sweeps.tune.study import run_tune
+from engine.sweeps.tune.table import TuneTable
+from engine.training.loop import group
 
 CPU = Execution(device="cpu")
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)

@@ -38,11 +38,11 @@ def test_an_installed_wheel_answers_and_finds_its_data_files(wheel, tmp_path):
     target = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, target], check=True)
     code = (
-        "import importlib.resources, cli, analysis.report, cachegen.microworld.recipe, engine.condition\n"
-        "assert all(str(m.__file__).startswith(HERE) for m in (cli, analysis.report, engine.condition))\n"
-        "assert (importlib.resources.files('analysis') / 'templates' / 'report.html').is_file()\n"
-        "from engine.presets import load_preset, preset_names\n"
-        "from engine.sweep_file import read_sweep\n"
+        "import importlib.resources, cli, analysis.report.report, cachegen.microworld.recipe, engine.design.condition\n"
+        "assert all(str(m.__file__).startswith(HERE) for m in (cli, analysis.report.report, engine.design.condition))\n"
+        "assert (importlib.resources.files('analysis') / 'report' / 'templates' / 'report.html').is_file()\n"
+        "from engine.sweeps.presets import load_preset, preset_names\n"
+        "from engine.sweeps.sweep_file import read_sweep\n"
         "assert {'paper', 'release', 'fast', 'fig6', 'grid'} <= set(preset_names())\n"
         "assert len(read_sweep(load_preset('fig6'))) == 108\n"
     )

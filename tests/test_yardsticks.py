@@ -9,14 +9,22 @@ from sklearn.metrics import f1_score, roc_auc_score
 from synthetic_sweep import CELLS, World, answer_questions, write_probe, write_run, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.coherence import label_map
-from analysis.comparisons import compare_swap, compare_yardsticks, yardstick_sentences
-from analysis.neighbours import find_neighbours
 from analysis.predictions import derive_answers, load_sweep
 from analysis.probes import read_probes
+from analysis.scores.coherence import label_map
+from analysis.scores.neighbours import find_neighbours
+from analysis.scores.yardsticks import (
+    VISUAL,
+    Eye,
+    composed_margins,
+    fair_thresholds,
+    look,
+    matched_votes,
+    measure_yardstick,
+)
+from analysis.statistics.comparisons import compare_swap, compare_yardsticks, yardstick_sentences
 from analysis.study import Study, measure
-from analysis.yardsticks import VISUAL, Eye, composed_margins, fair_thresholds, look, matched_votes, measure_yardstick
-from cachegen.errors import RunError
+from cachegen.common.errors import RunError
 
 WORLD = World(families=6, per_leaf=16, parents=True)
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy.special import stdtrit
 
-from analysis.contrasts import correlation, mean_interval
-from analysis.equivalence import tost
 from analysis.release.claims import Claim, Found, Statement, check, interval, signed
 from analysis.release.files import BACKBONE, VISUAL_COHERENCE, WEIGHTED, AbsentError, find, read_table
 from analysis.release.means import mean_and_sd
 from analysis.release.models import describe, effect, fit, null_sentence, verdict
 from analysis.release.scores import HELDOUT, Release, taxonomy_names
+from analysis.statistics.contrasts import correlation, mean_interval
+from analysis.statistics.equivalence import tost
 
 FORMULA = "f1 ~ backbone_f1 + avg_cosine + (backbone_f1 + avg_cosine || category) + (1 | model:seed)"
 LMS = ("Qwen3-0.6B", "Qwen3-1.7B")

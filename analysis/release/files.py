@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cachegen.errors import CrosstaxError
-from cachegen.files import remedy_of
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import remedy_of
 from cachegen.things.names import HYPERNYMS
 
 RESULTS = "results/main-results"

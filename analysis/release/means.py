@@ -1,12 +1,17 @@
-"""Means behind the figures: macro F1 of each cell over its runs and categories (Figures 3, 4, 6, 10, 11, Table 5)."""
+"""The paper's means, from the release: figures 3, 4, 6, 10, 11 and 12, Table 5, removed hypernyms, majority, probe."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 
+import numpy as np
 import pandas as pd
 
-from analysis.release.files import EXPERIMENTS, AbsentError
-from analysis.release.scores import Release
+from analysis.published import CELLS, MORE_CELLS, Published
+from analysis.release.claims import Claim, Found, Statement, check
+from analysis.release.files import DEPTHWISE, EXPERIMENTS, MACRO, AbsentError, find, read_f1, read_table
+from analysis.release.scores import HELDOUT, LEAVES, Release
+from cachegen.things.names import HYPERNYMS
 
 CELL = ["lm", "encoder", "random_lm", "shuffle", "ablation", "amount"]
 COLUMNS = [*CELL, "experiment", "n", "mean", "sd"]
@@ -36,3 +41,201 @@ def cell_means(release: Release) -> pd.DataFrame:
         for cell, group in scores.groupby(CELL, sort=True):
             rows.append((*cell, experiment, *mean_and_sd(group["f1"])))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+SEEDS = 3
+SHUFFLES = {"original": "Original", "across": "Across-category", "within": "Within-category"}
+# Hypernyms whose name a leaf carries ("a bird", "a toy"), so that questions about them are trained on as leaf questions
+# at any ablation; the other 42 are clean. `cachegen.data.taxonomy.homonyms_of` finds them in the taxonomy.
+HOMONYMS = frozenset(
+    ("bird", "candy", "container", "dessert", "drink", "fruit", "jewelry", "plant", "tool", "toy", "vegetable")
+)
+
+
+def cell_claims(release: Release) -> list[Claim]:
+    """Held-out and leaf macro F1 of every cell that the paper prints, in points."""
+    claims = []
+    for cell in (*CELLS, *MORE_CELLS):
+        name = _name(cell)
+        claims += check([Statement(f"heldout/{name}", cell.heldout, 1)], partial(_heldout, release, cell))
+        if not math.isnan(cell.leaf):
+            claims += check([Statement(f"leaves/{name}", cell.leaf, 1)], partial(_leaves, release, cell))
+    return claims
+
+
+def _name(cell: Published) -> str:
+    """The LM, what else is not the paper's default, and the labels."""
+    other = [cell.encoder] * (cell.encoder != "DINOv2") + ["random-init"] * (cell.lm_init == "random")
+    return "/".join((cell.lm, *other, cell.shuffle)).lower()
+
+
+def _fields(cell: Published) -> dict[str, object]:
+    return {
+        "lm": cell.lm,
+        "encoder": cell.encoder,
+        "random_lm": cell.lm_init == "random",
+        "shuffle": SHUFFLES[cell.shuffle],
+        "ablation": "Full",
+    }
+
+
+def _leaves(release: Release, cell: Published) -> list[Found]:
+    rows = release.runs(LEAVES, **_fields(cell))
+    n, mean, _ = mean_and_sd(rows["f1"])
+    return [Found(100 * mean, n, _few_seeds(rows))]
+
+
+def _heldout(release: Release, cell: Published) -> list[Found]:
+    rows = release.runs(HELDOUT, **_fields(cell))
+    homonym = rows["category"].isin(HOMONYMS)
+    (n, mean, _), (_, clean, _), (_, named, _) = (
+        mean_and_sd(values) for values in (rows["f1"], rows.loc[~homonym, "f1"], rows.loc[homonym, "f1"])
+    )
+    note = f"On the 42 hypernyms that are no leaf's name {100 * clean:.1f}, on the other 11 {100 * named:.1f}."
+    parts = (_few_seeds(rows), note, _weighted(release, list(rows["run_name"].unique())))
+    return [Found(100 * mean, n, " ".join(part for part in parts if part))]
+
+
+def _few_seeds(rows: pd.DataFrame) -> str:
+    seeds = rows["seed"].nunique()
+    return f"Of the paper's {SEEDS} seeds only {seeds} here." if seeds < SEEDS else ""
+
+
+def _weighted(release: Release, names: Sequence[str]) -> str:
+    """What the support-weighted file says of the same runs, where there is one."""
+    try:
+        table = release.weighted
+    except AbsentError:
+        return ""
+    if release.copied.issuperset(names):
+        return "These are the support-weighted file's own values, not macro F1."
+    known = [name for name in names if name in table.index]
+    return f"Support-weighted F1 would be {100 * np.nanmean(table.loc[known].to_numpy()):.1f}." if known else ""
+
+
+GUESSES = {"hypernyms": f"{MACRO}/all_hyp_guess_f1_scores.csv", "leaves": f"{MACRO}/all_leaf_guess_f1_scores.csv"}
+RUNS = {"hypernyms": "test_hyp", "leaves": "test"}  # original labels, 100 % ablation
+
+
+def chance_claims(release: Release) -> list[Claim]:
+    """Macro F1 of the majority answer at 100 % ablation, in points."""
+    return [
+        *check([Statement("majority/hypernyms", 39.2, 1)], lambda: [_majority(release, "hypernyms")]),
+        *check([Statement("majority/leaves", 38.9, 1)], lambda: [_majority(release, "leaves")]),
+        *check([Statement("fig3/dashed_line", 47.1, 1)], lambda: _dashed_line(release)),
+    ]
+
+
+def _majority(release: Release, kind: str) -> Found:
+    table = read_f1(find(release.root, GUESSES[kind]), HYPERNYMS if kind == "hypernyms" else None)
+    if RUNS[kind] not in table.index:
+        raise AbsentError(f"no run {RUNS[kind]} in {GUESSES[kind]}")
+    n, mean, _ = mean_and_sd(table.T[RUNS[kind]].dropna())
+    return Found(100 * mean, n)
+
+
+def _dashed_line(release: Release) -> Sequence[Found]:
+    found = _majority(release, "hypernyms")
+    return [found._replace(note="The line stands for chance: the majority answer's macro F1 is what it should show.")]
+
+
+LMS = ("Qwen3-0.6B", "Qwen3-1.7B")  # of the release's own table
+DECIMALS = 9  # of a file, not of a page
+_FIELDS = {"encoder": "DINOv2", "random_lm": False, "shuffle": "Original", "ablation": "Full"}
+
+DepthMean = dict[tuple[str, int], tuple[float, float]]
+
+
+def depth_claims(release: Release) -> list[Claim]:
+    """Mean and sd (0..1) by LM and depth beside the release's own table; other LMs of the files have no paper value."""
+    try:
+        published = _published(release)
+    except AbsentError:
+        published = {}
+    claims = []
+    for lm in dict.fromkeys((*LMS, *release.lms(HELDOUT, **_FIELDS))):
+        for depth in sorted({row.depth for row in HYPERNYMS.values()}):
+            paper = published.get((lm, depth), (None, None))
+            names = [f"fig12/{lm}/depth{depth}/{what}".lower() for what in ("mean", "sd")]
+            statements = [Statement(name, value, DECIMALS) for name, value in zip(names, paper, strict=True)]
+            claims += check(statements, partial(_cell, release, lm, depth, lm in LMS and not published))
+    return claims
+
+
+def _cell(release: Release, lm: str, depth: int, unpublished: bool) -> Sequence[Found]:
+    if unpublished:
+        raise AbsentError(DEPTHWISE)
+    rows = release.runs(HELDOUT, lm=lm, **_FIELDS)
+    of_depth = rows["category"].map({name: row.depth for name, row in HYPERNYMS.items()}) == depth
+    n, mean, sd = mean_and_sd(rows.loc[of_depth, "f1"])
+    return [Found(mean, n), Found(sd, n)]
+
+
+def _published(release: Release) -> DepthMean:
+    """(LM, depth) -> mean and sd of the release's table."""
+    path = find(release.root, DEPTHWISE)
+    words = ["experiment", "lm", "ablation_type", "random"]
+    table = read_table(path, words, ["depth", "acc", "sd"], key=["lm", "depth"])
+    rows = table[["lm", "depth", "acc", "sd"]].itertuples(index=False, name=None)
+    return {(lm, int(depth)): (mean, sd) for lm, depth, mean, sd in rows}
+
+
+STATEMENTS = {
+    "Qwen3-0.6B": Statement("probe/qwen3-0.6b", 78.5, 1),
+    "Qwen3-1.7B": Statement("probe/qwen3-1.7b", 88.5, 1),
+    "majority": Statement("probe/majority", 46.7, 1),
+}
+ABSENT = "source not available: the release has no file of the probe's questions with their answers."
+
+
+def probe_claims(release: Release) -> list[Claim]:
+    """Rows without a source; their notes tell what `coherence_backbone.csv` has of the same LM."""
+    return [
+        Claim(each.id, each.paper, None, None, None, " ".join(filter(None, (ABSENT, _by_hypernym(release, lm)))))
+        for lm, each in STATEMENTS.items()
+    ]
+
+
+def _by_hypernym(release: Release, lm: str) -> str:
+    try:
+        table = release.backbone
+    except AbsentError:
+        return ""
+    own = table[(table["lm"] == lm) & (table["shuffle_type"] == "original")]["backbone_f1"]
+    if own.empty:
+        return ""
+    return f"Mean over {len(own)} hypernyms, each on its own items: {100 * own.mean():.1f} (coherence_backbone.csv)."
+
+
+# Heights of Figure 4's systematic curve for Qwen3-0.6B, in points.
+FIGURE_4 = {10: 73.2, 20: 65.3, 30: 70.1, 40: 69.0}
+LM = "Qwen3-0.6B"
+_REMOVED_FIELDS = {"encoder": "DINOv2", "random_lm": False, "shuffle": "Original", "ablation": "Systematic"}
+
+Removed = Mapping[int, Collection[str]]  # number of hypernyms -> their taxonomy names, Table 4
+
+
+def removed_claims(release: Release, removed: Removed) -> list[Claim]:
+    """Held-out F1 (points) under systematic ablation, over all 53 hypernyms and over the removed ones of Table 4."""
+    claims = []
+    for lm in dict.fromkeys((LM, *release.lms(HELDOUT, **_REMOVED_FIELDS))):
+        for amount, names in sorted(removed.items()):
+            paper = FIGURE_4.get(amount) if lm == LM else None
+            ids = [f"systematic/{lm}/{amount}/{which}".lower() for which in ("all", "removed")]
+            statements = [Statement(name, paper, 1) for name in ids]
+            claims += check(statements, partial(_removed_cell, release, lm, amount, frozenset(names)))
+    return claims
+
+
+def _removed_cell(release: Release, lm: str, amount: int, names: frozenset[str]) -> list[Found]:
+    rows = release.runs(HELDOUT, lm=lm, amount=amount, **_REMOVED_FIELDS)
+    out = rows["category"].isin(names)
+    (n, mean, _), (n_out, mean_out, _), (_, mean_kept, _) = (
+        mean_and_sd(values) for values in (rows["f1"], rows.loc[out, "f1"], rows.loc[~out, "f1"])
+    )
+    note = (
+        f"On the {len(names)} removed hypernyms only; the published mean is over all {len(HYPERNYMS)}, of which "
+        f"{len(HYPERNYMS) - len(names)} were kept ({100 * mean_kept:.1f} there): they are unseen only for leaves that "
+        "have a removed hypernym too."
+    )
+    return [Found(100 * mean, n), Found(100 * mean_out, n_out, note)]

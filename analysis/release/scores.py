@@ -1,6 +1,7 @@
-"""Every F1 of a release in one long table for each experiment: held-out hypernyms, seen hypernyms, leaves."""
+"""Every F1 of the authors' release in one long table, by what its run names say."""
 
-from dataclasses import asdict, fields
+import re
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -8,8 +9,67 @@ import pandas as pd
 
 from analysis.release import files
 from analysis.release.files import EXPERIMENTS, TAXONOMY_NAMES, AbsentError, ReleaseError, find, read_f1, read_table
-from analysis.release.names import RunName, parse_run_name
 from cachegen.things.names import HYPERNYMS
+
+ENCODERS = {"dinov2": "DINOv2", "siglip": "SigLIP", "dinosiglip": "DINOv2+SigLIP"}
+LMS = {
+    "500m": "Qwen3-0.6B",
+    "1b": "Qwen3-1.7B",
+    "8b": "Qwen3-8B",
+    "1b-llama": "Llama-3.2-1B",
+    "1b-llama-chat": "Llama-3.2-1B-Instruct",
+}
+SHUFFLES = {
+    "": "Original",
+    "-shuffled": "Across-category",
+    "-local-shuffled": "Within-category",
+    "-cat-shuffled": "Swap",
+    "-cat-sampled": "Original",
+}
+_PATTERN = re.compile(
+    r"align-(?P<encoder>[^+]+)\+(?P<lm>.+?)-things"
+    r"(?:\+hyp-abl(?P<amount>\d+)(?P<systematic>cat)?)?"
+    r"(?P<labels>-shuffled|-local-shuffled|-cat-shuffled|-cat-sampled|)"
+    r"-(?P<seed>\d+)(?P<random>-random)?"
+)
+
+
+@dataclass(frozen=True)
+class RunName:
+    """One run.
+
+    encoder, lm: as the paper names them, else the release's own code. shuffle: Original | Across-category |
+    Within-category | Swap. ablation: Full (all hypernym questions withheld) | Random (amount: percent of leaves) |
+    Systematic (amount: number of hypernyms). toy: one of the ten-hypernym swap experiment or its control.
+    """
+
+    encoder: str
+    lm: str
+    random_lm: bool
+    shuffle: str
+    ablation: str
+    amount: int
+    seed: int
+    toy: bool
+
+
+def parse_run_name(name: str) -> RunName | None:
+    """The run behind `name`; None where it is none of the study's."""
+    found = _PATTERN.fullmatch(name)
+    if found is None:
+        return None
+    amount, labels = found["amount"], found["labels"]
+    return RunName(
+        encoder=ENCODERS.get(found["encoder"], found["encoder"]),
+        lm=LMS.get(found["lm"], found["lm"]),
+        random_lm=found["random"] is not None,
+        shuffle=SHUFFLES[labels],
+        ablation="Full" if amount is None else "Systematic" if found["systematic"] else "Random",
+        amount=100 if amount is None else int(amount),
+        seed=int(found["seed"]),
+        toy=labels.startswith("-cat-"),
+    )
+
 
 HELDOUT, SEEN, LEAVES = EXPERIMENTS
 # Of the swap experiment and its control, by their taxonomy names; their files begin with "cat_".

@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from cachegen.device import choose_device
+from cachegen.common.device import choose_device
+from cachegen.common.errors import ModelError
+from cachegen.common.files import digest_bytes
+from cachegen.common.hub import advice, first_line
+from cachegen.common.progress import quiet_transformers
+from cachegen.data.images import RESAMPLING, Transform
 from cachegen.encoders.families import VisionModel, load_vision_model
 from cachegen.encoders.names import EncoderName, read_name
-from cachegen.errors import ModelError
-from cachegen.files import digest_bytes
-from cachegen.hub import advice, first_line
-from cachegen.images import RESAMPLING, Transform
-from cachegen.progress import quiet_transformers
 
 Compute = Literal["float32", "bfloat16"]  # precision of matrix products; the rest is float32
 

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cachegen.common.errors import ModelError
+from cachegen.common.files import digest_bytes
+from cachegen.common.hub import SAFETENSORS, weight_files
+from cachegen.data.images import RESAMPLING, Transform
 from cachegen.encoders.names import EncoderName
-from cachegen.errors import ModelError
-from cachegen.files import digest_bytes
-from cachegen.hub import SAFETENSORS, weight_files
-from cachegen.images import RESAMPLING, Transform
 
 # model_type -> vision class, path of its block list.
 HF_FAMILIES = {

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cachegen.errors import ModelError
-from cachegen.files import expanded
-from cachegen.hub import is_there, looks_like_path, missing, model_config
+from cachegen.common.errors import ModelError
+from cachegen.common.files import expanded
+from cachegen.common.hub import is_there, looks_like_path, missing, model_config
 
 
 @dataclass(frozen=True)

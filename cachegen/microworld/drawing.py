@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cachegen.common.rng import generator
 from cachegen.microworld.lexicon import FAMILIES, PARENTS
 from cachegen.microworld.recipe import Size
-from cachegen.rng import generator
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]

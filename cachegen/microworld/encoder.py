@@ -14,8 +14,8 @@ from PIL import Image
 from torch import nn
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
+from cachegen.common.rng import generator, stream_seed
 from cachegen.microworld.recipe import EncoderRecipe
-from cachegen.rng import generator, stream_seed
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 

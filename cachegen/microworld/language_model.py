@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+from cachegen.common.random_init import random_init_lm
+from cachegen.common.rng import generator, stream_seed
 from cachegen.microworld.corpus import END, STATEMENT_TOKENS, Corpus
 from cachegen.microworld.lexicon import Lexicon
 from cachegen.microworld.recipe import LanguageRecipe
-from cachegen.random_init import random_init_lm
-from cachegen.rng import generator, stream_seed
 
 UNKNOWN, PADDING = "<unk>", "<pad>"
 HELD_OUT_LENGTHS = (1, 4, 8, 16)

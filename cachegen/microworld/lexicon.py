@@ -9,8 +9,8 @@ and nothing else.
 from dataclasses import dataclass
 from typing import Literal
 
+from cachegen.common.rng import generator
 from cachegen.microworld.recipe import Size
-from cachegen.rng import generator
 
 # Family -> (leaves, family words). Leaf phrases carry their article; it is part of English, not of a vowel rule.
 # A smaller world takes the first families and of each the first leaves.

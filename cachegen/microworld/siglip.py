@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel
 
-from cachegen.files import write_text
+from cachegen.common.files import write_text
+from cachegen.common.rng import generator, stream_seed
 from cachegen.microworld.encoder import PIXEL_MEAN, PIXEL_STD, load_pixels
 from cachegen.microworld.lexicon import Lexicon
 from cachegen.microworld.recipe import SiglipRecipe
-from cachegen.rng import generator, stream_seed
 
 CAPTION_TOKENS = 4
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import CrosstaxError
-from cachegen.files import digest_bytes, fsync_directory, give_own_modes, read_json, write_json
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import digest_bytes, fsync_directory, give_own_modes, read_json, write_json
+from cachegen.common.progress import progress_bar
 from cachegen.microworld.lexicon import make_lexicon
 from cachegen.microworld.recipe import CorpusRecipe
 from cachegen.microworld.world import (
@@ -24,7 +25,6 @@ from cachegen.microworld.world import (
     training_images,
     write_lm,
 )
-from cachegen.progress import progress_bar
 
 SAMPLE = "corpus_sample.txt"
 CAPTIONS = "captions.csv"

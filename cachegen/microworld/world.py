@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import CrosstaxError, RunError
-from cachegen.files import (
+from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.files import (
+    CHOOSE,
+    default_cache,
     digest_bytes,
     digest_file,
     exclusive_lock,
@@ -24,17 +26,16 @@ from cachegen.files import (
     write_json,
     write_text,
 )
+from cachegen.common.progress import progress_bar, quiet_transformers
+from cachegen.common.rng import generator
+from cachegen.data.splits import draw_split
 from cachegen.microworld.contact_sheet import contact_sheet
 from cachegen.microworld.corpus import Corpus
 from cachegen.microworld.drawing import draw_image, make_looks
 from cachegen.microworld.lexicon import Lexicon, make_lexicon
 from cachegen.microworld.recipe import RANDOM_TWINS, SIZES, THREADS, CorpusRecipe, Size
-from cachegen.progress import progress_bar, quiet_transformers
-from cachegen.rng import generator
-from cachegen.splits import draw_split
 
 MANIFEST = "world.json"
-CHOOSE = "give `crosstax world --cache DIR`, or set CROSSTAX_CACHE to a folder of yours"
 TWIN_SOURCES = ("twins.py", "siglip.py")
 TWINS_FOLDER = "twins"
 HOW_MADE = (
@@ -91,21 +92,13 @@ class World:
         return self.manifest["random_lm_seeds"][twin]
 
 
-def default_cache() -> Path:
-    """$CROSSTAX_CACHE, or ~/.cache/crosstax."""
-    try:
-        return Path(os.environ.get("CROSSTAX_CACHE") or "~/.cache/crosstax").expanduser()
-    except RuntimeError:  # a container's user without an entry and without $HOME
-        raise CrosstaxError(f"your home folder is not known here; {CHOOSE}") from None
-
-
 def recipe_digest(size: Size) -> str:
     """12 hex digits over the size's numbers and the source of everything that draws, writes or trains a world.
 
     What makes twins only is left out, so that work on a twin does not make every world anew.
     """
     here = Path(__file__).parent
-    shared = [here.parent / name for name in ("random_init.py", "rng.py", "splits.py")]
+    shared = [here.parent / name for name in ("common/random_init.py", "common/rng.py", "data/splits.py")]
     sources = [path for path in sorted(here.glob("*.py")) if path.name not in TWIN_SOURCES]
     return digest_bytes(repr(size).encode(), *(path.read_bytes() for path in [*sources, *shared]))[:12]
 
@@ -280,8 +273,8 @@ def _write_encoder(path: Path, size: Size, seed: int) -> dict[str, Any]:
 
 
 def _write_lms(path: Path, lexicon: Lexicon, size: Size, seed: int, twin_seeds: list[int]) -> dict[str, Any]:
+    from cachegen.common.random_init import random_init_lm
     from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
-    from cachegen.random_init import random_init_lm
 
     facts = write_lm(path / "lm", path / "corpus_sample.txt", lexicon, size, size.corpus, seed)
     tokenizer = make_tokenizer(lexicon)

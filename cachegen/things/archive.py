@@ -18,8 +18,8 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from cachegen.errors import CrosstaxError, DatasetError, some
-from cachegen.files import reason_of, remedy_of
+from cachegen.common.errors import CrosstaxError, DatasetError, some
+from cachegen.common.files import reason_of, remedy_of
 from cachegen.things.pairs import RESPELT
 from cachegen.things.zipcrypto import decrypt
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from cachegen.dataset import Dataset, load_dataset
-from cachegen.errors import DatasetError, listing, some
-from cachegen.files import exclusive_lock, remedy_of
-from cachegen.progress import progress_bar
+from cachegen.common.errors import DatasetError, listing, some
+from cachegen.common.files import exclusive_lock, remedy_of
+from cachegen.common.progress import progress_bar
+from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures
 from cachegen.things.pairs import PAPER, Counts, is_paper, read_pairs, taxonomy_text, write_taxonomy
 from cachegen.things.release import fetch_release

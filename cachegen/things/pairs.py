@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cachegen.errors import DatasetError
-from cachegen.files import remedy_of, write_text
-from cachegen.taxonomy import OPTIONAL, REQUIRED, name_problem
-from cachegen.things.names import HYPERNYMS
-from cachegen.things.phrases import leaf_form, leaf_number, leaf_phrase
+from cachegen.common.errors import DatasetError
+from cachegen.common.files import remedy_of, write_text
+from cachegen.data.taxonomy import OPTIONAL, REQUIRED, name_problem
+from cachegen.things.names import HYPERNYMS, leaf_form, leaf_number, leaf_phrase
 
 COLUMNS = [*REQUIRED, *OPTIONAL]
 

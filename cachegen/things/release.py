@@ -4,10 +4,9 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from cachegen.errors import DatasetError
-from cachegen.files import digest_file, write_atomically
-from cachegen.microworld.world import default_cache
-from cachegen.offline import VARIABLE, offline
+from cachegen.common.errors import DatasetError
+from cachegen.common.files import default_cache, digest_file, write_atomically
+from cachegen.common.hub import VARIABLE, offline
 
 SIZE = 2_564_416  # bytes
 COMMIT = "56b88f3434fbb146692067f3efbb541198ac2285"

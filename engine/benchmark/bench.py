@@ -8,7 +8,7 @@ from engine.benchmark.compare import Setting, compare
 from engine.benchmark.extraction import bench_extraction
 from engine.benchmark.lockstep import lockstep
 from engine.benchmark.stream import stream
-from engine.rate import device_name
+from engine.sweeps.rate import device_name
 
 EXTRACTED = {"tiny": 64, "dinov2-l": 8}  # images
 

@@ -11,22 +11,20 @@ from typing import Any
 
 import torch
 
-from cachegen.errors import ConditionError
-from cachegen.progress import progress_bar
-from cachegen.random_init import random_init_lm
+from cachegen.common.errors import ConditionError
+from cachegen.common.progress import progress_bar
+from cachegen.common.random_init import random_init_lm
 from engine.benchmark.alternate import Seconds, alternate, median, ratio
 from engine.benchmark.models import SUFFIX, lm_config, vision_model
-from engine.benchmark.naive import Naive
-from engine.benchmark.naive_cost import EncoderShape, naive_cost_of
-from engine.benchmark.own import Engine
-from engine.benchmark.work import Work
-from engine.condition import Condition
-from engine.cost import Questions, Sizes, cost_of
-from engine.language_model import FrozenLM
-from engine.lm_shape import shape_of_config
-from engine.plan import MAX_TOKENS
-from engine.projector import new_projector
-from engine.rate import OPERATIONS, gemm_rate, matrix_product, wait_for
+from engine.benchmark.naive import EncoderShape, Naive, naive_cost_of
+from engine.benchmark.work import Engine, Work
+from engine.design.condition import Condition
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.lm.shape import shape_of_config
+from engine.sweeps.cost import Questions, Sizes, cost_of
+from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.rate import OPERATIONS, gemm_rate, matrix_product, wait_for
 
 # Questions of each image, near the means of THINGS: 2 and 4.75 in training (Table 2), 5.34 in evaluation. A training
 # step has about the paper's 16 pairs, a row of evaluation as many images as fill it.

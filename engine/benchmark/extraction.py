@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cachegen.dataset import Dataset, load_dataset
+from cachegen.common.rng import generator
+from cachegen.common.system import cores
+from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.data.images import Transform, read_image
 from cachegen.encoders import Compute, Encoder, choose_compute
 from cachegen.encoders.families import VisionModel
-from cachegen.extract import extract
-from cachegen.images import Transform, read_image
-from cachegen.rng import generator
-from cachegen.system import cores
+from cachegen.features.extract import extract
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.models import vision_model
-from engine.rate import wait_for
+from engine.sweeps.rate import wait_for
 
 SIDE, QUALITY, NOISE = 800, 90, 5.0  # of the images of THINGS: about 800 x 800 px, a hundred or two kilobytes
 LEAVES = ("one", "other")

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
-from cachegen.rng import stream_seed
-from engine.benchmark.naive_cost import KNOWN_ENCODERS
-from engine.lm_shape import KNOWN
+from cachegen.common.rng import stream_seed
+from engine.benchmark.naive import KNOWN_ENCODERS
+from engine.lm.shape import KNOWN
 
 LMS = {"0.6b": "Qwen/Qwen3-0.6B", "1.7b": "Qwen/Qwen3-1.7B", "llama-1b": "meta-llama/Llama-3.2-1B"}
 ENCODER = "vit_large_patch14_reg4_dinov2"

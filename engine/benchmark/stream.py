@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from cachegen.progress import progress_bar
-from cachegen.random_init import random_init_lm
-from cachegen.rng import generator
-from cachegen.store import IDENTITY
-from cachegen.store_writer import open_writer
-from cachegen.system import forget_cached
+from cachegen.common.progress import progress_bar
+from cachegen.common.random_init import random_init_lm
+from cachegen.common.rng import generator
+from cachegen.common.system import forget_cached
+from cachegen.features.store import IDENTITY
+from cachegen.features.writer import open_writer
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.lockstep import REDUCED
 from engine.benchmark.models import lm_config, step_sizes
-from engine.benchmark.own import Engine
-from engine.benchmark.work import Work
-from engine.features import Features, prefetched
-from engine.language_model import FrozenLM
-from engine.plan import MAX_TOKENS
-from engine.projector import new_projector
-from engine.rate import wait_for
+from engine.benchmark.work import Engine, Work
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import new_projector
+from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.rate import wait_for
+from engine.training.features import Features, prefetched
 
 IMAGES, BATCH = 64, 8  # of the store, and of a step
 

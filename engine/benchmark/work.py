@@ -1,8 +1,4 @@
-"""What one step of the benchmark answers: random images, each with all its questions.
-
-Shape letters: I images, Q questions in all, S suffix tokens, C the image's side in pixels, P patches, V the
-encoder's width.
-"""
+"""What one step of the benchmark answers, and the engine's own steps on it."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,10 +6,13 @@ from typing import Self
 import numpy as np
 import torch
 
-from cachegen.device import on_device
-from cachegen.rng import generator, stream_seed
-from engine.batches import QuestionArrays
-from engine.prompts import PromptTokens
+from cachegen.common.device import on_device
+from cachegen.common.rng import generator, stream_seed
+from engine.lm.language_model import FrozenLM
+from engine.lm.projector import Projector
+from engine.lm.prompts import PromptTokens
+from engine.training.batches import QuestionArrays, pack
+from engine.training.loop import Step, prompt_row, step_loss
 
 YES, NO = 1, 2
 
@@ -50,7 +49,7 @@ class Work:
         return len(self.features)
 
     def fetch(self, images: np.ndarray) -> torch.Tensor:
-        """(I, P, V) features of these images, as `engine.features` gives them."""
+        """(I, P, V) features of these images, as `engine.training.features` gives them."""
         return self.features.index_select(0, on_device(images, self.features.device))
 
     @property
@@ -66,3 +65,47 @@ class Work:
     def targets(self) -> torch.Tensor:
         """(Q,) the right answers' tokens."""
         return torch.from_numpy(np.where(self.answer, YES, NO)).to(self.features.device)
+
+
+class Engine:
+    """A lockstep group of as many runs as there are projectors; each works on all of the work it is given."""
+
+    def __init__(self, lm: FrozenLM, projectors: list[Projector], max_tokens: int) -> None:
+        self.lm, self.projectors, self.max_tokens = lm, projectors, max_tokens
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(p.parameters())} for p in projectors], lr=1e-6, foreach=True
+        )
+
+    def train(self, work: Work) -> None:
+        """One optimizer step of every run."""
+        runs, asked = len(self.projectors), len(work.image)
+        number = np.tile(np.arange(asked), runs)
+        weight = np.full(runs * asked, 1 / asked, dtype=np.float32)
+        run = np.repeat(np.arange(runs), asked)
+        step = Step(number, work.answer[number], weight, [])
+        patches, suffix = work.features.shape[1], work.suffixes.shape[1]
+        for row in pack(work.image[number], run, runs, patches, suffix, self.max_tokens):
+            features = [work.fetch(items) for items in row.items]
+            loss, _ = step_loss(self.lm, work.tokens, step, row, self.projectors, features, "vocabulary")
+            loss.backward()
+        for projector in self.projectors:
+            torch.nn.utils.clip_grad_norm_(projector.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def evaluate(self, work: Work) -> torch.Tensor:
+        """Answer logits (Q, 2) of the first run, with the probability mass that `training.evaluation` also takes."""
+        patches, suffix = work.features.shape[1], work.suffixes.shape[1]
+        rows = pack(work.image, np.zeros_like(work.image), 1, patches, suffix, self.max_tokens)
+        answers = []
+        for row in rows:
+            features = [work.fetch(items) for items in row.items]
+            states = prompt_row(self.lm, work.tokens, row, self.projectors[:1], features, row.question)
+            shares = torch.softmax(self.lm.vocabulary_logits(states), dim=-1)
+            shares[:, YES] + shares[:, NO]
+            answers.append(self.lm.answer_logits(states, YES, NO))
+        found = torch.empty(len(work.image), 2)
+        for row, values in zip(rows, answers, strict=True):  # at the end, as `engine.training.evaluation`
+            found[torch.from_numpy(row.question)] = values.cpu()
+        return found

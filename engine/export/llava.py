@@ -18,18 +18,18 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
+from cachegen.common.errors import CrosstaxError, ModelError, RunError
+from cachegen.common.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
+from cachegen.common.progress import quiet_transformers
+from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
-from cachegen.errors import CrosstaxError, ModelError, RunError
-from cachegen.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
-from cachegen.images import Transform
-from cachegen.progress import quiet_transformers
 from engine.ask import question_tokens
 from engine.export.card import model_card
 from engine.export.prompt import add_image_token, check_tokens, image_token, prompt_text
 from engine.export.tower import vision_tower
-from engine.language_model import load_model
-from engine.projector import Projector
-from engine.prompts import question_text
+from engine.lm.language_model import load_model
+from engine.lm.projector import Projector
+from engine.lm.prompts import question_text
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 

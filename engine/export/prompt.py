@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken
 
-from cachegen.errors import ConditionError
-from engine.condition import Condition
-from engine.prompts import MARK, PromptTokens
+from cachegen.common.errors import ConditionError
+from engine.design.condition import Condition
+from engine.lm.prompts import MARK, PromptTokens
 
 
 def image_token(condition: Condition) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cachegen.errors import ModelError
+from cachegen.common.errors import ModelError
 
 State = dict[str, torch.Tensor]
 BLOCK = {

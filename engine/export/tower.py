@@ -8,9 +8,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from cachegen.common.errors import ModelError
+from cachegen.common.hub import SAFETENSORS
 from cachegen.encoders import Encoder
-from cachegen.errors import ModelError
-from cachegen.hub import SAFETENSORS
 from engine.export.timm_weights import to_transformers
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cachegen.errors import RunError
-from cachegen.files import read_json
-from engine.condition import SCHEMA, Condition, Inputs
+from cachegen.common.errors import RunError
+from cachegen.common.files import read_json
+from engine.design.condition import SCHEMA, Condition, Inputs
 
 LARGEST_JSON = 2**24  # bytes; a run's own files have some thousand
 

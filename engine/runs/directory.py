@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cachegen.errors import CrosstaxError, RunError, WriteError
-from cachegen.files import (
+from cachegen.common.errors import CrosstaxError, RunError, WriteError
+from cachegen.common.files import (
     append_text,
     digest_file,
     read_json,
@@ -29,7 +29,7 @@ from cachegen.files import (
     write_json,
     write_text,
 )
-from cachegen.taxonomy import name_problem
+from cachegen.data.taxonomy import name_problem
 from engine.runs.config import read_config, read_record
 from engine.runs.places import FILE as PLACES
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from cachegen.dataset import SPLITS, Dataset, load_dataset
-from cachegen.errors import CrosstaxError, RunError, StoreError
-from cachegen.store import IDENTITY, STORAGE, FeatureStore
-from engine.condition import Condition
+from cachegen.common.errors import CrosstaxError, RunError, StoreError
+from cachegen.data.dataset import SPLITS, Dataset, load_dataset
+from cachegen.features.store import IDENTITY, STORAGE, FeatureStore
+from engine.design.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
 from engine.runs.places import NAMES, Places, candidates, expanded
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # take seconds to import; readers of results do without
     import torch
 
     from cachegen.encoders import Encoder
-    from engine.projector import Projector
+    from engine.lm.projector import Projector
 
 Input = TypeVar("Input")
 Digests = Mapping[str, str]
@@ -163,7 +163,7 @@ class FinishedRun:
     @cached_property
     def lm(self) -> tuple[str, Path]:
         """Name or folder of the LM it was trained with, and the folder with its files."""
-        from engine.language_model import lm_digests, resolve_lm
+        from engine.lm.language_model import lm_digests, resolve_lm
 
         return self.find("lm", resolve_lm, lambda folder: lm_digests(folder, self.condition.lm_init))
 
@@ -236,7 +236,7 @@ class FinishedRun:
 
     def projector(self, lm_width: int, dtype: "torch.dtype", embedding_rms: float) -> "Projector":
         """Its trained projector, on the CPU; the arguments are the LM's."""
-        from engine.projector import Projector
+        from engine.lm.projector import Projector
 
         c = self.condition
         projector = Projector(

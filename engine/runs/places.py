@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cachegen.errors import CrosstaxError
-from engine.condition import Inputs
+from cachegen.common.errors import CrosstaxError
+from engine.design.condition import Inputs
 from engine.runs.config import read_record
 
 FILE = "places.json"

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cachegen.errors import RunError
+from cachegen.common.errors import RunError
 
 LOGITS = ["logit_yes", "logit_no"]
 QUESTION_COLUMNS = [

@@ -1,0 +1,232 @@
+"""Figure 7 of the paper: held-out F1 against visual coherence, by hypernym; and against the LM's text probe."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
+from numpy.typing import NDArray
+
+from analysis.beside_paper import references
+from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.figures.style import (
+    GREY,
+    LOOKS,
+    SMALL,
+    STYLE,
+    Drawn,
+    Look,
+    NotDrawnError,
+    arm_grid,
+    key,
+    legend,
+    padded,
+    paper_keys,
+    plain,
+    plot_published,
+    row_title,
+    settle,
+    style,
+    wrapped,
+)
+from analysis.published import published_hypernyms
+from analysis.statistics.contrasts import correlation
+from analysis.study import Study, coherence_points
+
+YLABEL = "held-out macro F1"
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
+
+
+def arm_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str) -> Figure:
+    """Rows are setups, columns arms, all on one scale; `points`: columns setup, arm, category, f1 and `x`."""
+    names, named = setup_names(runs), set[str]()
+    with style():
+        figure, panels = arm_grid(points, runs, xlabel, YLABEL)
+        shown = [points[(points["setup"] == setup) & (points["arm"] == arm)] for _, setup, arm in panels]
+        for (ax, setup, arm), here in zip(panels, shown, strict=True):
+            look = LOOKS[shuffle_of(arm)]
+            _dots(ax, here, x, look)
+            ax.set_title(arm, color=look.ink)
+            if setup and setup not in named:
+                named.add(setup)
+                row_title(ax, names[setup])
+        _limits(panels[0][0], points, x)
+        settle(figure)  # names need the final places
+        for (ax, _, _), here in zip(panels, shown, strict=True):
+            _name_points(figure, ax, here, x)
+    return figure
+
+
+def setup_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str, published: pd.DataFrame) -> Figure:
+    """A panel per setup, all on one scale; `points`, `published`: columns setup, category, f1 and `x`.
+
+    The latter are open markers with a dotted line.
+    """
+    setups, names, look = (
+        [s for s in setups_of(runs) if (points["setup"] == s).any()],
+        setup_names(runs),
+        LOOKS["original"],
+    )
+    with style():
+        figure, axes = wrapped(len(setups), 2.3, YLABEL)
+        for ax, setup in zip(axes, setups, strict=True):
+            _dots(ax, points[points["setup"] == setup], x, look)
+            rings = published[published["setup"] == setup]
+            if len(rings):
+                plot_published(ax, rings[x], rings["f1"], look, "hypernyms", ms=4)
+                _fitted(ax, rings, x, look, ":")
+            ax.set_title(names[setup])
+            ax.set_xlabel(xlabel)
+        if len(published):
+            legend(figure, [key("this study", look, ls="-"), *paper_keys("paper")])
+        _limits(axes[0], pd.concat([points[[x, "f1"]], published[[x, "f1"]].astype(float)]), x)
+        settle(figure)
+        for ax, setup in zip(axes, setups, strict=True):
+            rings = published[published["setup"] == setup]
+            _name_points(figure, ax, points[points["setup"] == setup], x, rings)
+    return figure
+
+
+def scatter_text(points: pd.DataFrame, runs: pd.DataFrame, x: str) -> str:
+    """Correlation, and the lowest and the highest hypernym of each panel, in sentences."""
+    said, names = [], setup_names(runs)
+    panels = dict(iter(points.groupby(["setup", "arm"])))
+    for setup, arm in ((setup, arm) for setup in setups_of(runs) for arm in arms_of(runs) if (setup, arm) in panels):
+        here = panels[setup, arm]
+        ordered = here.sort_values("f1", kind="stable")
+        low, high = ordered.iloc[0], ordered.iloc[-1]
+        name = ", ".join(filter(None, [arm, names[setup]]))
+        said.append(
+            f"{name[0].upper()}{name[1:]}: {_r(here, x) or f'{len(here)} hypernyms'}; held-out F1 from "
+            f"{plain(low['f1'])} ({low['category']}) to {plain(high['f1'])} ({high['category']})."
+        )
+    return " ".join(said)
+
+
+def _dots(ax: Axes, points: pd.DataFrame, x: str, look: Look) -> None:
+    ax.plot(points[x], points["f1"], look.marker, color=look.colour, mec=look.ink, mew=0.4, ms=3.5)
+    _fitted(ax, points, x, look, "-")
+    if text := _r(points, x):
+        ax.text(0.98, 0.02, text, transform=ax.transAxes, ha="right", fontsize=SMALL, color=GREY)
+
+
+def _r(points: pd.DataFrame, x: str) -> str:
+    r, _, _, n = correlation(points[x].to_numpy(float), points["f1"].to_numpy(float))
+    return f"r = {plain(r, 2)}, n = {n}" if np.isfinite(r) else ""
+
+
+def _fitted(ax: Axes, points: pd.DataFrame, x: str, look: Look, dash: str) -> None:
+    """The least-squares line over the range of the dots."""
+    known = points[[x, "f1"]].astype(float).dropna()
+    if len(known) > 2 and np.ptp(known[x]) > 0:
+        slope, start = np.polyfit(known[x], known["f1"], 1)
+        ends = np.array([known[x].min(), known[x].max()])
+        ax.plot(ends, start + slope * ends, color=look.ink, ls=dash, lw=0.9, zorder=1.5)
+
+
+def _limits(ax: Axes, points: pd.DataFrame, x: str) -> None:
+    ax.set_xlim(*padded(points[x].astype(float), 0.12))
+    low, high = padded(points["f1"].astype(float), 0.06)
+    ax.set_ylim(low - 0.1 * (high - low), high)  # room for r
+
+
+def _name_points(figure: Figure, ax: Axes, points: pd.DataFrame, x: str, others: pd.DataFrame | None = None) -> None:
+    """Name the dots that stand out most in F1 first, and all that have room: no name lies on a dot or another name."""
+    width, height = ax.get_position().size * figure.get_size_inches() * 72
+    font = FontProperties(STYLE["font.family"], size=SMALL)
+
+    def place(table: pd.DataFrame) -> NDArray[np.float64]:
+        return np.asarray(ax.transLimits.transform(table[[x, "f1"]].to_numpy(float))) * (width, height)
+
+    taken: list[Box] = [(a - 2.5, b - 2.5, a + 2.5, b + 2.5) for a, b in place(points)]
+    if others is not None and len(others):
+        taken += [(a - 3, b - 3, a + 3, b + 3) for a, b in place(others)]
+    taken.append((width - 72, 0, width, 12))  # r
+    taken += [(a - 1, b - 1, a + 1, b + 1) for line in ax.lines for a, b in _along(line, ax) * (width, height)]
+    order = (points["f1"] - points["f1"].median()).abs().sort_values(ascending=False, kind="stable").index
+    for name, (px, py) in zip(points.loc[order, "category"], place(points.loc[order]), strict=True):
+        long = text_to_path.get_text_width_height_descent(name, font, ismath=False)[0] + 1
+        sides = [(px + 4.5, py), (px - 4.5 - long, py), (px - long / 2, py + 8), (px - long / 2, py - 8)]
+        sides += [(px + 3, py + 6), (px + 3, py - 6), (px - 3 - long, py + 6), (px - 3 - long, py - 6)]
+        boxes = [(left, middle - 4.5, left + long, middle + 4.5) for left, middle in sides]
+        inside = [box for box in boxes if box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height]
+        free = [box for box in inside if not any(_overlap(box, other) for other in taken)]
+        if free:
+            left, bottom, _, top = free[0]
+            taken.append(free[0])
+            at = (left / width, (bottom + top) / 2 / height)
+            ax.text(*at, name, transform=ax.transAxes, va="center", fontsize=SMALL, color="#444444")
+
+
+def _along(line: Line2D, ax: Axes) -> NDArray[np.float64]:
+    """Places along a fitted line, as shares of the panel; none for dots."""
+    ends = np.asarray(ax.transLimits.transform(line.get_xydata()))
+    fitted = len(ends) == 2 and line.get_marker() == "None"
+    return np.linspace(ends[0], ends[1], 80) if fitted else ends[:0]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+DOTS = "One dot per held-out hypernym, pretrained LM, mean over runs; the line is fitted by least squares."
+
+
+def coherence_figure(study: Study, centred: bool = True) -> Drawn:
+    """Held-out F1 of the pretrained LM against coherence, a dot per hypernym, a panel per arm.
+
+    Centred, or as the paper defines it (Figure 7). Where all embeddings share one large direction, plain cosines are
+    all close to 1 whatever the images show. Raises NotDrawnError without coherence.
+    """
+    points = coherence_points(study)
+    if points.empty:
+        raise NotDrawnError("Figure 7 needs the feature store and the dataset of the runs, for visual coherence.")
+    runs = shown_runs(study.runs)
+    if centred:
+        figure = arm_scatter(points, runs, "centred", "visual coherence, centred")
+        caption = f"{DOTS} Coherence is centred: the mean of all training images is subtracted first."
+        alt = scatter_text(points, runs, "centred")
+        return Drawn(figure, "Held-out F1 against visual coherence, centred", caption, alt)
+    points = points[points["arm"] == "original"]
+    if points.empty:
+        raise NotDrawnError("Figure 7 needs runs on original labels.")
+    rings = _published(runs, study.categories)
+    figure = setup_scatter(points, runs, "all_pairs", "visual coherence (mean cosine)", rings)
+    caption = f"Original labels. {DOTS} Coherence is the mean cosine of all pairs of a hypernym’s training images."
+    if len(rings):
+        caption += " Open markers: the paper’s hypernyms, means of three seeds; dotted: the line fitted to them."
+    alt = scatter_text(points, runs, "all_pairs")
+    return Drawn(figure, "Held-out F1 against visual coherence", caption, alt, "Figure 7")
+
+
+def text_figure(study: Study) -> Drawn:
+    """Held-out F1 of the pretrained LM against its text probe's, drawn like coherence.
+
+    Raises NotDrawnError without probes.
+    """
+    points = study.text[study.text["lm_init"] == "pretrained"]
+    if points.empty:
+        raise NotDrawnError("Held-out F1 against text knowledge needs the text probes of the runs' LMs (--probe).")
+    runs = shown_runs(study.runs)
+    figure = arm_scatter(points, runs, "text_f1", "text probe, macro F1")
+    caption = f"{DOTS} Text: macro F1 of the probe, mean over phrasings."
+    alt = scatter_text(points, runs, "text_f1")
+    return Drawn(figure, "Held-out F1 against what the LM knows in text", caption, alt)
+
+
+def _published(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
+    """The paper's hypernyms beside our original labels at 100 %: columns setup, category, all_pairs, f1.
+
+    Only beside runs of the paper's own models and images: coherence has another scale with others.
+    """
+    table, beside = published_hypernyms(), references(runs, categories).only_same
+    full = runs[(runs["arm"] == "original") & (runs["ablation_kind"] == "random") & (runs["ablation"] == 100)]
+    parts = [pd.DataFrame(columns=["setup", "category", "all_pairs", "f1"])]
+    for _, run in full.drop_duplicates("setup").iterrows():
+        reference = beside.of(run)
+        if reference and reference.encoder == "DINOv2" and reference.lm in table:
+            rows = table.rename(columns={"coherence": "all_pairs", reference.lm: "f1"})[["all_pairs", "f1"]]
+            parts.append(rows.rename_axis("category").reset_index().assign(setup=run["setup"]))
+    return pd.concat(parts, ignore_index=True)

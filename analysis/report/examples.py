@@ -1,0 +1,99 @@
+"""Example test images with the model's answers, under the original labels and, the same image, under across."""
+
+import base64
+import io
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.study import Study
+from cachegen.common.rng import generator
+from cachegen.data.images import read_image
+
+PICTURE_PX = 160
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One run's questions about one image: its arm, the label the image carries there, and the answers."""
+
+    arm: str
+    label: str
+    rows: list[dict[Hashable, Any]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test image; `picture` is a data URI, or "" where the file is not here."""
+
+    key: str
+    leaf: str
+    picture: str
+    panels: list[Panel]
+
+
+def pick_examples(study: Study, count: int = 8) -> list[Example]:
+    """One test image for each of up to `count` hypernyms, drawn by a fixed seed and never by the answers.
+
+    Answers are those of the first pretrained original run and of the across run that shares its seeds and setup,
+    where there is one. Empty without a pretrained original run that has held-out test questions.
+    """
+    chosen = _runs_to_show(study)
+    if not chosen:
+        return []
+    answers = {arm: study.sweep.answers(run_id) for arm, run_id in chosen.items()}
+    tests = {arm: table[table["split"] == "test"] for arm, table in answers.items()}
+    first = next(iter(tests.values()))
+    asked = first[(first["group"] == "heldout") & first["answer"]]
+    rng = generator(0, "examples")
+    hypernyms = rng.permutation(sorted(asked["category"].unique()))[:count]
+    keys = [str(rng.choice(sorted(asked.loc[asked["category"] == name, "key"]))) for name in sorted(hypernyms)]
+    root = study.runs.loc[next(iter(chosen.values())), "dataset_path"]
+    return [_example(key, tests, root) for key in dict.fromkeys(keys)]
+
+
+def picture_uri(path: Path, size: int = PICTURE_PX) -> str:
+    """Data URI of an image file, shrunk to at most `size` pixels; small ones stay as they are."""
+    image = read_image(path)
+    lossless = max(image.size) <= size
+    image.thumbnail((size, size))
+    data = io.BytesIO()
+    image.save(data, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 85}))
+    return data_uri(data.getvalue(), "image/png" if lossless else "image/jpeg")
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """`data` as a data URI of media type `kind`."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _runs_to_show(study: Study) -> dict[str, str]:
+    """Arm -> run id: the first pretrained original run with held-out questions, then across with the same seeds."""
+    scored = study.runs[study.test("heldout")["macro_f1"].notna() & study.runs["shown"]]
+    pretrained = scored[scored["lm_init"] == "pretrained"]
+    original = pretrained[pretrained["arm"] == "original"]
+    if original.empty:
+        return {}
+    shown = original.iloc[0]
+    same = (pretrained[["setup", "data_seed", "run_seed"]] == shown[["setup", "data_seed", "run_seed"]]).all(axis=1)
+    across = pretrained[same & (pretrained["shuffle"] == "across")]
+    return {"original": str(original.index[0]), **{str(row["arm"]): str(run_id) for run_id, row in across.iterrows()}}
+
+
+def _example(key: str, tests: dict[str, pd.DataFrame], root: object) -> Example:
+    panels, leaf = [], ""
+    for arm, table in tests.items():
+        rows = table[table["key"] == key].sort_values(["kind", "answer", "question"], ascending=[True, False, True])
+        if rows.empty:
+            continue
+        leaf = str(rows["image_leaf"].iloc[0])
+        shown = rows[["kind", "group", "phrase", "answer", "predicted", "p_yes"]].to_dict("records")
+        panels.append(Panel(arm, str(rows["label_leaf"].iloc[0]), shown))
+    try:
+        picture = picture_uri(Path(str(root)) / "images" / key)
+    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
+        picture = ""
+    return Example(key, leaf, picture, panels)

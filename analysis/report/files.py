@@ -1,0 +1,208 @@
+"""A study as files: its tables, and its figures as SVG, PDF and PNG."""
+
+import contextlib
+import io
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import pandas as pd
+
+from analysis.conditions import CELL
+from analysis.figures.contents import Figures, draw_figures
+from analysis.figures.style import Drawn
+from analysis.predictions import Sweep
+from analysis.probes import Probe
+from analysis.report.dictionary import describe_columns
+from analysis.scores.dose import dose_table
+from analysis.statistics.comparisons import compare_yardsticks
+from analysis.statistics.contrasts import EXPLORATORY
+from analysis.study import Study, measure
+from cachegen.common.files import write_atomically, write_text
+from cachegen.common.system import begin_worker, cores
+
+RESULT_COLUMNS = [
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
+    *("auc", "auc_no_homonyms", "auc_removed", "auc_undefined"),
+    *(
+        "n_categories",
+        "n_categories_min10",
+        "n_homonyms",
+        "n_removed",
+        "accuracy",
+        "yes_share",
+        "gold_yes_share",
+        "tie_share",
+    ),
+    *(
+        "veridical_f1",
+        "veridical_agreement",
+        "by_vision",
+        "n_disagree",
+        "majority_f1",
+        "coin_f1",
+        "permuted_f1",
+        "n_yes",
+        "n_no",
+    ),
+]
+LARGE = 100_000  # rows
+UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
+
+
+def results_table(study: Study) -> pd.DataFrame:
+    """One row per run: conditions, then test scores of leaves, seen and held-out hypernyms, then validation F1."""
+    wide = study.runs.drop(columns=["dataset_path", "store_path", *UNTOLD])
+    for group in ("leaf", "seen", "heldout"):
+        wide = wide.join(study.test(group).reindex(columns=RESULT_COLUMNS).add_prefix(f"{group}_"))
+    validation = study.scores[study.scores["split"] == "validation"].set_index("run_id")
+    for group in ("leaf", "seen"):
+        wide[f"validation_{group}_macro_f1"] = validation.loc[validation["group"] == group, "macro_f1"]
+    return wide.reset_index()
+
+
+def baselines_table(study: Study) -> pd.DataFrame:
+    """One row per run, split and group: macro F1 beside the three baselines on the same questions."""
+    columns = ["run_id", "split", "group", "n_categories", "macro_f1", "majority_f1", "coin_f1", "permuted_f1"]
+    return study.scores[[*columns, "permuted_sd"]]
+
+
+def yardsticks_table(study: Study) -> pd.DataFrame:
+    """One row per run, group and yardstick, the run's own answers (`run`) among them, on the same test questions."""
+    columns = ["run_id", "group", "yardstick", "n_categories", "macro_f1", "macro_f1_no_homonyms", "macro_f1_removed"]
+    columns += ["auc", "auc_no_homonyms", "auc_removed", "yes_share", "coin_f1", "permuted_f1"]
+    if study.yardstick_scores.empty:
+        return pd.DataFrame(columns=columns)
+    own = study.scores[study.scores["split"] == "test"].assign(yardstick="run")
+    table = pd.concat([own, study.yardstick_scores]).merge(study.runs[CELL], left_on="run_id", right_index=True)
+    ordered = table.sort_values(["run_id", "group", "yardstick"], ignore_index=True)
+    return ordered[["run_id", *CELL, *columns[1:]]]
+
+
+def comparisons_table(study: Study) -> pd.DataFrame:
+    """One row per cell of the headline and yardstick: both means on held-out hypernyms, and their difference."""
+    rows = []
+    for c in compare_yardsticks(study.runs, study.categories, study.yardsticks):
+        row = {"status": EXPLORATORY, **asdict(c)}
+        for score in ("other_auc", "f1_gap", "auc_gap"):
+            row |= dict(zip((score, f"{score}_low", f"{score}_high"), row.pop(score), strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def study_tables(study: Study) -> dict[str, pd.DataFrame]:
+    """Every table of a study by name, in reading order; `report.dictionary` says what each and its columns hold.
+
+    Always results, f1, heldout, contrasts, hypernym_tests, models, model_variances, model_checks, answers, reliability,
+    categories, baselines, coherence and label_maps, empty where there is nothing to tell; the others where the runs,
+    inputs and probes at hand allow them.
+    """
+    always = {
+        "results": results_table(study),
+        "f1": study.f1,
+        "heldout": study.heldout,
+        "contrasts": study.contrasts,
+        "hypernym_tests": study.hypernyms,
+        "models": study.models,
+        "model_variances": study.model_variances,
+        "model_checks": study.model_checks,
+        "answers": study.answering,
+        "reliability": study.reliability,
+        "categories": study.categories,
+        "baselines": baselines_table(study),
+        "coherence": study.coherence,
+        "label_maps": study.kept,
+    }
+    where_known = {
+        "swap": study.swap,
+        "yardsticks": yardsticks_table(study),
+        "comparisons": comparisons_table(study),
+        "purity": study.purity,
+        "ablation": study.ablation,
+        "dose": dose_table(study.dose),
+        "depth": study.depth,
+        "probe": study.text,
+    }
+    return always | {name: table for name, table in where_known.items() if not table.empty}
+
+
+def write_tables(study: Study, out: Path) -> list[str]:
+    """Write `study_tables` and what their columns mean (columns.csv); return the names of the files to look at.
+
+    Each is written as `out/<name>.csv` and, typed and for notebooks, as `out/parquet/<name>.parquet`; of more than
+    `LARGE` rows, which no spreadsheet is opened for, as Parquet only.
+    """
+    tables = study_tables(study)
+    tables["columns"] = describe_columns(tables)
+    written = []
+    for name, table in tables.items():
+        parquet = f"parquet/{name}.parquet"
+        write_atomically(out / parquet, partial(table.to_parquet, index=False))
+        if len(table) > LARGE:
+            written.append(parquet)
+            continue
+        text = io.StringIO()
+        table.to_csv(text, index=False, float_format="%.10g", lineterminator="\n")
+        write_text(out / f"{name}.csv", text.getvalue())
+        written.append(f"{name}.csv")
+    return written
+
+
+FOLDER = "figures"
+MANY_RUNS = 24  # with fewer, figures are small and a second process takes as long to start as it saves
+
+
+def analyze(sweep: Sweep, out: Path, probes: Sequence[Probe] = ()) -> Study:
+    """Write the tables into `out` and the figures into `out/figures`; return the study that holds them all."""
+    study = measure(sweep, probes)
+    write_study(study, out)
+    return study
+
+
+def write_study(study: Study, out: Path) -> tuple[list[str], Figures, dict[str, str]]:
+    """Write every table into `out` and every figure into `out/figures`.
+
+    Returns the tables' files to look at (`write_tables`), the figures, and the SVG text of each by name.
+    """
+    with _FigureFiles(out / FOLDER, beside=len(study.runs) >= MANY_RUNS and cores() > 1) as files:
+        figures = draw_figures(study, files.add)
+        return write_tables(study, out), figures, files.svgs()
+
+
+class _FigureFiles:
+    """Writes figures into `folder` as they come: `beside` this process, or in it."""
+
+    def __init__(self, folder: Path, beside: bool) -> None:
+        self._folder = folder
+        self._drawn: dict[str, Drawn] = {}
+        self._coming: dict[str, Future[str]] = {}
+        context = multiprocessing.get_context("spawn")  # numerical libraries keep threads, which a fork would lose
+        self._pool = ProcessPoolExecutor(1, context, begin_worker) if beside else None
+
+    def __enter__(self) -> "_FigureFiles":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=kind is not None)
+
+    def add(self, name: str, drawn: Drawn) -> None:
+        self._drawn[name] = drawn
+        if self._pool is not None:
+            with contextlib.suppress(BrokenProcessPool):
+                self._coming[name] = self._pool.submit(drawn.write, self._folder, name)
+
+    def svgs(self) -> dict[str, str]:
+        """SVG text of every figure, once all are written."""
+        return {name: self._svg(name, drawn) for name, drawn in self._drawn.items()}
+
+    def _svg(self, name: str, drawn: Drawn) -> str:
+        with contextlib.suppress(BrokenProcessPool):  # the other process was killed, for want of memory perhaps
+            if name in self._coming:
+                return self._coming[name].result()
+        return drawn.write(self._folder, name)

@@ -1,0 +1,203 @@
+"""What a study was made from, which settings its runs have, and what it has to cite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.conditions import short_name
+from analysis.study import Study
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import read_json
+from cachegen.data.splits import TRAIN_END, VALIDATION_END
+from cachegen.things.names import HYPERNYMS
+
+THINGS_FILE = r"(.+)/\1_\d\d[a-z]?\.jpe?g"  # aardvark/aardvark_01b.jpg
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Of the first run that leaves nothing out.
+
+    images: split -> number. by_rule: every leaf is divided 70/5/25, rounded down. world_seed: of a microworld. example:
+    noun phrase of a leaf, as questions have it. names: dataset folders, short.
+    """
+
+    kind: Literal["things", "microworld", "own"]
+    names: tuple[str, ...]
+    leaves: int
+    hypernyms: int
+    images: dict[str, int]
+    by_rule: bool
+    example: str
+    world_seed: int | None = None
+
+
+def materials_of(study: Study, world: Path | None = None) -> Materials:
+    """Read them off one run's questions; `world`: the microworld's folder, when the study is known to be on one."""
+    runs = study.runs
+    whole = runs[runs["subset"] == "all"]
+    run_id = str((runs if whole.empty else whole).index[0])
+    questions = study.sweep.questions(run_id)
+    images = questions.drop_duplicates("image")
+    leaves, hypernyms = (set(questions.loc[questions["kind"] == kind, "category"]) for kind in ("leaf", "hypernym"))
+    seed = _world_seed(runs, world)
+    things = hypernyms <= HYPERNYMS.keys() and bool(images["key"].str.fullmatch(THINGS_FILE).all())
+    return Materials(
+        kind="own" if seed is None and not things else "microworld" if seed is not None else "things",
+        names=tuple(dict.fromkeys(short_name(path).split("/")[-1] for path in runs["dataset_path"].dropna())),
+        leaves=len(leaves),
+        hypernyms=len(hypernyms),
+        images={str(name): int(count) for name, count in images["split"].value_counts().items()},
+        by_rule=_by_rule(images),
+        example=str(questions.loc[questions["kind"] == "leaf", "phrase"].iloc[0]),
+        world_seed=seed,
+    )
+
+
+def _world_seed(runs: pd.DataFrame, world: Path | None) -> int | None:
+    """Seed of the world that a study ran on: the one given, or the one its dataset lies in; None if it is no world."""
+    folders = [world] if world else [Path(path).parent for path in runs["dataset_path"].dropna().unique()]
+    for folder in folders:
+        if (folder / "world.json").is_file():
+            try:
+                return int(read_json(folder / "world.json")["seed"])
+            except (CrosstaxError, KeyError, TypeError, ValueError):
+                return None
+    return None
+
+
+def _by_rule(images: pd.DataFrame) -> bool:
+    counts = images.groupby(["image_leaf", "split"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=["train", "validation", "test"], fill_value=0)
+    n = counts.sum(axis=1)
+    train, until = (n * TRAIN_END).astype(int), (n * VALIDATION_END).astype(int)
+    return bool((counts["train"] == train).all() and (counts["validation"] == until - train).all())
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`table`: runs with a column for each setting; older runs lack some."""
+
+    table: pd.DataFrame
+
+    def values(self, name: str, **only: Any) -> list[Any]:
+        """Values of one setting in the order of the runs, among runs with the values `only`; [] where unknown."""
+        rows = self.table
+        for key, value in only.items():
+            rows = rows[rows[key] == value]
+        return list(dict.fromkeys(rows[name].dropna())) if name in rows else []
+
+    def has(self, name: str, value: Any) -> bool:
+        return value in self.values(name)
+
+    def numbers(self, name: str) -> str:
+        """All values of a number, in order: "2e-05 or 0.001"; "" where unknown."""
+        return either([f"{value:g}" for value in sorted(self.values(name))])
+
+
+def either(values: Sequence[object], word: str = "or") -> str:
+    """ "5", "5 or 8", "5, 6 or 8"; "" without any."""
+    said = [str(value) for value in values]
+    return f" {word} ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))
+
+
+def count(number: int, what: str) -> str:
+    """ "one run", "three runs", "12 runs"."""
+    return f"{NUMBERS[number] if number < len(NUMBERS) else f'{number:,}'} {what}{'' if number == 1 else 's'}"
+
+
+# key -> (in the text, in the list)
+REFERENCES = {
+    "paper": (
+        "Xu et al., 2026",
+        "Xu, T., Sandoval-Castañeda, M., Livescu, K., Shakhnarovich, G., & Misra, K. (2026). Cross-Modal Taxonomic "
+        "Generalization in (Vision-)Language Models. In Proceedings of the 64th Annual Meeting of the Association for "
+        "Computational Linguistics (Volume 1: Long Papers), pp. 16319–16337. arXiv:2603.07474.",
+    ),
+    "things": (
+        "Hebart et al., 2019",
+        "Hebart, M. N., Dickter, A. H., Kidder, A., Kwok, W. Y., Corriveau, A., Van Wicklin, C., & Baker, C. I. "
+        "(2019). THINGS: A database of 1,854 object concepts and more than 26,000 naturalistic object images. PLOS "
+        "ONE, 14(10), e0223792.",
+    ),
+    "thingsplus": (
+        "Stoinski et al., 2024",
+        "Stoinski, L. M., Perkuhn, J., & Hebart, M. N. (2024). THINGSplus: New norms and metadata for the THINGS "
+        "database of 1854 object concepts and 26,107 natural object images. Behavior Research Methods, 56, 1583–1603.",
+    ),
+    "dinov2": (
+        "Oquab et al., 2024",
+        "Oquab, M., Darcet, T., Moutakanni, T., et al. (2024). DINOv2: Learning Robust Visual Features without "
+        "Supervision. Transactions on Machine Learning Research. arXiv:2304.07193.",
+    ),
+    "registers": (
+        "Darcet et al., 2024",
+        "Darcet, T., Oquab, M., Mairal, J., & Bojanowski, P. (2024). Vision Transformers Need Registers. In "
+        "International Conference on Learning Representations. arXiv:2309.16588.",
+    ),
+    "siglip": (
+        "Zhai et al., 2023",
+        "Zhai, X., Mustafa, B., Kolesnikov, A., & Beyer, L. (2023). Sigmoid Loss for Language Image Pre-Training. In "
+        "IEEE/CVF International Conference on Computer Vision. arXiv:2303.15343.",
+    ),
+    "qwen3": (
+        "Yang et al., 2025",
+        "Yang, A., Li, A., Yang, B., et al. (2025). Qwen3 Technical Report. arXiv:2505.09388.",
+    ),
+    "llama3": (
+        "Grattafiori et al., 2024",
+        "Grattafiori, A., Dubey, A., Jauhri, A., et al. (2024). The Llama 3 Herd of Models. arXiv:2407.21783.",
+    ),
+    "adamw": (
+        "Loshchilov & Hutter, 2019",
+        "Loshchilov, I., & Hutter, F. (2019). Decoupled Weight Decay Regularization. In International Conference on "
+        "Learning Representations. arXiv:1711.05101.",
+    ),
+    "tost": (
+        "Schuirmann, 1987",
+        "Schuirmann, D. J. (1987). A comparison of the two one-sided tests procedure and the power approach for "
+        "assessing the equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics, 15, "
+        "657–680.",
+    ),
+    "lme4": (
+        "Bates et al., 2015",
+        "Bates, D., Mächler, M., Bolker, B., & Walker, S. (2015). Fitting linear mixed-effects models using lme4. "
+        "Journal of Statistical Software, 67(1), 1–48.",
+    ),
+    "satterthwaite": (
+        "Kuznetsova et al., 2017",
+        "Kuznetsova, A., Brockhoff, P. B., & Christensen, R. H. B. (2017). lmerTest package: Tests in linear mixed "
+        "effects models. Journal of Statistical Software, 82(13), 1–26.",
+    ),
+}
+
+
+def in_text(*keys: str) -> str:
+    """The citation of `keys` in brackets: "(Oquab et al., 2024; Darcet et al., 2024)"."""
+    return f"({'; '.join(REFERENCES[key][0] for key in keys)})"
+
+
+def cited_in(text: str) -> tuple[str, ...]:
+    """References in full of all that `text` cites, in the order of the alphabet."""
+    cited = [full for short, full in REFERENCES.values() if short in text or short.replace(", 20", " (20") in text]
+    return tuple(sorted(cited))
+
+
+def encoder_keys(name: str) -> list[str]:
+    """What an encoder of this name (weights of timm or Hugging Face) is published in; [] when not known."""
+    name = name.lower()
+    keys = ["dinov2"] if "dinov2" in name else []
+    keys += ["registers"] if keys and ("reg4" in name or "registers" in name) else []
+    return keys + (["siglip"] if "siglip" in name and "siglip2" not in name else [])
+
+
+def lm_keys(name: str) -> list[str]:
+    """What an LM of this Hugging Face name is published in; [] when not known."""
+    name = name.rsplit("/", 1)[-1].lower()
+    return ["qwen3"] if name.startswith("qwen3-") else ["llama3"] if name.startswith("llama-3") else []

@@ -1,0 +1,108 @@
+"""One self-contained HTML page per study, and the JSON summary the command line prints.
+
+`report.page` holds the sections' data, `templates` their words; here they become one file that asks for nothing
+outside itself: style, script and drawings are inside, and a policy in its head forbids everything else.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from analysis.predictions import Sweep
+from analysis.probes import Probe
+from analysis.published import PAPER
+from analysis.report.contents import SECTIONS
+from analysis.report.examples import data_uri
+from analysis.report.files import write_study
+from analysis.report.page import Page, page_figure
+from analysis.report.result import finding
+from analysis.report.summary import summary
+from analysis.report.table import EMBEDDED_BYTES, Table, number, p_value
+from analysis.study import measure
+from cachegen.common.files import read_json, write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(
+    sweep: Sweep, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
+) -> dict[str, Any]:
+    """Write `out/index.html` with its tables and figures beside it, and return the summary.
+
+    `world`: the microworld's folder, when the study ran on one. `seconds`: wall-clock time of each stage. `probes`:
+    text probes of the runs' LMs. Summary: report (path) and what `analysis.report.summary` gives.
+    """
+    if world is not None:
+        read_json(world / "world.json")  # before anything is written
+    study = measure(sweep, probes)
+    tables, figures, svgs = write_study(study, out)
+    placed = {name: page_figure(name, drawn, svgs[name], out) for name, drawn in figures.drawn.items()}
+    write_text(out / "index.html", render(Page(study, out, tables, placed, figures.absent, world, seconds)))
+    return {"report": str(out / "index.html"), **summary(study)}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A section ready for its place in the page."""
+
+    place: int
+    name: str
+    title: str
+    part: str
+    html: Markup
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    environment = _environment()
+    sections = []
+    for place, section in enumerate(SECTIONS):
+        data = section.data(page)
+        if data is not None:
+            template = environment.get_template(f"{section.name}.html")
+            html = Markup(template.render(page=page, **data))  # our own template, which has escaped what it was given
+            sections.append(Rendered(place, section.name, section.title, section.part, html))
+    placed = {name for name, figure in page.figures.items() if any(figure.uri in section.html for section in sections)}
+    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    return environment.get_template("report.html").render(
+        finding=finding(page),
+        page=page,
+        paper=PAPER,
+        policy=_policy(style, script),
+        script=script,
+        sections=sections,
+        style=style,
+        unplaced=[figure for name, figure in page.figures.items() if name not in placed],
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Content security policy: this style, this script, drawings from inside the page, and nothing else."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "p_value": p_value, "csv_uri": _csv_uri}
+    return environment
+
+
+def _csv_uri(table: Table) -> str:
+    data = table.csv.encode()
+    return data_uri(data, "text/csv") if len(data) <= EMBEDDED_BYTES else ""

@@ -1,0 +1,312 @@
+"""The first part of the page: what was asked, what was found, and the paper beside it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from analysis.beside_paper import Pair, replication
+from analysis.conditions import CELL, SEEDS, seed_text, short_name
+from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
+from analysis.report.page import Data, Page, Row
+from analysis.report.table import Column, Table, table
+from analysis.scores.means import f1_means
+from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, Contrast
+from analysis.statistics.contrasts import EXPLORATORY as CONTRASTS_EXPLORATORY
+from analysis.tuning import EXPLORATORY
+
+RULE_TEXT = {
+    ("across", "paper"): "a plain permutation, in which some leaves stay among their own by chance",
+    ("across", "disjoint"): "never to a leaf that shares a hypernym",
+    ("within", "paper"): "a plain permutation inside each group, fixed points allowed",
+    ("within", "deranged"): "no leaf keeps its own label unless it is alone in its group",
+    ("within", "release"): "as the authors’ code: a leaf alone in its group joins a more general one",
+}
+
+
+def design(page: Page) -> Data:
+    """Conditions of the study, and what cannot be shown of it."""
+    runs = page.study.runs
+    permutations = runs["permutation"].nunique() > 1
+    columns = [
+        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("LM weights", "lm_init", "text"),
+        Column("labels", "arm", "text"),
+        Column("hypernyms withheld", "withheld", "text"),
+        Column("runs", "n", digits=0),
+        Column("run seeds", lambda row: row["seeds"]["run_seed"], "text"),
+        Column("LM seeds", lambda row: row["seeds"]["lm_seed"] if row["lm_init"] == "random" else "–", "text"),
+        Column("permutations", lambda row: _permutations(row) if permutations else "", "text"),
+        Column("data seeds", lambda row: row["seeds"]["data_seed"], "text"),
+    ]
+    caption = "Conditions of the study and their runs. Runs of one row differ in seeds, and in the levels listed."
+    return {
+        "conditions": table("conditions", caption, condition_rows(page.every_cell), columns),
+        "copies": len(page.study.sweep.copies),
+        "failed": len(page.study.sweep.failed),
+        "many_shown": page.shown["setup"].nunique() > 1,
+        "notes": page.study.notes,
+        "partial": bool(runs["partial"].any()),
+        "rules": {shuffle: _rules(runs, shuffle) for shuffle in ("across", "within")},
+        "seeds": seed_text(runs),
+        "shuffles": set(runs["shuffle"]),
+        "random": bool((runs["lm_init"] == "random").any()),
+    }
+
+
+def condition_rows(cells: list[Row]) -> list[Row]:
+    """Cells that differ in their ablation level only, as one row with all levels."""
+    rows: dict[tuple[str, ...], Row] = {}
+    for cell in cells:
+        key = tuple(cell[name] for name in ("series", "kind", "arm", "lm_init"))
+        row = rows.setdefault(key, {**cell, "levels": [], "n": 0, "seeds": {seed: {} for seed in SEEDS}})
+        row["levels"].append(str(cell["ablation"]))
+        row["n"] += cell["n"]
+        for seed in SEEDS:
+            row["seeds"][seed] |= dict.fromkeys(cell["seeds"][seed].split(", "))
+    for row in rows.values():
+        unit = " %" if row["kind"].startswith("random") else f" hypernyms ({row['kind']})"
+        row["withheld"] = ", ".join(row["levels"]) + unit
+        row["seeds"] = {seed: ", ".join(values) for seed, values in row["seeds"].items()}
+    return list(rows.values())
+
+
+def _permutations(row: Row) -> str:
+    return "–" if row["arm"] == "original" else str(row["seeds"]["permutation"])
+
+
+def _rules(runs: pd.DataFrame, shuffle: str) -> list[str]:
+    """The rules of one shuffle that occur, in words; empty when it was not run."""
+    if f"{shuffle}_rule" not in runs:
+        return []
+    used = runs.loc[runs["shuffle"] == shuffle, f"{shuffle}_rule"].unique()
+    return [f"{rule}: {RULE_TEXT.get((shuffle, rule), rule)}" for rule in sorted(used)]
+
+
+LEAF_FLOOR = 80.0  # below this leaf F1 a failure on hypernyms says little
+SETUPS = 3  # of the headline, that are spelled out
+
+
+def finding(page: Page) -> Data:
+    """Verdict and facts at the head of the page."""
+    runs = page.study.runs
+    lms = [short_name(name) for name in runs["lm"].unique()]
+    encoders = [short_name(name) for name in runs["encoder"].unique()]
+    facts = [
+        ("runs", f"{len(runs)} in {len(page.every_cell)} condition{'s' if len(page.every_cell) > 1 else ''}"),
+        ("encoders" if len(encoders) > 1 else "encoder", ", ".join(encoders)),
+        ("LMs" if len(lms) > 1 else "LM", ", ".join(lms)),
+        ("seeds", seed_text(runs)),
+    ]
+    tuning = page.study.tuning
+    caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
+    return {
+        "verdict": [*caution, *map(page.short, headline(page.cells, page.contrasts, page.study.contrasts))],
+        "facts": facts,
+        "left_out": page.study.sweep.inputs.left_out,
+        "sweep": page.study.sweep.folder.name,
+    }
+
+
+def headline(cells: list[Row], contrasts: list[Contrast], table: pd.DataFrame) -> list[str]:
+    """The verdict in sentences that follow from the numbers; `table`: of `analysis.statistics.contrast_table`."""
+    if not contrasts:
+        return ["This study has no pretrained original or within run with held-out hypernyms, so it cannot answer."]
+    sentences = []
+    setups = list(dict.fromkeys(row["setup"] for row in cells))
+    for setup in setups[:SETUPS]:
+        values = [
+            f"{row['heldout']['macro_f1']['mean']:.1f} ({row['name']})"
+            for row in cells
+            if row["setup"] == setup and np.isfinite(row["heldout"]["macro_f1"]["mean"])
+        ]
+        sentences.append(f"Held-out hypernyms{', ' + setup if setup else ''}, macro F1: {'; '.join(values)}.")
+    shown = sum(contrast.shown for contrast in contrasts)
+    if shown == len(contrasts):
+        least = min(contrast.difference for contrast in contrasts)
+        sentences.append(f"All {shown} contrasts fixed in advance hold; the smallest difference is {least:.1f} points.")
+    else:
+        verb = "holds" if shown == 1 else "hold"
+        sentences.append(f"{shown} of the {len(contrasts)} contrasts fixed in advance {verb}; the rest are not shown.")
+    chance = table[table["kind"] == "chance"]
+    if len(chance) and len(setups) == 1:
+        told = (f"{row['above']}, is {row['verdict'].replace(';', ',')}" for _, row in chance.iterrows())
+        sentences.append("Against chance: " + "; ".join(told) + ".")
+    weak = [(row, row["leaf"]["macro_f1"]["mean"]) for row in cells if row["leaf"]["macro_f1"]["mean"] < LEAF_FLOOR]
+    if weak:
+        named = [f"{f1:.1f} ({', '.join(filter(None, (row['name'], row['setup'])))})" for row, f1 in weak]
+        sentences.append(
+            f"Caution: the trained leaves themselves reach only {'; '.join(named)}; "
+            "where leaves are not learned, failing on hypernyms says little."
+        )
+    return sentences
+
+
+GROUPS = {"leaf": "Leaves", "seen": "Seen hypernyms", "heldout": "Held-out hypernyms"}
+
+
+def main_result(page: Page) -> Data:
+    """The headline's scores, and details."""
+    shown = ", ".join(dict.fromkeys(page.shown["withheld"]))
+    return {
+        "scores": _headline_table(page),
+        "details": [_details(page, group) for group in GROUPS if _has(page.every_cell, group)],
+        "shown": shown if len(page.every_cell) > len(page.cells) else "",
+    }
+
+
+def score(group: str, name: str) -> Callable[[Row], float]:
+    """Getter of a cell's mean of one score."""
+    return lambda row: float(row[group][name]["mean"])
+
+
+def spread(group: str, name: str) -> Callable[[Row], tuple[float, float, float]]:
+    """Getter of a cell's mean, lowest and highest run."""
+    return lambda row: (row[group][name]["mean"], row[group][name]["low"], row[group][name]["high"])
+
+
+def _headline_table(page: Page) -> Table:
+    means = f1_means(page.shown, page.study.categories)
+    means = means[means["group"] == "heldout"].set_index(CELL)[["boot_low", "boot_high"]]
+    intervals = {key: (row["boot_low"], row["boot_high"]) for key, row in means.to_dict("index").items()}
+    columns = [
+        page.setup,
+        Column("condition", "name", "text"),
+        Column("runs", "n", digits=0),
+        Column("leaves F1", spread("leaf", "macro_f1"), "range"),
+        Column("held-out F1", spread("heldout", "macro_f1"), "range"),
+        Column("95 % interval", lambda row: intervals.get((row["setup"], row["arm"], row["lm_init"])), "between"),
+        Column("held-out AUC", spread("heldout", "auc"), "range", digits=2),
+        *(Column(name, score("heldout", f"{name}_f1")) for name in ("permuted", "coin", "majority")),
+    ]
+    caption = (
+        "Test scores: mean over runs, lowest–highest where runs differ; F1 in 0–100. The interval of held-out F1 is "
+        "that of a bootstrap that draws both seeds and hypernyms."
+    )
+    return table("scores", caption, page.cells, columns, "results.csv")
+
+
+def _has(cells: list[Row], group: str) -> bool:
+    return any(row[group]["n_categories"]["mean"] >= 1 for row in cells)
+
+
+def _details(page: Page, group: str) -> Table:
+    columns = [
+        page.setup,
+        Column("condition", "name", "text"),
+        Column("categories", score(group, "n_categories"), digits=0),
+        Column("questions, yes / no", lambda row: _pair(row, group, "n_yes", "n_no"), "counts", digits=0),
+        Column("F1", score(group, "macro_f1")),
+        Column("F1, ≥ 10", lambda row: _pair(row, group, "macro_f1_min10", "n_categories_min10"), "bracketed"),
+        Column("F1, no homonyms", score(group, "macro_f1_no_homonyms")),
+        Column("AUC", score(group, "auc"), digits=3),
+        Column("AUC undefined", score(group, "auc_undefined"), digits=0),
+        Column("said yes", score(group, "yes_share"), "percent", digits=0),
+        Column("ties", score(group, "tie_share"), "percent"),
+        Column("by vision", score(group, "by_vision"), "percent", digits=0),
+    ]
+    caption = (
+        f"{GROUPS[group]}, test questions, means over runs. “≥ 10” and “no homonyms”: over categories with at least "
+        "ten yes and ten no questions (their number in brackets), and over hypernyms whose name no leaf has."
+    )
+    return table(f"details-{group}", caption, page.every_cell, columns, "results.csv")
+
+
+def _pair(row: Row, group: str, *names: str) -> tuple[float, ...]:
+    return tuple(row[group][name]["mean"] for name in names)
+
+
+FILE = "contrasts.csv"
+BOOTSTRAP = Column("bootstrap", lambda row: (row["boot_low"], row["boot_high"]), "between", sign=True)
+
+
+def contrasts(page: Page) -> Data:
+    """Tables of differences; each can be empty."""
+    known = page.study.contrasts
+    of_kind = {kind: known[known["kind"] == kind] for kind in ("contrast", "chance")}
+    exploratory = of_kind["contrast"]["status"] == CONTRASTS_EXPLORATORY
+    return {
+        "confirmatory": _contrasts(page, "contrasts", _CONFIRMATORY, of_kind["contrast"][~exploratory]),
+        "chance": _chance(page, of_kind["chance"]),
+        "exploratory": _contrasts(page, "exploratory", _EXPLORATORY, of_kind["contrast"][exploratory]),
+    }
+
+
+_CONFIRMATORY = (
+    "Confirmatory: difference in held-out macro F1 (points), mean over hypernyms of run averages, with two 95 % "
+    "intervals: Student’s t over hypernyms, and a bootstrap that draws hypernyms and seeds. p: over hypernyms, "
+    "Holm-adjusted. “Worst runs”: the lowest run of the first minus the highest of the second."
+)
+_EXPLORATORY = "Exploratory: contrasts that were not fixed in advance, in the same way, p not adjusted."
+
+
+def _contrasts(page: Page, name: str, caption: str, rows: pd.DataFrame) -> Table:
+    columns = [
+        page.setup,
+        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("difference", "difference", sign=True),
+        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", sign=True),
+        BOOTSTRAP,
+        Column("p", lambda row: row["p"] if row["status"] == CONTRASTS_EXPLORATORY else row["p_holm"], "p"),
+        Column("worst runs", "worst", sign=True),
+        Column("hypernyms", "n_hypernyms", digits=0),
+        Column("verdict", lambda row: (row["verdict"], bool(row["low"] > 0)), "verdict"),
+    ]
+    return table(name, caption, rows.to_dict("records"), columns, FILE)
+
+
+def _chance(page: Page, rows: pd.DataFrame) -> Table:
+    columns = [
+        page.setup,
+        Column("condition", "above", "text"),
+        Column("difference", "difference", sign=True),
+        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", sign=True),
+        BOOTSTRAP,
+        Column("p of equivalence", "tost_p", "p"),
+        Column("hypernyms", "n_hypernyms", digits=0),
+        Column("verdict", "verdict", "prose"),
+    ]
+    caption = (
+        "Confirmatory: held-out macro F1 minus the same runs’ permuted answers, with two 95 % intervals as above. "
+        f"Equivalence: two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points; a large p-value alone would not say it."
+    )
+    return table("chance", caption, rows.to_dict("records"), columns, FILE)
+
+
+YARDSTICKS = [
+    {"name": "majority answer", "paper_leaf": MAJORITY["leaf"], "paper_heldout": MAJORITY["heldout"]},
+    {"name": "fair coin", "paper_heldout": COIN},
+]
+
+
+def beside_paper(page: Page) -> Data:
+    """Sentences and table; the paper's cells that were not run here stay empty."""
+    rows = [*map(_row, page.pairs), *YARDSTICKS]
+    columns = [
+        Column("condition", "name", "text"),
+        Column("paper’s LM", lambda row: row.get("model", ""), "text"),
+        Column("paper: leaves", lambda row: row.get("paper_leaf")),
+        Column("paper: held-out", lambda row: row["paper_heldout"]),
+        Column("ours: leaves", lambda row: row.get("leaf")),
+        Column("ours: held-out", lambda row: row.get("heldout")),
+    ]
+    same = bool(page.pairs and page.pairs[0].same)
+    caption = (
+        f"The paper’s numbers ({PAPER}; DINOv2-L where no encoder is named, 100 % of hypernym questions withheld, "
+        f"THINGS images, three-seed means, spread about {SEED_SPREAD:g} points) beside ours."
+    )
+    if not same:
+        caption += " They come from other images and other models: compare the pattern, not the digits."
+    return {"sentences": replication(page.pairs), "values": table("paper", caption, rows, columns)}
+
+
+def _row(pair: Pair) -> Data:
+    row: Data = {
+        "name": pair.name,
+        "model": pair.paper.model,
+        "paper_leaf": pair.paper.leaf,
+        "paper_heldout": pair.paper.heldout,
+    }
+    if pair.ours:
+        row |= {group: pair.ours[group]["macro_f1"]["mean"] for group in ("leaf", "heldout")}
+    return row

@@ -1,0 +1,122 @@
+"""Macro F1 of every cell with 95 % intervals over seeds and categories: by group, and of held-out hypernyms in parts.
+
+Means are over categories, then seeds; `conditions.seed_units` says what counts as a seed, `statistics.intervals` how
+the intervals are made. All F1 in 0..100.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.conditions import CELL, seed_units
+from analysis.scores.ablation import HYPERNYMS
+from analysis.scores.baselines import permuted_macro_f1
+from analysis.scores.f1 import BASELINES, FEW, GROUPS
+from analysis.statistics.intervals import crossed_bootstrap, crossed_interval, interval_note
+
+Array = NDArray[np.float64]
+
+FEW_EACH = f"at least {FEW} of each answer"
+OVER = (*HYPERNYMS[:2], FEW_EACH, HYPERNYMS[2])
+INTERVAL = [
+    *("n_runs", "n_seeds", "n_categories", "f1", "boot_low", "boot_high", "model_low", "model_high", "model_df"),
+    *("seed_lowest", "seed_highest"),
+]
+F1_COLUMNS = [*CELL, "shown", "group", *INTERVAL, "auc", *BASELINES, "model", "note"]
+HELDOUT_COLUMNS = [*CELL, "shown", "labels", "over", *INTERVAL, "permuted_f1", "model", "note"]
+
+
+def f1_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
+    """Test F1 of leaves, seen and held-out hypernyms: one row per cell of `runs` and group, in their order.
+
+    Columns: setup, arm, lm_init, shown (whether of the headline), group (leaf | seen | heldout), n_runs, n_seeds,
+    n_categories, f1, boot_low, boot_high (crossed bootstrap), model_low, model_high, model_df (mixed model),
+    seed_lowest, seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1,
+    permuted_f1 (on the same questions), model (what was fitted), note.
+    """
+    rows = []
+    for key, cell in _cells(runs, categories):
+        for group in GROUPS:
+            part = cell[cell["group"] == group]
+            if len(part):
+                means = part[["auc", *BASELINES]].mean()
+                rows.append({**key, "group": group, **mean_row(part), **dict(zip(means.index, means, strict=True))})
+    return pd.DataFrame(rows, columns=F1_COLUMNS)
+
+
+def heldout_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
+    """Held-out test F1 of each cell over parts of the hypernyms, against the map's answers and against the truth.
+
+    labels: gold (the answer under the label map, as trained) or veridical (the truth about the image shown), the
+    latter where the two differ. over: all; no homonyms (no leaf carries the hypernym's name, so that no question about
+    it was trained on: 42 of the 53 of THINGS); at least 10 of each answer (gold); removed only (by a systematic
+    ablation). Parts that hold all hypernyms or none are left out. Other columns as in `f1_means`.
+    """
+    heldout = categories[categories["group"] == "heldout"]
+    n, n_veridical = heldout["n_yes"] + heldout["n_no"], heldout["n_veridical_yes"]
+    permuted, _ = permuted_macro_f1(n_veridical, n - n_veridical, heldout["said_yes"])
+    heldout = heldout.assign(permuted_veridical_f1=100 * permuted, enough=heldout[["n_yes", "n_no"]].min(axis=1) >= FEW)
+    rows = []
+    for key, cell in _cells(runs, heldout):
+        masks = (np.ones(len(cell), dtype=bool), ~cell["homonym"], cell["enough"], cell["removed"])
+        moved = bool((cell["disagree_yes"] + cell["disagree_no"]).sum())
+        for prefix, labels in (("", "gold"), ("veridical_", "veridical")):
+            if prefix and not moved:
+                continue
+            for over, mask in zip(OVER, masks, strict=True):
+                part = cell[np.asarray(mask, dtype=bool)]
+                if len(part) and (over == "all" or len(part) < len(cell)):
+                    permuted_f1 = part[f"permuted_{prefix}f1"].mean()
+                    row = {**key, "labels": labels, "over": over, **mean_row(part, f"{prefix}f1")}
+                    rows.append({**row, "permuted_f1": permuted_f1})
+    return pd.DataFrame(rows, columns=HELDOUT_COLUMNS)
+
+
+def mean_row(rows: pd.DataFrame, value: str = "f1") -> dict[str, Any]:
+    """Mean of `value` with both intervals; `rows`: columns run_id, seed, category and `value`, one cell and group."""
+    f1_SC = seed_table(rows, value)
+    low, high, df, model = crossed_interval(f1_SC)
+    mean_S = np.nanmean(f1_SC, axis=1)
+    boot_low, boot_high = crossed_bootstrap(f1_SC)
+    return {
+        "n_runs": rows["run_id"].nunique(),
+        "n_seeds": len(f1_SC),
+        "n_categories": f1_SC.shape[1],
+        "f1": float(mean_S.mean()),
+        "boot_low": boot_low,
+        "boot_high": boot_high,
+        "model_low": low,
+        "model_high": high,
+        "model_df": df,
+        "seed_lowest": float(mean_S.min()),
+        "seed_highest": float(mean_S.max()),
+        "model": model,
+        "note": interval_note(len(f1_SC)),
+    }
+
+
+def seed_table(rows: pd.DataFrame, value: str = "f1", categories: pd.Index | None = None) -> Array:
+    """Means of `value` by seed and category (S, C), NaN where there is none; `categories`: which, in which order."""
+    categories = pd.Index(rows["category"].unique()).sort_values() if categories is None else categories
+    rows = rows[rows[value].notna()]
+    seed, seeds = pd.factorize(rows["seed"], sort=True)
+    category = categories.get_indexer(pd.Index(rows["category"]))
+    known = category >= 0
+    place, size = (seed * len(categories) + category)[known], len(seeds) * len(categories)
+    total = np.bincount(place, rows[value].to_numpy(float)[known], size)
+    n = np.bincount(place, minlength=size)
+    mean: Array = np.divide(total, n, out=np.full(size, np.nan), where=n > 0)
+    return mean.reshape(len(seeds), len(categories))
+
+
+def _cells(runs: pd.DataFrame, categories: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Test categories of each cell, with each run's seed unit, in the order of `runs`."""
+    about = runs[[*CELL, "shown"]].assign(seed=seed_units(runs))
+    test = categories[categories["split"] == "test"].merge(about, left_on="run_id", right_index=True)
+    parts = dict(iter(test.groupby(CELL, sort=False)))
+    for key in runs[CELL].drop_duplicates().itertuples(index=False, name=None):
+        if key in parts:
+            yield dict(zip(CELL, key, strict=True)) | {"shown": bool(parts[key]["shown"].all())}, parts[key]

@@ -1,0 +1,312 @@
+"""Mixed models on a study's own runs, one function per question (the paper's own: EXPERIMENT section 8).
+
+All are of held-out test F1 per run and hypernym, in points, over the runs of the headline, fitted as lme4 and lmerTest
+do. Two conditions are coded +0.5 and -0.5, so that an estimate is the difference between them; coherence counts in
+hundredths of cosine. Where seeds or hypernyms are too few for a formula, the next simpler one is taken and the note
+says so; where none can be fitted, the row says why.
+
+For the contrasts fixed in advance (status confirmatory) this is a second test beside that of `statistics.contrasts`,
+over hypernyms: here seeds are a sample too. With three of them a difference has some two degrees of freedom, so a large
+p shows nothing: read the equivalence test (TOST, 5 points).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.conditions import CELL, LM_NAMES, SHUFFLES, setup_fields, short_name, shuffle_of
+from analysis.statistics.contrasts import CONFIRMATORY, EQUIVALENCE_MARGIN, EXPLORATORY
+from analysis.statistics.equivalence import Equivalence, tost
+from analysis.statistics.formula import MixedModelError
+from analysis.statistics.mixed_effects import MixedModel, mixed_model
+
+ABOUT = ["status", "question", "setup", "comparison"]
+EFFECT_COLUMNS = [
+    *(*ABOUT, "term", "estimate", "unit", "se", "df", "t", "p", "low", "high"),
+    *("tost_step", "tost_difference", "tost_p", "equivalent", "verdict"),
+    *("n", "levels", "singular", "converged", "formula", "note"),
+]
+VARIANCE_COLUMNS = [*ABOUT, "group", "term", "sd", "correlations"]
+DIFFERENCE = (  # x: the coded factor; draw: empty, or a random intercept
+    "f1 ~ {x} + (1 + {x} | seed) + (1 + {x} | category){draw}",
+    "f1 ~ {x} + (1 | seed) + (1 + {x} | category){draw}",
+    "f1 ~ {x} + (1 | seed) + (1 | category){draw}",
+    "f1 ~ {x} + (1 + {x} | category){draw}",
+    "f1 ~ {x} + (1 | category){draw}",
+)
+ENCODER_AND_TWO_LMS = "f1 ~ encoder*lm + (1 + encoder*lm | seed) + (1 + encoder*lm | category)"  # the paper's
+ENCODER_AND_MORE_LMS = "f1 ~ encoder*C(lm, contr.sum) + (1 + encoder | seed) + (1 + encoder | category)"
+COHERENCE = (
+    "f1 ~ {x} + ({x} || category) + (1 | lm:seed)",  # the paper's, with the probe
+    "f1 ~ {x} + (1 | category) + (1 | lm:seed)",
+    "f1 ~ {x} + (1 | category)",
+)
+
+
+def fit_models(
+    runs: pd.DataFrame, categories: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataFrame
+) -> list["Fitted"]:
+    """The models of all questions, confirmatory ones first.
+
+    `runs`: `shown_runs`; `coherence`: columns map, category, all_pairs; `text`: of `probe_points`.
+    """
+    rows = model_rows(runs, categories)
+    found = [*weights_models(rows), *label_models(rows), *encoder_models(rows), *lm_models(rows)]
+    found += coherence_models(rows, coherence, text)
+    return sorted(found, key=lambda fitted: fitted.about["status"] != CONFIRMATORY)
+
+
+def effects_table(models: Sequence["Fitted"]) -> pd.DataFrame:
+    """One row per model and fixed effect.
+
+    Columns: status, question, setup, comparison (which model); term, estimate with its unit, se, df (Satterthwaite),
+    t, p, low, high (95 %); tost_step: the change whose effect tost_difference (points) is tested for equivalence, with
+    tost_p, equivalent and verdict; n (rows), levels (of each group), singular, converged, formula, note. A model that
+    could not be fitted is one row without numbers, the reason in its note.
+    """
+    return pd.DataFrame([row for fitted in models for row in fitted.effects()], columns=EFFECT_COLUMNS)
+
+
+def variances_table(models: Sequence["Fitted"]) -> pd.DataFrame:
+    """One row per model and random effect: its sd in points ("residual" last), and as text its correlations with the
+    earlier effects of its block. Columns: status, question, setup, comparison, group, term, sd, correlations."""
+    return pd.DataFrame([row for fitted in models for row in fitted.variances()], columns=VARIANCE_COLUMNS)
+
+
+def model_rows(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
+    """Held-out test F1, one row per run and hypernym, with what models need of the runs.
+
+    Columns: run_id, category, f1, CELL, encoder, lm, map, seed (data and run seed, shared by conditions), draw
+    (permutation of a shuffle, seed of a random LM), rest (what else tells setups apart, as text).
+    """
+    rest = pd.Series("", index=runs.index)
+    for name in setup_fields(runs):
+        if name not in ("encoder", "features", "lm") and runs[name].nunique(dropna=False) > 1:
+            words = "" if name in ("withheld", "asked") else f"{name} "
+            rest = rest + " · " + words + runs[name].map(short_name)
+    about = runs[[*CELL, "encoder", "lm", "map"]].assign(
+        seed="data " + runs["data_seed"].astype(str) + ", run " + runs["run_seed"].astype(str),
+        draw=runs["permutation"].astype(str) + ", " + runs["lm_seed"].where(runs["lm_init"] == "random", 0).astype(str),
+        rest=rest,
+    )
+    heldout = categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
+    return heldout[["run_id", "category", "f1"]].merge(about, left_on="run_id", right_index=True)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One model of one question; `model` is None where `note` says why it could not be fitted.
+
+    steps: term -> (unit of its estimate; the change tested for equivalence, and how many units that is).
+    """
+
+    about: dict[str, str]
+    model: MixedModel | None
+    formula: str
+    note: str
+    steps: dict[str, tuple[str, str, float]]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Formula term -> what it stands for, as in `tost_step`."""
+        return {term: step for term, (_, step, _) in self.steps.items()}
+
+    def equivalence(self, term: str) -> Equivalence:
+        """Is the effect of the step of `term` within `EQUIVALENCE_MARGIN` points? For a model that was fitted."""
+        row, size = self.fixed(term), self.steps[term][2]
+        return tost(size * row["estimate"], size * row["se"], row["df"], margin=EQUIVALENCE_MARGIN)
+
+    def fixed(self, term: str) -> dict[str, float]:
+        """estimate, se, df, t, p, low, high of a fixed effect of a model that was fitted."""
+        assert self.model is not None
+        (row,) = self.model.fixed[self.model.fixed["term"] == term].drop(columns="term").to_dict("records")
+        return {str(name): float(value) for name, value in row.items()}
+
+    def effects(self) -> Iterator[dict[str, Any]]:
+        """Rows of `effects_table`."""
+        if self.model is None:
+            yield {**self.about, "formula": self.formula, "note": self.note, "equivalent": False}
+            return
+        levels = ", ".join(f"{name} {number}" for name, number in self.model.groups.items())
+        fit = {"n": self.model.n, "levels": levels, "singular": self.model.singular, "converged": self.model.converged}
+        fit |= {"formula": self.formula, "note": " ".join(filter(None, [self.note, *self.model.notes]))}
+        for term in self.model.fixed["term"]:
+            unit, step, _ = self.steps.get(term, ("points", "", np.nan))
+            row: dict[str, Any] = {**self.about, "term": term, "unit": unit, **self.fixed(term), **fit}
+            if not step:
+                yield row | {"equivalent": False, "verdict": ""}
+                continue
+            test = self.equivalence(term)
+            row |= {"tost_step": step, "tost_difference": test.difference, "tost_p": test.p}
+            yield row | {"equivalent": test.equivalent, "verdict": in_points(test)}
+
+    def variances(self) -> Iterator[dict[str, Any]]:
+        """Rows of `variances_table`."""
+        if self.model is None:
+            return
+        for row in self.model.random.to_dict("records"):
+            told = ", ".join(f"{r:.2f}" if np.isfinite(r) else "undefined" for r in row["correlations"])
+            yield {**self.about, "group": row["group"], "term": row["term"], "sd": row["sd"], "correlations": told}
+        yield {**self.about, "group": "residual", "term": "", "sd": self.model.sigma, "correlations": ""}
+
+
+def fit_first(
+    about: dict[str, str], formulas: Sequence[str], data: pd.DataFrame, steps: dict[str, tuple[str, str, float]]
+) -> Fitted:
+    """The first of `formulas`, richest first, that the rows of `data` can support."""
+    refused = ""
+    for formula in formulas:
+        try:
+            model = mixed_model(formula, data)
+        except MixedModelError as error:
+            refused = refused or f"{formula} could not be fitted: {error}."
+            continue
+        return Fitted(about, model, formula, f"Simplified, since {refused}" if refused else "", steps)
+    return Fitted(about, None, formulas[0], refused, steps)
+
+
+def difference(
+    about: dict[str, str], factor: str, one: pd.DataFrame, other: pd.DataFrame, formulas: Sequence[str] = ()
+) -> Fitted:
+    """`one` less `other`, sets of `model_rows`, on the hypernyms that both have; by `formulas`, else `DIFFERENCE`.
+
+    `factor` names the column that is +0.5 in the one and -0.5 in the other.
+    """
+    data = pd.concat([one.assign(**{factor: 0.5}), other.assign(**{factor: -0.5})], ignore_index=True)
+    data = data[data["category"].isin(set(one["category"]) & set(other["category"]))]
+    paired = data.groupby("seed")[factor].nunique().max() > 1
+    # A permutation, or a random LM, moves all its runs; it can be told from their seeds only where the two are crossed.
+    draws = data.groupby(factor)[["draw", "seed"]].nunique()
+    pairs = data[[factor, "draw", "seed"]].drop_duplicates().groupby(factor).size()
+    draw = f" + (1 | draw:{factor})" if ((draws["draw"] > 1) & (pairs > draws["seed"])).any() else ""
+    plain = DIFFERENCE if paired else DIFFERENCE[1:]
+    ladder = [*formulas, *(formula.format(x=factor, draw=draw) for formula in plain)]
+    return fit_first(about, ladder, data, {factor: ("points", about["comparison"], 1.0)})
+
+
+def weights_models(rows: pd.DataFrame) -> list[Fitted]:
+    """Does pretraining matter? Pretrained against random-init LM, for each setup and arm that has both."""
+    found = []
+    for (setup, arm), here in rows.groupby(["setup", "arm"], sort=False):
+        cells = dict(iter(here.groupby("lm_init")))
+        if len(cells) == 2:
+            comparison = f"{LM_NAMES['pretrained']} − {LM_NAMES['random']}, {arm}"
+            about = _about(CONFIRMATORY, "pretraining", setup, comparison)
+            found.append(difference(about, "weights", cells["pretrained"], cells["random"]))
+    return found
+
+
+def label_models(rows: pd.DataFrame) -> list[Fitted]:
+    """Does it survive other labels? Original, within- and across-category labels pair by pair, pretrained LM."""
+    found = []
+    order = {"original": 0, "within": 1, "across": 2}
+    pretrained = rows[(rows["lm_init"] == "pretrained") & rows["arm"].map(shuffle_of).isin(order)]
+    for setup, here in pretrained.groupby("setup", sort=False):
+        arms = {str(arm): part for arm, part in here.groupby("arm")}
+        ordered = sorted(arms, key=lambda arm: (order[shuffle_of(arm)], arm))
+        for one, other in combinations(ordered, 2):
+            if shuffle_of(one) != shuffle_of(other):
+                status = CONFIRMATORY if shuffle_of(other) == "across" else EXPLORATORY
+                about = _about(status, "labels", setup, f"{one} − {other}")
+                found.append(difference(about, "labels", arms[one], arms[other]))
+    return found
+
+
+def encoder_models(rows: pd.DataFrame) -> list[Fitted]:
+    """Does the image encoder matter? The first against each other one, on LMs that both were run with.
+
+    Original labels, pretrained LMs. With two LMs this is the paper's model; its term encoder:lm asks whether the
+    difference depends on the LM.
+    """
+    found = []
+    for rest, here in _originals(rows).groupby("rest", sort=False):
+        encoders = dict(iter(here.groupby("encoder", sort=False)))
+        first, *others = encoders
+        for encoder in others:
+            one, other = encoders[first], encoders[encoder]
+            lms = [lm for lm in one["lm"].unique() if lm in set(other["lm"])]
+            comparison = f"{short_name(first)} − {short_name(encoder)}"
+            about = _about(EXPLORATORY, "encoder", _listed(lms) + str(rest), comparison)
+            if not lms:
+                formula = DIFFERENCE[0].format(x="encoder", draw="")
+                found.append(Fitted(about, None, formula, "No LM was run with both.", {}))
+                continue
+            formulas: tuple[str, ...] = ()
+            one, other = one[one["lm"].isin(lms)], other[other["lm"].isin(lms)]
+            if len(lms) == 2:
+                formulas = (ENCODER_AND_TWO_LMS,)
+                one, other = (part.assign(lm=part["lm"].map({lms[0]: 0.5, lms[1]: -0.5})) for part in (one, other))
+            elif len(lms) > 2:
+                formulas = (ENCODER_AND_MORE_LMS,)
+            fitted = difference(about, "encoder", one, other, formulas)
+            if len(lms) == 2:
+                fitted.steps["lm"] = ("points", f"{short_name(lms[0])} − {short_name(lms[1])}", 1.0)
+                fitted.steps["encoder:lm"] = ("points", "difference of the two differences", 1.0)
+            found.append(fitted)
+    return found
+
+
+def lm_models(rows: pd.DataFrame) -> list[Fitted]:
+    """Does the LM matter? The first against each other one with the same encoder; original labels, pretrained."""
+    found = []
+    for (encoder, rest), here in _originals(rows).groupby(["encoder", "rest"], sort=False):
+        lms = dict(iter(here.groupby("lm", sort=False)))
+        first, *others = lms
+        for lm in others:
+            about = _about(EXPLORATORY, "LM", f"{short_name(encoder)}{rest}", f"{short_name(first)} − {short_name(lm)}")
+            found.append(difference(about, "lm", lms[first], lms[lm]))
+    return found
+
+
+def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataFrame) -> list[Fitted]:
+    """Do hypernyms that look alike fare better, beside what the LM knows of them in text? Original labels, pretrained.
+
+    One model per encoder over its LMs. coherence: in hundredths of cosine, pooled as in the paper; probe_f1: item F1
+    of the text probe, in points. Without a probe of an LM's own, coherence alone.
+    """
+    known = coherence[["map", "category", "all_pairs"]].assign(coherence=100 * coherence["all_pairs"])
+    data = _originals(rows).merge(known[["map", "category", "coherence"]], on=["map", "category"])
+    data = data.merge(text[[*CELL, "category", "text_item_f1"]], on=[*CELL, "category"], how="left")
+    data = data.rename(columns={"text_item_f1": "probe_f1"})
+    found = []
+    for (encoder, rest), here in data.groupby(["encoder", "rest"], sort=False):
+        probed = here[here["probe_f1"].notna()].astype({"probe_f1": float})
+        use, names = (probed, ["probe_f1", "coherence"]) if len(probed) else (here, ["coherence"])
+        about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", short_name(encoder))
+        spread = {name: float(use.drop_duplicates(["lm", "category"])[name].std()) for name in names}
+        units = {"coherence": "points by 0.01 of cosine", "probe_f1": "points by point of text F1"}
+        words = {"coherence": f"one SD more ({spread['coherence'] / 100:.3f} of cosine)"}
+        words["probe_f1"] = f"one SD more ({spread.get('probe_f1', np.nan):.1f} points of text F1)"
+        steps = {name: (units[name], words[name], spread[name]) for name in names}
+        fitted = fit_first(about, [formula.format(x=" + ".join(names)) for formula in COHERENCE], use, steps)
+        told = []
+        if len(names) == 1:
+            told.append("No text probe of these LMs was given, so what they know in text is not held constant.")
+        elif lacking := sorted(set(here["lm"]) - set(use["lm"])):
+            told.append(f"Without a text probe, left out: {_listed(lacking)}.")
+        note = " ".join(filter(None, [*told, fitted.note]))
+        found.append(Fitted(about, fitted.model, fitted.formula, note, steps))
+    return found
+
+
+def in_points(test: Equivalence) -> str:
+    """The verdict of an equivalence test of points of F1."""
+    if test.different and not test.equivalent:
+        return f"different from zero: {test.difference:+.1f} points".replace("-", "−")
+    return test.verdict.replace(f"within {test.margin:g}", f"within {test.margin:g} points")
+
+
+def _originals(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["lm_init"] == "pretrained") & (rows["arm"] == SHUFFLES[0])]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(short_name, names))
+
+
+def _about(status: str, question: str, setup: object, comparison: str) -> dict[str, str]:
+    return {"status": status, "question": question, "setup": str(setup), "comparison": comparison}

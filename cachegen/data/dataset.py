@@ -1,0 +1,288 @@
+"""A dataset: `taxonomy.csv` + `images/<leaf>/*` (+ optional `split.csv`), validated as a whole when loaded."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cachegen.common.errors import DatasetError, first_of, listing, shortened, some
+from cachegen.common.files import digest_bytes
+from cachegen.data.images import SUFFIXES, UNREAD_SUFFIXES
+from cachegen.data.taxonomy import (
+    Taxonomy,
+    alike,
+    composed_form,
+    difference,
+    homonyms_of,
+    name_problem,
+    read_rows,
+    read_taxonomy,
+    report_collisions,
+)
+
+SPLITS = ("train", "validation", "test")
+FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or validation images
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What a run asks about, and the images it asks with.
+
+    leaves: index "leaf" sorted; columns phrase, number, n_images.
+    hypernyms: index "hypernym" sorted; columns phrase, number, depth (nullable Int64), n_leaves.
+    pairs: columns leaf, hypernym, sorted.
+    images: columns key ("crow/crow_01b.jpg"), leaf[, split], sorted by key; the row number is the image number.
+    notes: what was kept and is worth knowing.
+    digest: taxonomy content + split + (key, file size) of each image, whatever the order of rows on disk.
+    image_digest: (key, file size) of each image only: what a feature store depends on.
+    """
+
+    root: Path
+    leaves: pd.DataFrame
+    hypernyms: pd.DataFrame
+    pairs: pd.DataFrame
+    images: pd.DataFrame
+    notes: tuple[str, ...]
+    digest: str
+    image_digest: str
+
+    @property
+    def homonyms(self) -> frozenset[str]:
+        """Leaves that carry a hypernym's name or phrase (11 in THINGS), which `homonyms = drop` leaves out."""
+        return frozenset(homonyms_of(self.leaves, self.hypernyms))
+
+    def image_path(self, key: str) -> Path:
+        """File of the image `key`."""
+        return self.root / "images" / key
+
+    def summary(self) -> str:
+        """A few lines for people: sizes, split, digest, and the first notes."""
+        per_leaf = self.leaves["n_images"]
+        lines = [
+            f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
+            f"{len(self.hypernyms):,} hypernyms, {len(self.pairs):,} (leaf, hypernym) pairs",
+            f"images per leaf: {per_leaf.min()} to {per_leaf.max()}, median {per_leaf.median():g}",
+        ]
+        if "split" in self.images:
+            counts = self.images["split"].value_counts()
+            lines.append("fixed split: " + ", ".join(f"{counts.get(name, 0):,} {name}" for name in SPLITS))
+        lines.append(f"digest {self.digest[:16]}")
+        return "\n".join([*lines, *first_of([f"note: {note}" for note in self.notes])])
+
+
+def load_dataset(root: Path) -> Dataset:
+    """Load and validate the dataset folder `root`.
+
+    Raises `DatasetError` that lists *all* problems with their places, one line each.
+    """
+    root = Path(root)
+    problems: list[str] = []
+    notes: list[str] = []
+    taxonomy = read_taxonomy(root / "taxonomy.csv", problems)
+    sizes = _scan_images(root / "images", problems, notes)
+    folders = _match_folders(taxonomy, sizes, problems, notes) if sizes and not taxonomy.leaves.empty else {}
+    images = _image_table(sizes, folders)
+    split_file = root / "split.csv"
+    if split_file.exists():
+        images["split"] = _read_split(split_file, images["key"], problems)
+    if problems:
+        raise DatasetError(_listing(root, problems))
+    counts = images["leaf"].value_counts().reindex(taxonomy.leaves.index).astype("int64")
+    image_digest, digest = _digests(taxonomy, images, sizes)
+    return Dataset(
+        root=root,
+        leaves=taxonomy.leaves.assign(n_images=counts),
+        hypernyms=taxonomy.hypernyms,
+        pairs=taxonomy.pairs,
+        images=images,
+        notes=(*taxonomy.notes, *notes),
+        digest=digest,
+        image_digest=image_digest,
+    )
+
+
+def load_dataset_of_runs(root: Path) -> Dataset:
+    """The dataset, where runs can be trained and tested on it: of a `split.csv`, some images are for each."""
+    dataset = load_dataset(root)
+    given = set(dataset.images["split"]) if "split" in dataset.images else {"train", "test"}
+    lacking = [part for part in ("train", "test") if part not in given]
+    if lacking:
+        raise DatasetError(
+            f"dataset {root}: split.csv has no image for {' or '.join(lacking)}; give some that split, or remove "
+            "the file to have splits drawn"
+        )
+    return dataset
+
+
+def _scan_images(folder: Path, problems: list[str], notes: list[str]) -> dict[str, dict[str, int]]:
+    """Leaf folder -> file name -> size in bytes."""
+    found: dict[str, dict[str, int]] = {}
+    ignored: list[str] = []
+    unread: Counter[str] = Counter()
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(f"images: cannot be read ({error.strerror}); expected one folder per leaf in {folder}")
+        return {}
+    if not entries:
+        problems.append("images: is empty; expected one folder per leaf")
+    for entry in entries:
+        if _is_folder(entry) and not entry.name.startswith("."):
+            found[entry.name] = _scan_leaf(entry, problems, ignored, unread)
+        else:
+            ignored.append(entry.name)
+    if unread:
+        notes.append(f"{_of_unread_kinds(unread)} and are left out; convert them to PNG or JPEG")
+    if ignored:
+        notes.append(f"{len(ignored):,} entries of images/ are not images and were ignored: {some(ignored)}")
+    return found
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _scan_leaf(
+    leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str], unread: Counter[str]
+) -> dict[str, int]:
+    """File name -> size in bytes of a leaf's pictures; those that are not read are counted by suffix in `unread`."""
+    sizes: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
+    try:
+        with os.scandir(leaf) as files:
+            for file in files:
+                suffix = Path(file.name.lower()).suffix
+                hidden = file.name.startswith(".") or _is_folder(file)
+                if suffix in UNREAD_SUFFIXES and not hidden:
+                    left_out[suffix] += 1
+                elif suffix not in SUFFIXES or hidden:
+                    ignored.append(f"{leaf.name}/{file.name}")
+                elif reason := name_problem(file.name):
+                    problems.append(f"images/{leaf.name}: file name {file.name!r} {reason}; rename it")
+                else:
+                    sizes[file.name] = file.stat().st_size
+    except OSError as error:
+        problems.append(f"images/{leaf.name}: cannot be read ({error.strerror}: {error.filename}); repair or remove it")
+    if left_out and not sizes:
+        problems.append(f"images/{leaf.name}: {_of_unread_kinds(left_out)}; convert them to PNG or JPEG")
+    unread.update(left_out)
+    report_collisions(((f"images/{leaf.name}", name) for name in sorted(sizes)), "files", problems)
+    return sizes
+
+
+def _of_unread_kinds(counts: Counter[str]) -> str:
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"{counts.total():,} pictures are of kinds that are not read ({kinds})"
+
+
+def _match_folders(
+    taxonomy: Taxonomy, sizes: dict[str, dict[str, int]], problems: list[str], notes: list[str]
+) -> dict[str, str]:
+    """Folder -> its leaf. macOS writes accents in another Unicode form: names that differ in nothing else are one."""
+    leaf_of = {folder: folder for folder in sizes if folder in taxonomy.leaves.index}
+    composed = {composed_form(leaf): leaf for leaf in taxonomy.leaves.index if leaf not in leaf_of}
+    other_form = {folder: composed.pop(form) for folder in sizes if (form := composed_form(folder)) in composed}
+    leaf_of |= other_form
+    if other_form:
+        notes.append(f"{len(other_form):,} folders have another Unicode form than taxonomy.csv: {some([*other_form])}")
+    near = {alike(leaf): leaf for leaf in taxonomy.leaves.index}
+    phrases = dict(zip(taxonomy.leaves["phrase"], taxonomy.leaves.index, strict=True))
+    missing = set(taxonomy.leaves.index) - set(leaf_of.values())
+    unknown = []
+    for folder in sorted(set(sizes) - set(leaf_of)):
+        place, leaf, named = f"images/{folder}", near.get(alike(folder)), phrases.get(folder)
+        if leaf is not None and leaf in missing:
+            missing.discard(leaf)
+            do = f"rename the folder to {leaf!r}"
+            sizes[leaf] = sizes.pop(folder)  # so that split.csv is judged by what will be there
+        elif leaf is not None:
+            do = f"move its images to images/{leaf}"
+        elif named in missing:
+            missing.discard(named)
+            problems.append(
+                f"{place}: is the phrase of leaf {named!r}; swap the two columns in taxonomy.csv, or rename the folder"
+            )
+            continue
+        else:
+            unknown.append(f"{place}: is no leaf of taxonomy.csv; add it there or move the folder away")
+            continue
+        problems.append(f"{place}: {folder!r} is leaf {leaf!r} but for {difference(folder, leaf)}; {do}")
+    for leaf in sorted(missing):
+        problems.append(f"images/{leaf}: folder is missing; add images or drop the leaf from taxonomy.csv")
+    for folder, leaf in sorted(leaf_of.items()):
+        if not sizes[folder]:
+            problems.append(f"images/{folder}: has no images (such as .jpg, .png or .webp); add some or drop the leaf")
+        elif len(sizes[folder]) < FEW_IMAGES:
+            notes.append(f"leaf {leaf!r} has only {len(sizes[folder])} images")
+    problems += unknown
+    return leaf_of
+
+
+def _image_table(sizes: dict[str, dict[str, int]], leaf_of: dict[str, str]) -> pd.DataFrame:
+    rows = sorted(
+        (f"{folder}/{name}", leaf_of.get(folder, folder)) for folder, names in sizes.items() for name in names
+    )
+    return pd.DataFrame(rows, columns=["key", "leaf"], dtype="str")
+
+
+def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
+    """Split of each of `keys`; every image must have exactly one row."""
+    known = {composed_form(key): key for key in keys}
+    split: dict[str, str] = {}
+    near: dict[str, str | None] = {}
+    rows = read_rows(path, ("key", "split"), (), problems)
+    for place, row in rows:
+        key = known.get(composed_form(row["key"]))
+        part = row["split"].lower()
+        if key is None:
+            near = near or _near_keys(known)
+            problems.append(f"{place}: {row['key']!r} is no image of this dataset; {_key_advice(row['key'], near)}")
+            continue
+        if key in split:
+            problems.append(f"{place}: {key!r} occurs twice; keep one row")
+        elif part not in SPLITS:
+            problems.append(f"{place}: split {row['split']!r} is none of {', '.join(SPLITS)}; write one of them")
+        split[key] = part
+    missing = [key for key in keys if key not in split]
+    if missing and rows:
+        problems.append(f"split.csv: {len(missing):,} images have no row: {some(missing)}; add one for each")
+    return [split.get(key, "") for key in keys]
+
+
+def _near_keys(known: dict[str, str]) -> dict[str, str | None]:
+    """What a key, or the file's name alone, may also be written like -> the key; None where that may be several."""
+    near: dict[str, str | None] = {}
+    for form, key in known.items():
+        for written in {alike(form), alike(form.rpartition("/")[2])}:
+            near[written] = None if written in near else key
+    return near
+
+
+def _key_advice(key: str, near: dict[str, str | None]) -> str:
+    """What may be meant by a key that is none: a path, a file's name, or one of other case."""
+    meant = near.get(alike("/".join(key.replace("\\", "/").split("/")[-2:])))
+    return f"write {meant!r}, a path inside images/ with / in it" if meant else "drop the row"
+
+
+def _digests(taxonomy: Taxonomy, images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> tuple[str, str]:
+    """(image digest, dataset digest); every table is sorted, so that the order of rows on disk does not count."""
+    places = (key.partition("/") for key in images["key"])
+    files = [(f"{folder}/{name}", sizes[folder][name]) for folder, _, name in places]
+    image_digest = digest_bytes(json.dumps(files).encode())
+    tables: Iterable[pd.DataFrame] = (taxonomy.leaves.reset_index(), taxonomy.hypernyms.reset_index(), taxonomy.pairs)
+    content = [table.astype("str").fillna("").to_numpy().tolist() for table in tables]
+    split = images["split"].tolist() if "split" in images else []
+    return image_digest, digest_bytes(json.dumps([content, split]).encode(), image_digest.encode())
+
+
+def _listing(root: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"dataset {root}: {shortened(problems[0])}"
+    return listing(f"dataset {root} has {len(problems):,} problems; correct them and load it again:", problems)

@@ -1,0 +1,272 @@
+"""Extraction: decode with threads, encode in blocks of fixed membership, write rows that survive a kill.
+
+The three go on side by side: threads decode up to `BLOCKS_AHEAD` blocks before the encoder, one thread writes up to
+`BLOCKS_BEHIND` blocks after it, and on CUDA the device has its next block before it is done with this one.
+
+A block is always rows [i * batch, (i + 1) * batch) of the store, with `batch` as recorded when it was made and an
+unreadable image left in its place as zeros. So a resumed run computes the very same batches, and the same bytes; and so
+do several processes that share the work, each with a part of the blocks, on the same kind of device with the same
+number of threads.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from cachegen.common.errors import StoreError
+from cachegen.common.progress import progress_bar
+from cachegen.common.system import cores
+from cachegen.data.dataset import Dataset
+from cachegen.data.images import DECODING, Decoding, Transform, decode, unreadable_reason
+from cachegen.encoders import Compute, Encoder, load_encoder
+from cachegen.features.parts import Part
+from cachegen.features.same_pictures import note_pictures, read_picture, require_same_set
+from cachegen.features.store import PENDING, FeatureStore
+from cachegen.features.writer import open_writer
+
+BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
+BLOCKS_BEHIND = 2  # encoded and not yet durable
+LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
+
+
+class Picture(NamedTuple):
+    """What decoding finds out of a file: why it cannot be read, whether EXIF asks for a turn, its hash and looks."""
+
+    reason: str | None
+    turned: bool
+    sha256: bytes
+    look: list[int]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
+
+    turned: how many of them EXIF asks to be turned. sha256 (B, 32) uint8 and looks (B, 3) int64 are of the pictures'
+    files (see `cachegen.features.same_pictures`).
+    """
+
+    start: int
+    pixels: torch.Tensor
+    reasons: dict[int, str]
+    turned: int
+    sha256: np.ndarray
+    looks: np.ndarray
+
+
+def extract(
+    dataset: Dataset,
+    encoder: str | Encoder,
+    out: Path,
+    *,
+    batch: int = 64,
+    workers: int | None = None,
+    on_unreadable: Literal["mark", "stop"] = "stop",
+    device: str = "auto",
+    compute: Compute | Literal["auto"] = "auto",
+    dtype: Literal["bfloat16", "float16"] = "bfloat16",
+    decoding: Decoding | None = None,
+    part: Part | None = None,
+) -> dict[str, Any]:
+    """Encode every image of `dataset` into the feature store `out`, resuming whatever is there.
+
+    `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
+    one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
+    `decoding` None: as the store that is there says, or the default. `part` (i, n) encodes the i-th of n ranges of rows
+    only, beside other processes that encode the others.
+    Returns a JSON-ready summary, in which `digest` is None while rows are pending. Raises `ModelError` for the encoder,
+    `StoreError` for images and the store, `RunError` if another process writes any of these rows.
+    """
+    started = time.perf_counter()
+    model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder
+    keys = list(dataset.images["key"])
+    attributes = model.attributes | {
+        "dtype": dtype,
+        "image_digest": dataset.image_digest,
+        "decoding": str(decoding or DECODING),
+        "batch": batch,
+        "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+    }
+    out = Path(out)
+    found = FeatureStore.found(out)
+    if found is not None and found.done.any():
+        require_same_set(dataset, found)
+        decoded_as = Decoding.of(found.attributes)
+        if decoding not in (None, decoded_as):
+            raise StoreError(
+                f"{out} was decoded otherwise ({decoded_as}; now {decoding}); choose another --out or delete it"
+            )
+        if "decoding" in found.attributes:
+            attributes["decoding"] = str(decoded_as)
+    with open_writer(out, keys, model.n_patches, model.width, attributes, part) as writer:
+        before, rows = writer.store, writer.rows
+        decoded_as = Decoding.of(before.attributes)
+        shape = (model.n_patches, model.width)
+        if before.patches.shape[1:] != shape:  # of CaiT and XCiT older versions left out a patch
+            raise StoreError(
+                f"{out} has {before.patches.shape[1]} patches x {before.patches.shape[2]} per image, "
+                f"{model.name} gives {shape[0]} x {shape[1]}; choose another --out, or delete it"
+            )
+        size = before.attributes["batch"]
+        blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        slices = [block for block in blocks if (before.done[block.start : block.stop] == PENDING).any()]
+        paths = [dataset.image_path(key) for key in keys]
+        encoded, turned = sum(map(len, slices)), 0
+        with progress_bar("encoding", encoded, "images") as advance:
+
+            def write(block: Block, fetch: Callable[[], list[np.ndarray]]) -> None:
+                *features, finite = fetch()
+                if not finite.all():
+                    key = keys[block.start + int(finite.argmin())]
+                    raise StoreError(
+                        f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
+                    )
+                writer.write(block.start, features, block.reasons, block.sha256)
+                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
+                advance(len(finite))
+
+            with _one_thread(write) as write_behind:
+                pinned = model.device.type == "cuda"
+                for block in _decoded(slices, paths, model.transform, workers or cores(), pinned, decoded_as):
+                    turned += block.turned
+                    if block.reasons and on_unreadable == "stop":
+                        position, reason = min(block.reasons.items())
+                        raise StoreError(
+                            f"{paths[block.start + position]}: unreadable ({reason}); replace it, or go on without it "
+                            "with --on-unreadable mark (finished rows are kept)"
+                        )
+                    write_behind(block, _encoded(model, block.pixels, dtype))
+    store = FeatureStore.open(out, allow_pending=part is not None)
+    pending = int((store.done == PENDING).sum())
+    seconds = time.perf_counter() - started
+    return {
+        "store": str(out),
+        "encoder": model.name,
+        "images": len(keys),
+        "part": "{}/{}".format(*part) if part else None,
+        "rows": [rows.start, rows.stop],
+        "encoded": encoded,
+        "pending": pending,
+        "unreadable": store.unreadable,
+        "decoding": str(decoded_as),
+        "turned": turned,
+        "left_out": model.left_out,
+        "shape": list(store.patches.shape),
+        "dtype": dtype,
+        "compute": store.attributes["compute"],
+        "batch": size,
+        "bytes": store.path.stat().st_size,
+        "digest": None if pending else store.digest,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _decoded(
+    slices: Sequence[range],
+    paths: Sequence[Path],
+    transform: Transform,
+    workers: int,
+    pinned: bool,
+    decoding: Decoding = DECODING,
+) -> Iterator[Block]:
+    """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
+
+    `pinned`: in memory that CUDA copies from without holding up the host.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[tuple[int, torch.Tensor, list[Future[Picture]]]] = deque()
+    try:
+        for rows in slices:
+            pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
+            places = zip(rows, pixels.numpy(), strict=True)
+            futures = [pool.submit(_decode, paths[row], transform, decoding, place) for row, place in places]
+            waiting.append((rows.start, pixels, futures))
+            if len(waiting) > BLOCKS_AHEAD:
+                yield _gather(*waiting.popleft())
+        while waiting:
+            yield _gather(*waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> Picture:
+    """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
+
+    Raises `StoreError` where the file system does not give its bytes.
+    """
+    content, digest, look = read_picture(path)
+    try:
+        decoded = decode(content, decoding)
+        place[:] = transform(decoded.image)
+    except MemoryError as error:
+        raise StoreError(f"picture {path}: not enough memory to decode it; make room and run it again") from error
+    except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
+        return Picture(unreadable_reason(path, error), False, digest, look)
+    return Picture(None, decoded.turned, digest, look)
+
+
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[Picture]]) -> Block:
+    reasons, turned, digests, looks = zip(*(future.result() for future in futures), strict=True)
+    unreadable = {position: reason for position, reason in enumerate(reasons) if reason is not None}
+    sha256 = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return Block(start, pixels, unreadable, sum(turned), sha256, np.array(looks))
+
+
+def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:
+    """Give the encoder a block; returns what waits for the store's arrays, in the order of `FEATURES`.
+
+    Behind them is one that says which images have neither NaN nor infinity (B,), also after rounding. On CUDA they are
+    copied beside whatever the encoder has been given since.
+    """
+    features = encoder(pixels)
+    patches = features.patches.to(getattr(torch, dtype))
+    parts = [patches, features.pooled_patches, features.pooled_all_tokens]
+    finite = torch.stack([part.isfinite().flatten(1).all(1) for part in parts]).all(0)
+    arrays = [patches.view(torch.uint16) if dtype == "bfloat16" else patches, *parts[1:], finite]
+    if encoder.device.type != "cuda":
+        return lambda: [array.numpy() for array in arrays]
+    computed = torch.cuda.Event(blocking=True)  # does not keep a core busy that decodes
+    computed.record(torch.cuda.current_stream(encoder.device))
+
+    def copies() -> list[np.ndarray]:
+        computed.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream(encoder.device)):
+            return [array.cpu().numpy() for array in arrays]
+
+    return copies
+
+
+@contextlib.contextmanager
+def _one_thread(work: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """Yield what has one thread call `work`, in order, up to `BLOCKS_BEHIND` calls behind; all are done at the end.
+
+    The first failure is raised by the next call or at the end, and nothing is worked on behind it. Whatever else ends
+    the `with` block, Ctrl-C too, the calls made before it are done first.
+    """
+    calls: deque[Future[None]] = deque()
+
+    def follow(before: Future[None] | None, *arguments: Any) -> None:
+        if before is not None:
+            before.result()
+        work(*arguments)
+
+    def call(*arguments: Any) -> None:
+        calls.append(thread.submit(follow, calls[-1] if calls else None, *arguments))
+        while calls and (len(calls) > BLOCKS_BEHIND or calls[0].done()):
+            calls.popleft().result()
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield call
+        finally:
+            while calls:
+                calls.popleft().result()

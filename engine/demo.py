@@ -1,0 +1,137 @@
+"""The demo study up to its predictions, on one microworld or repeated over several."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cachegen.common.errors import RunError
+from cachegen.common.files import read_json, write_json
+from cachegen.common.progress import console
+from cachegen.data.dataset import load_dataset
+from cachegen.features.extract import extract
+from cachegen.microworld.twins import TWINS, build_twin
+from cachegen.microworld.world import World, build_world
+from engine.design.condition import Sweep
+from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
+from engine.runs.directory import RunDirectory
+from engine.runs.planned import Execution
+from engine.sweeps.executors.jobs import Executor, in_this_process
+from engine.sweeps.sweep import run_sweep
+from engine.sweeps.sweep_file import default_fields
+
+RUN_SEEDS = [42, 218, 7]  # the paper's
+EPOCHS = 8
+SIGLIP = "encoder-siglip"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the parts of a finished study are, and the seconds each stage took when it was last carried out.
+
+    `sweep`: the folder of its runs; `runs`: the run directories, which are not all if the recipe changed since.
+    """
+
+    world: World
+    sweep: Path
+    runs: tuple[Path, ...]
+    seconds: dict[str, float]
+
+
+def study_sweep(world: World, features: Path, siglip_features: Path | None = None) -> Sweep:
+    """Original, across and within with the pretrained LM, and original with random-init LMs; three seeds each.
+
+    With features of the SigLIP twin also original with it, and original with each twin of the LM. The data seed is
+    the world's, so that other worlds have other permutations and negatives too.
+    """
+    paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
+    shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS, "data_seed": world.seed}
+    grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
+    grids += [
+        shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
+        for twin, seed in enumerate(RUN_SEEDS)
+    ]
+    if siglip_features is not None:
+        twins = [str(world.twin(name)) for name in TWINS if name != SIGLIP]
+        grids.append(shared | {"lm": twins, "run_seed": RUN_SEEDS})
+        grids.append(shared | {"features": str(siglip_features), "run_seed": RUN_SEEDS})
+    return Sweep.expand(grids, "the demo study")
+
+
+def run_study(
+    out: Path, size: str, seed: int, execution: Execution, twins: bool = False, executor: Executor = in_this_process
+) -> Study:
+    """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
+    record = out / "seconds.json"
+    seconds: dict[str, float] = read_json(record) if record.exists() else {}
+
+    def stage(name: str, started: float, worked: bool) -> None:
+        if worked or name not in seconds:
+            seconds[name] = round(time.perf_counter() - started, 2)
+            write_json(record, seconds)
+        console.print(f"[bold]{name}[/] {seconds[name]:.1f} s" + ("" if worked else " (kept)"))
+
+    started = time.perf_counter()
+    world = build_world(size, seed)
+    building = sum(world.manifest["seconds"].values())
+    seconds["world"] = round(building, 2)
+    stage("world", started, worked=time.perf_counter() - started >= building)  # a kept one opens at once
+
+    started = time.perf_counter()
+    features = out / "features.h5"
+    extracted = extract(load_dataset(world.dataset), str(world.encoder), features)
+    stage("features", started, worked=extracted["encoded"] > 0)
+
+    siglip_features = None
+    if twins:
+        started = time.perf_counter()
+        for name in TWINS:
+            build_twin(world, name)
+        siglip_features = out / "features-siglip.h5"
+        extracted = extract(load_dataset(world.dataset), str(world.twin(SIGLIP)), siglip_features)
+        stage("twins", started, worked=extracted["encoded"] > 0)
+
+    started = time.perf_counter()
+    sweep = study_sweep(world, features, siglip_features)
+    done = set((out / "runs").glob("*/DONE"))
+    runs = tuple(run_sweep(sweep, out / "runs", execution, retry_failed=True, executor=executor))
+    for directory in map(RunDirectory, runs):
+        if directory.failed:
+            raise RunError(f"{directory.path}: {directory.reason}")
+    stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
+    return Study(world, out / "runs", runs, seconds)
+
+
+def probe_lms(study: Study, out: Path) -> list[Path]:
+    """Ask the world's LM and its random-init twins in text alone about every pair; one Parquet file each in `out`."""
+    dataset = load_dataset(study.world.dataset)
+    lm = str(study.world.lm)
+    twins = [{"lm_init": "random", "lm_seed": study.world.random_lm_seed(twin)} for twin in range(len(RUN_SEEDS))]
+    files = []
+    for weights in ({}, *twins):
+        table, record = run_probe(dataset, lm, settings_for(lm, negatives="all", **weights), "cpu")
+        files.append(probe_path(out, record))
+        write_probe(files[-1], table, record)
+    return files
+
+
+RECORD = "replication.json"
+
+
+def replicate(out: Path, size: str, seeds: Sequence[int], twins: bool, execution: Execution) -> dict[int, Study]:
+    """Carry out the study in the worlds `seeds`, each below `out/world-<seed>`; return world seed -> study.
+
+    Whatever is done is kept, so the same call resumes, and one with more worlds or with `twins` goes on from there.
+    Raises `RunError` if `out` holds worlds of another size.
+    """
+    record = out / RECORD
+    started = read_json(record)["size"] if record.exists() else size
+    if started != size:
+        raise RunError(f"{out} holds worlds of size {started!r}, not {size!r}; choose another --out")
+    write_json(record, {"schema": 1, "size": size})
+    studies = {}
+    for number, seed in enumerate(seeds, 1):
+        console.print(f"[bold]world {seed}[/] ({number} of {len(seeds)})")
+        studies[seed] = run_study(out / f"world-{seed}", size, seed, execution, twins)
+    return studies

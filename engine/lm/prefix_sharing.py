@@ -1,0 +1,158 @@
+"""One forward pass for all questions about an image (DESIGN, idea 2), in any Hugging Face causal LM.
+
+A step is packed into one row, [all prefixes | all suffixes]. Only the attention function knows about
+images: it cuts the row by indexing, lets prefixes attend causally to themselves, and each suffix to its
+image's prefix and to itself. Everything else in a decoder works token by token, so the result equals one
+pass per question, and a NaN of one image or run cannot reach another.
+
+Shape letters: I images, Q questions of one image, P prefix and S suffix tokens, H heads, G key/value
+heads, E head width, D model width, T tokens of the row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from cachegen.common.errors import ModelError
+from engine.lm.attention import matmul_attention
+
+IMPLEMENTATION = "crosstax_prefix_sharing"
+
+# What decoder layers of supported families pass along without any effect on the attention pattern here.
+HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one row is packed.
+
+    `buckets`: consecutive groups (images, questions per image) of images with equally many questions, in row
+    order. `prefix`, `suffix`: their lengths in tokens, P and S.
+    """
+
+    buckets: tuple[tuple[int, int], ...]
+    prefix: int
+    suffix: int
+
+    @property
+    def images(self) -> int:
+        return sum(images for images, _ in self.buckets)
+
+    @property
+    def questions(self) -> int:
+        return sum(images * questions for images, questions in self.buckets)
+
+    def spans(self) -> Iterator[tuple[slice, slice, int]]:
+        """Per bucket: its images, the tokens of its suffixes in the row, and the questions of each image."""
+        image, start = 0, self.images * self.prefix
+        for count, questions in self.buckets:
+            stop = start + count * questions * self.suffix
+            yield slice(image, image + count), slice(start, stop), questions
+            image, start = image + count, stop
+
+    def position_ids(self, device: torch.device) -> torch.Tensor:
+        """(1, T) positions: every suffix continues from the end of its prefix."""
+        prefix = torch.arange(self.prefix, device=device).repeat(self.images)
+        suffix = torch.arange(self.prefix, self.prefix + self.suffix, device=device).repeat(self.questions)
+        return torch.cat([prefix, suffix])[None]
+
+    def answer_rows(self, lengths_Q: torch.Tensor) -> torch.Tensor:
+        """(Q,) places in the row of each question's last token, where its answer is predicted."""
+        starts = self.images * self.prefix + self.suffix * torch.arange(self.questions, device=lengths_Q.device)
+        return starts + lengths_Q - 1
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over a packed row: query (1, H, T, E), key and value (1, G, T, E) -> (1, T, H, E).
+
+    The accepted arguments are a closed list: anything else (soft caps, sinks, position biases) would change
+    the result silently, so it raises `ModelError`.
+    """
+    _refuse_what_is_not_computed(module, layout, attention_mask, dropout, sliding_window, others)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = matmul_attention if query.device.type == "cpu" else sdpa_attention
+    return attend(query, key, value, layout, scale), None
+
+
+def sdpa_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float
+) -> torch.Tensor:
+    """`matmul_attention` with PyTorch's fused kernels."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    border = layout.images * layout.prefix
+
+    def prefixes(x: torch.Tensor) -> torch.Tensor:
+        """(1, H, T, E) -> (I, H, P, E)"""
+        return x[0, :, :border].unflatten(1, (layout.images, layout.prefix)).transpose(0, 1)
+
+    key_IHPE, value_IHPE = prefixes(key), prefixes(value)
+    out_IHPE = functional.scaled_dot_product_attention(
+        prefixes(query), key_IHPE, value_IHPE, is_causal=True, scale=scale
+    )
+    outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]
+    for images, tokens, questions in layout.spans():
+
+        def suffixes(x: torch.Tensor, images: slice = images, tokens: slice = tokens) -> torch.Tensor:
+            """(1, H, T, E) -> (images of this bucket, H, Q S, E)"""
+            return x[0, :, tokens].unflatten(1, (images.stop - images.start, -1)).transpose(0, 1)
+
+        out = functional.scaled_dot_product_attention(
+            suffixes(query),
+            torch.cat([key_IHPE[images], suffixes(key)], dim=2),
+            torch.cat([value_IHPE[images], suffixes(value)], dim=2),
+            attn_mask=_own_suffix_mask(questions, layout.prefix, layout.suffix, query.device),
+            scale=scale,
+        )
+        outputs.append(out.transpose(1, 2).reshape(-1, *out.shape[1::2]))
+    return torch.cat(outputs)[None]
+
+
+def _refuse_what_is_not_computed(
+    module: torch.nn.Module,
+    layout: Layout,
+    attention_mask: torch.Tensor | None,
+    dropout: float,
+    sliding_window: int | None,
+    others: dict[str, Any],
+) -> None:
+    unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
+    if unknown or attention_mask is not None or dropout:
+        raise ModelError(
+            f"{type(module).__name__} uses {', '.join(unknown) or 'a mask or dropout'} in attention, which "
+            "prefix sharing does not compute; choose another LM"
+        )
+    if sliding_window is not None and sliding_window < layout.prefix + layout.suffix:
+        raise ModelError(
+            f"the LM's sliding window ({sliding_window} tokens) is shorter than image and question "
+            f"({layout.prefix + layout.suffix}); choose another LM"
+        )
+
+
+@lru_cache(maxsize=64)
+def _own_suffix_mask(questions: int, prefix: int, suffix: int, device: torch.device) -> torch.Tensor:
+    """(Q S, P + Q S) boolean: all of the prefix, and causally the own suffix only."""
+    causal = torch.ones(suffix, suffix, dtype=torch.bool, device=device).tril()
+    own = torch.block_diag(*[causal] * questions).bool()
+    return torch.cat([torch.ones(len(own), prefix, dtype=torch.bool, device=device), own], dim=1)
+
+
+AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)

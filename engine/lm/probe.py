@@ -1,0 +1,370 @@
+"""The text-only hypernymy probe (EXPERIMENT section 5): does the LM know, without images, that a crow is a bird?
+
+It is asked about every positive (leaf, hypernym) pair and about negatives, in several phrasings, and the next-token
+logits of the two answers are saved. A plain forward does, so any causal LM can be probed, also those that cannot share
+an image prefix.
+
+The published 14,863 negatives are 7,296 distinct pairs: those that the study's draws for the *test* images happen to
+hit, each repeated once for every hypernym of its leaf, because the release lists the negatives of a leaf under each of
+its positive pairs. (Draws like ours on the real taxonomy hit 7,317 pairs, SD 20, and give 14,921 repeats, SD 53; the
+counts of all 53 hypernyms that can be recovered from the release's `coherence_backbone.csv` fit as well, and repeats
+by image do not.) That is `negatives = "image-level"`; `distinct` has the same pairs once, `all` every false pair once.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from cachegen.common.device import choose_device
+from cachegen.common.errors import ConditionError, ModelError
+from cachegen.common.files import digest_bytes, write_atomically, write_json
+from cachegen.common.hub import first_line
+from cachegen.common.progress import progress_bar
+from cachegen.data.dataset import Dataset
+from cachegen.microworld.world import MANIFEST
+from engine.design.condition import MOST_CHARACTERS, Condition
+from engine.design.questions import Categories, build_questions
+from engine.lm.language_model import (
+    lm_digests,
+    load_config,
+    load_model,
+    load_tokenizer,
+    positions_of,
+    resolve_lm,
+    rows_of,
+)
+from engine.lm.prompts import encode, refuse_beyond, refuse_phrases, shortened
+
+SCHEMA = 1
+
+# Said to chat templates that know them: no thinking, and one date instead of today's (Llama's own default).
+CHAT = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+RENDER_SECONDS = 20
+# A chat template is a program by anyone. This renders one question in a process with little memory and time of its own,
+# much as transformers does it, and prints how long it is; what else fails there fails again, with a better reason.
+RENDER = """
+import json, os, re, resource, sys
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+template, given = json.load(sys.stdin)
+seconds = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+if os.path.exists("/proc/self/statm"):
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
+jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+jinja.globals["strftime_now"] = lambda form: form
+jinja.filters["tojson"] = lambda value, **_: json.dumps(value)
+try:
+    print(len(jinja.from_string(re.sub(r"{%-?\\s*(end)?generation\\s*-?%}", "", template)).render(**given)))
+except MemoryError:
+    raise
+except Exception:
+    print(0)
+"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a probe asks.
+
+    phrasings: questions with {leaf_phrase} ("a crow"), {leaf_noun} ("crow"), {is}, {Is} (by the leaf's number),
+    {hypernym_phrase} ("a bird") and {hypernym_noun} ("bird"). The release's own have plural forms, which a dataset
+    does not give; the first one here is the paper's.
+    template: around a question where no chat template is used; a space before {answer} becomes part of its token.
+    chat_template: use the tokenizer's, if it has one.
+    """
+
+    phrasings: tuple[str, ...] = (
+        "Is it true that {leaf_phrase} {is} a type of {hypernym_noun}?",
+        "Is it true that {leaf_phrase} {is} {hypernym_phrase}?",
+        "{Is} {leaf_phrase} a type of {hypernym_noun}?",
+        "{Is} {leaf_phrase} {hypernym_phrase}?",
+    )
+    template: str = "Question: {question}\nAnswer: {answer}"
+    answer_yes: str = "Yes"
+    answer_no: str = "No"
+    chat_template: bool = True
+    negatives: Literal["distinct", "image-level", "all"] = "image-level"
+    data_seed: int = 0
+    lm_init: Literal["pretrained", "random"] = "pretrained"
+    lm_seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if "{question}" not in self.template or not self.template.endswith("{answer}"):
+            raise ConditionError(f"template {self.template!r} needs {{question}}, and {{answer}} at its end")
+        for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings):
+            if len(text) > MOST_CHARACTERS:
+                raise ConditionError(f"{shortened(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
+        for phrasing in self.phrasings:
+            if "{leaf_" not in phrasing or "{hypernym_" not in phrasing:
+                raise ConditionError(f"phrasing {phrasing!r} must name both: {{leaf_phrase}} and {{hypernym_phrase}}")
+
+
+# A microworld's LM was trained on scenes of a few words and questions about them, in this very form, and on statements;
+# it has never seen "Is it true that".
+MICROWORLD: dict[str, Any] = {
+    "phrasings": (
+        "{leaf_noun} is there {hypernym_phrase}",
+        "{leaf_noun} {leaf_noun} is there {hypernym_phrase}",
+        "{leaf_noun} today is there {hypernym_phrase}",
+        "here {leaf_noun} is there {hypernym_phrase}",
+    ),
+    "template": "{question} {answer}",
+    "answer_yes": "yes",
+    "answer_no": "no",
+}
+
+
+def settings_for(lm: str, **given: Any) -> Probe:
+    """Settings that suit an LM: `MICROWORLD` for one that lies in a world's folder, else the defaults; then `given`."""
+    return Probe(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """`ids`: tokens of every prompt, an answer to come next. `yes`, `no`: tokens of that answer, then of the forms in
+    other case that are one token too; the first of each is the one whose logit is saved."""
+
+    ids: list[list[int]]
+    yes: list[int]
+    no: list[int]
+
+
+def probe_pairs(dataset: Dataset, negatives: str, data_seed: int) -> pd.DataFrame:
+    """What is asked about: columns leaf, hypernym, answer, repeats (questions a row stands for), sorted.
+
+    No negative is true in words: pairs whose hypernym reads the same as one of the leaf's are left out.
+    """
+    true = dataset.pairs[["leaf", "hypernym"]].assign(answer=True, repeats=1)
+    if negatives == "all":
+        known = Categories.of(dataset)
+        leaf, column = np.nonzero(~known.truth[:, len(known.leaves) :])
+        false = pd.DataFrame({"leaf": np.take(known.leaves, leaf), "hypernym": np.take(known.hypernyms, column)})
+    else:
+        asked = build_questions(dataset, Condition.model_validate({"data_seed": data_seed}))
+        drawn = asked[(asked["split"] == "test") & (asked["kind"] == "hypernym") & ~asked["answer"]]
+        false = drawn[["label_leaf", "category"]].drop_duplicates()
+        false.columns = pd.Index(["leaf", "hypernym"])
+    per_item = false["leaf"].map(dataset.pairs["leaf"].value_counts()) if negatives == "image-level" else 1
+    pairs = pd.concat([true, false.assign(answer=False, repeats=per_item)])
+    return pairs.sort_values(["leaf", "hypernym"]).astype({"repeats": "int32"}).reset_index(drop=True)
+
+
+def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> list[str]:
+    """`phrasing` about every row of `pairs`. Raises `ConditionError` for a field that does not exist."""
+    leaves, hypernyms = (
+        table.assign(noun=[re.sub(r"^(an?|the)\s+", "", text, flags=re.IGNORECASE) for text in table["phrase"]])
+        for table in (dataset.leaves, dataset.hypernyms)
+    )
+    leaf, hypernym = leaves.loc[pairs["leaf"]], hypernyms.loc[pairs["hypernym"]]
+    verb = np.where(leaf["number"] == "plural", "are", "is")
+    columns = (leaf["phrase"], leaf["noun"], hypernym["phrase"], hypernym["noun"], verb, np.char.capitalize(verb))
+    names = ("leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is")
+    try:
+        fields = [part[1:] for part in Formatter().parse(phrasing) if part[1] is not None]
+        if any(name not in names or form or conversion for name, form, conversion in fields):
+            raise ValueError  # an attribute of a field, or a width of a billion spaces
+        return [phrasing.format(**dict(zip(names, cells, strict=True))) for cells in zip(*columns, strict=True)]
+    except ValueError:
+        known = ", ".join(f"{{{name}}}" for name in names)
+        raise ConditionError(f"phrasing {phrasing!r} has a field that does not exist; fields are {known}") from None
+
+
+def tokenise_prompts(
+    questions: list[str], tokenizer: Any, settings: Probe, chat: bool, rows: int | None = None
+) -> PromptTokens:
+    """Tokens of the prompts, each answer tokenised together with every one of them; `rows`: that the LM embeds.
+
+    Raises `ConditionError` unless both answers are one further token of their own after each prompt, and what
+    `engine.lm.prompts` raises for questions and tokens that no LM should see.
+    """
+    refuse_phrases(tokenizer, questions)
+    if chat:
+        texts = _in_chat_template(questions, tokenizer)
+    else:
+        frame = settings.template.removesuffix("{answer}")
+        texts = [frame.replace("{question}", question) for question in questions]
+    # A chat template writes its special tokens itself; a space at the end goes into the answer's token.
+    ids = encode(tokenizer, [text.rstrip(" ") for text in texts], add_special_tokens=not chat)["input_ids"]
+    if not all(ids):
+        raise ConditionError("the tokenizer makes no token of a prompt; give another --template, or choose another LM")
+
+    def added(word: str) -> int | None:
+        """The one token that `word` adds to each prompt, if it is the same one everywhere."""
+        joint = encode(tokenizer, [text + word for text in texts], add_special_tokens=not chat)["input_ids"]
+        if any(after[:-1] != before for before, after in zip(ids, joint, strict=True)):
+            return None
+        tokens = {after[-1] for after in joint}
+        return int(tokens.pop()) if len(tokens) == 1 and tokens != {tokenizer.unk_token_id} else None
+
+    forms = []
+    for option, answer in (("--answer-yes", settings.answer_yes), ("--answer-no", settings.answer_no)):
+        tokens = [added(word) for word in dict.fromkeys([answer, answer.lower(), answer.capitalize()])]
+        if tokens[0] is None:
+            raise ConditionError(
+                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another "
+                f"{option}, or another --template (a line break, a space or nothing before {{answer}})"
+            )
+        forms.append([token for token in tokens if token is not None])
+    if set(forms[0]) & set(forms[1]):
+        raise ConditionError(
+            f"{settings.answer_yes!r} and {settings.answer_no!r} share a token; give answers that differ"
+        )
+    refuse_beyond(tokenizer, rows, [*ids, *forms])
+    return PromptTokens(ids, *forms)
+
+
+def _in_chat_template(questions: list[str], tokenizer: Any) -> list[str]:
+    """Each question as a user's message in the tokenizer's chat template, the assistant's answer to come next.
+
+    One is rendered in a process of its own first. Raises `ConditionError` if that fails.
+    """
+    messages = [[{"role": "user", "content": question}] for question in questions]
+    try:
+        given = {"messages": messages[0], "add_generation_prompt": True, **tokenizer.special_tokens_map, **CHAT}
+        tried = subprocess.run(
+            [sys.executable, "-c", RENDER, str(RENDER_SECONDS)],
+            input=json.dumps([tokenizer.get_chat_template(), given], default=str),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if tried.returncode:
+            raise ValueError(f"it takes more than {RENDER_SECONDS} seconds or 1 GiB")
+        if int(tried.stdout) > 10 * MOST_CHARACTERS:
+            raise ValueError(f"it makes {int(tried.stdout):,} characters of it")
+        return list(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **CHAT))
+    except Exception as error:  # of a template's own making: any type
+        raise ConditionError(
+            f"the tokenizer's chat template refuses the question ({first_line(error)}); use --no-chat-template"
+        ) from None
+
+
+# Shapes: B = prompts of one batch, T = tokens of each, D = width, V = vocabulary.
+
+
+@torch.no_grad()
+def ask(model: Any, prompts: PromptTokens, max_tokens: int, advance: Callable[[int], None]) -> pd.DataFrame:
+    """Logits and ranks of the answers, one row per prompt: logit_yes, logit_no (float32), rank_yes, rank_no (int32).
+
+    A rank is the number of tokens with a larger logit than the best form of that answer. A batch holds prompts of one
+    length, so that nothing is padded and no family's mask or positions can be wrong. Raises `ModelError` for logits
+    that are not finite.
+    """
+    lengths = np.array([len(ids) for ids in prompts.ids])
+    logits = np.empty((len(lengths), 2), dtype=np.float32)
+    ranks = np.empty((len(lengths), 2), dtype=np.int32)
+    with answers_in_float32(model, [*prompts.yes, *prompts.no]):
+        for length in np.unique(lengths):
+            same = np.flatnonzero(lengths == length)
+            for rows in np.split(same, range(0, len(same), max(1, max_tokens // length))[1:]):
+                ids_BT = torch.tensor([prompts.ids[row] for row in rows], device=model.device)
+                logits_BV = model(input_ids=ids_BT, use_cache=False).logits[:, -1].float()
+                for column, forms in enumerate((prompts.yes, prompts.no)):
+                    best_B1 = logits_BV[:, forms].amax(1, keepdim=True)
+                    ranks[rows, column] = (logits_BV > best_B1).sum(1).cpu().numpy()
+                    logits[rows, column] = logits_BV[:, forms[0]].cpu().numpy()
+                advance(len(rows))
+    if not np.isfinite(logits).all():
+        raise ModelError(f"{type(model).__name__} gives logits that are not finite; try another --dtype")
+    return pd.DataFrame(
+        {"logit_yes": logits[:, 0], "logit_no": logits[:, 1], "rank_yes": ranks[:, 0], "rank_no": ranks[:, 1]}
+    )
+
+
+@contextmanager
+def answers_in_float32(model: Any, tokens: list[int]) -> Iterator[None]:
+    """Let the head see the last position only, and compute these tokens' logits in float32.
+
+    bf16 logits near 20 step by 0.125. What a family does with logits afterwards (scaling, soft caps) still happens.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no output head to read answers from; choose another LM")
+
+    def last(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0][:, -1:].contiguous(),)
+
+    def exact(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        output = output.float()
+        bias = None if head.bias is None else head.bias[tokens].float()
+        output[..., tokens] = nn.functional.linear(inputs[0].float(), head.weight[tokens].float(), bias)
+        return output
+
+    hooks = [head.register_forward_pre_hook(last), head.register_forward_hook(exact)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def run_probe(
+    dataset: Dataset, lm: str, settings: Probe, device: str = "auto", max_tokens: int = 4096
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Ask one LM; return (table, record).
+
+    table: one row per phrasing and pair: leaf, hypernym, phrasing (0, 1, ...), answer, repeats, and what `ask` gives.
+    record: everything that decides the numbers; one prompt per phrasing as the LM saw it; and how many prompts hold
+    words that its tokenizer does not know.
+    """
+    folder = resolve_lm(lm)
+    pairs = probe_pairs(dataset, settings.negatives, settings.data_seed)
+    questions = [phrase_questions(dataset, pairs, phrasing) for phrasing in settings.phrasings]
+    tokenizer, config = load_tokenizer(folder), load_config(folder)  # before the weights, which take minutes
+    chat = settings.chat_template and bool(tokenizer.chat_template)
+    asked = [question for form in questions for question in form]
+    prompts = tokenise_prompts(asked, tokenizer, settings, chat, rows_of(config))
+    longest, most = max(map(len, prompts.ids)), positions_of(config)
+    if most is not None and longest > most:
+        raise ConditionError(f"a prompt has {longest} tokens, the LM in {folder} reads {most}; shorten the phrasings")
+    model, _ = load_model(folder, settings.lm_init, settings.lm_seed, settings.dtype)
+    model = model.to(choose_device(device)).eval()
+    with progress_bar(f"probing {lm}", len(prompts.ids), "questions") as advance:
+        answers = ask(model, prompts, max_tokens, advance)
+    forms = pd.concat([pairs.assign(phrasing=np.int32(form)) for form in range(len(questions))], ignore_index=True)
+    columns = ["leaf", "hypernym", "phrasing", "answer", "repeats"]
+    digests = lm_digests(folder, settings.lm_init)
+    record = asdict(settings) | {
+        "schema": SCHEMA,
+        "lm": lm,
+        "lm_digest": digests["lm"],
+        "tokenizer_digest": digests["tokenizer"],
+        "dataset_digest": dataset.digest,
+        "phrasings": list(settings.phrasings),
+        "chat_template": chat,
+        "prompts": [tokenizer.decode(prompts.ids[form * len(pairs)]) for form in range(len(questions))],
+        "unknown_words": sum(tokenizer.unk_token_id in ids for ids in prompts.ids),
+    }
+    return forms[columns].join(answers), record
+
+
+def probe_path(out: Path, record: dict[str, Any]) -> Path:
+    """`out` itself if it is a .parquet file, else a name inside the folder `out` that two probes never share."""
+    if out.suffix == ".parquet":
+        return out
+    weights = "pretrained" if record["lm_init"] == "pretrained" else f"random{record['lm_seed']}"
+    content = {name: value for name, value in record.items() if name != "lm"}  # its digest says more than its path
+    digest = digest_bytes(json.dumps(content, sort_keys=True).encode())[:8]
+    return out / f"{Path(os.path.realpath(record['lm'])).name}-{weights}-{digest}.parquet"
+
+
+def write_probe(path: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:
+    """Write `path` and its record beside it, as .json; the table last."""
+    write_json(path.with_suffix(".json"), record)
+    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))

@@ -1,0 +1,330 @@
+"""What a sweep would run and cost, before anything is downloaded, extracted or trained; as data and in words."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from cachegen.common.errors import CrosstaxError
+from cachegen.common.progress import progress_bar
+from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.store import FeatureStore
+from engine.design.condition import Condition
+from engine.lm.shape import lm_shape
+from engine.sweeps.cost import (
+    KNOWN_PATCHES,
+    THINGS_IMAGES,
+    Cost,
+    Questions,
+    Sizes,
+    checkpoint_bytes,
+    cost_of,
+    question_counter,
+    run_bytes,
+    store_bytes,
+    text_tokens,
+)
+from engine.sweeps.plan_file import MAX_GROUP
+from engine.sweeps.sweep_file import ProbeTable, Wanted, timm_name
+from engine.sweeps.timing import duration, measured_rate, read_events
+
+# Share of the rate of large matrix products that whole groups are taken to reach, loading included. Steps alone reached
+# 0.73 on one CPU core (`crosstax bench`, Qwen3-0.6B in bfloat16); elsewhere it is an assumption.
+ASSUMED_EFFICIENCY = 0.6
+
+THINGS_PROBED = 2_040 + 7_296  # distinct (leaf, hypernym) pairs of the published probe
+PROMPT_TOKENS = 24  # of a probe's question in a chat template
+
+SEEDS = {"run_seed": 0, "lm_seed": 0, "data_seed": 0, "permutation": 0}
+SHOWN = ("lm_init", "shuffle", "shuffled", "subset", "ablation_kind", "ablation")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One run, what it costs (None: not known), and `notes` on what that rests on."""
+
+    run: Wanted
+    sizes: Sizes | None
+    questions: Questions | None
+    cost: Cost | None
+    seconds: float | None
+    notes: tuple[str, ...]
+
+
+def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
+    """Forecast of a sweep as one JSON-ready object.
+
+    `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates` (floating-point operations per second,
+    and what they rest on); `lms`: for each LM whether the checks before a sweep could be made, and `problem`, what they
+    found (`engine.sweeps.preflight`); `notes`. Sums are over the runs whose cost is known.
+    """
+    rates = _rates({run.condition.dtype for run in runs}, out, device)
+    opened, count = lru_cache(_open_dataset), question_counter()
+    forecasts = []
+    with progress_bar("count", len(runs), "runs") as advance:
+        for run in runs:
+            forecasts.append(_forecast(run, opened(run.dataset), count, rates[run.condition.dtype]["flops_per_second"]))
+            advance(1)
+    notes = Counter(note for forecast in forecasts for note in forecast.notes)
+    return {
+        "runs": len(runs),
+        "cells": [cell | _sum(members) for cell, members in _cells(forecasts)],
+        "total": _sum(forecasts),
+        "disk": _disk(forecasts, opened),
+        "rates": rates,
+        "lms": _check_lms(runs, opened),
+        "notes": [
+            *(rate["note"] for rate in rates.values() if rate["note"]),
+            *(note if times == len(runs) else f"{note} ({times} runs)" for note, times in notes.items()),
+        ],
+    }
+
+
+def _open_dataset(path: Path | None) -> Dataset | None:
+    return load_dataset(path) if path is not None and path.is_dir() else None
+
+
+def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str, Any]]:
+    """For each precision the rate that whole groups reach: measured in the sweep folder, else assumed from products."""
+    import torch
+
+    from cachegen.common.device import choose_device, emulated
+    from engine.sweeps.rate import device_name, gemm_rate
+
+    chosen = choose_device(device)
+    name, events = device_name(chosen), read_events(out)
+    rates = {}
+    for dtype in sorted(dtypes):
+        rate = measured_rate(events, name, dtype)
+        basis = f"measured on {name} in {dtype}, from finished groups in {out}"
+        if rate is None:
+            products = gemm_rate(chosen, getattr(torch, dtype))
+            rate = ASSUMED_EFFICIENCY * products
+            basis = (
+                f"matrix products on {name} in {dtype} reach {products / 1e12:.3g} TFLOP/s (measured); the engine is "
+                f"assumed to reach {ASSUMED_EFFICIENCY:.0%} of that"
+            )
+        rates[dtype] = {"flops_per_second": rate, "basis": basis, "note": emulated(chosen, dtype)}
+    return rates
+
+
+def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
+    """For each LM the first problem that a sweep would find before it trains, as far as what is here tells."""
+    from engine.sweeps.preflight import Preflight
+
+    preflight, found = Preflight(), dict[str, dict[str, Any]]()
+    for run in runs:
+        folder, problem = _local(run.lm)
+        known = found.setdefault(run.lm, {"checked": folder is not None or problem is not None, "problem": problem})
+        if folder is None or known["problem"] is not None:
+            continue
+        try:
+            preflight.check(folder, run.condition, opened(run.dataset), _patches(run)[0] or None)
+        except Exception as error:
+            kind = "" if isinstance(error, CrosstaxError) else f"{type(error).__name__}: "
+            known["problem"] = kind + " ".join(str(error).split())
+    return found
+
+
+@cache
+def _local(lm: str) -> tuple[Path | None, str | None]:
+    """Folder of an LM that is on this machine, or what is wrong with it."""
+    from engine.lm.language_model import local_lm
+
+    try:
+        return local_lm(lm), None
+    except CrosstaxError as error:
+        return None, str(error)
+
+
+def _patches(run: Wanted) -> tuple[int, int]:
+    """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known."""
+    if run.features is not None and run.features.is_file():
+        _, patches, width = FeatureStore.open(run.features, allow_pending=True).patches.shape
+        return patches, width
+    return KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0))
+
+
+def _forecast(
+    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions], rate: float
+) -> Forecast:
+    questions, first = _questions(run, dataset, count)
+    sizes, others = _sizes(run, dataset)
+    notes = tuple(note for note in (first, *others) if note)
+    if questions is None or sizes is None or not questions.trained:
+        return Forecast(run, sizes, questions, None, None, notes)
+    cost = cost_of(run.condition, questions, sizes)
+    return Forecast(run, sizes, questions, cost, cost.flops / rate, notes)
+
+
+def _questions(
+    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions]
+) -> tuple[Questions | None, str]:
+    if dataset is not None:
+        if run.condition.subset == "swap" and run.condition.swap_rule == "coherence":
+            return None, "questions not known: the swap chooses its leaves by their features"
+        try:
+            return count(dataset, run.condition), ""
+        except CrosstaxError as error:
+            return None, f"would fail: {error}"
+    missing = f"dataset {run.dataset} is not there" if run.dataset else "no dataset is given"
+    published = Questions.published(run.condition)
+    if published is None:
+        return None, f"{missing}: the number of questions is not known"
+    return published, f"{missing}: questions counted as in the paper's Tables 2 and 3 (THINGS, original labels)"
+
+
+def _sizes(run: Wanted, dataset: Dataset | None) -> tuple[Sizes | None, list[str]]:
+    notes = []
+    folder, problem = _local(run.lm)
+    shape = lm_shape(str(folder or run.lm))
+    if shape is None:
+        notes.append(f"LM {run.lm}{'' if folder or problem else ' is not there'}: its sizes are not known")
+    patches, width = _patches(run)
+    if run.features is None or not run.features.is_file():
+        missing = f"store {run.features} is not there" if run.features else f"no features of {run.encoder} are given"
+        notes.append(f"{missing}: sizes from the encoder's name" if patches else f"{missing}: sizes are not known")
+    if shape is None or not patches:
+        return None, notes
+    return Sizes(shape, patches, width, *text_tokens(run.condition, dataset)), notes
+
+
+def _cells(forecasts: Sequence[Forecast]) -> list[tuple[dict[str, Any], list[Forecast]]]:
+    """Runs that differ in seeds only, with the fields that tell their cell from the others."""
+    members: dict[tuple[Any, ...], list[Forecast]] = {}
+    for forecast in forecasts:
+        run = forecast.run
+        members.setdefault((run.encoder, run.lm, run.condition.model_copy(update=SEEDS)), []).append(forecast)
+    conditions = [condition.model_dump() for _, _, condition in members]
+    first = conditions[0]
+    varying = [name for name in first if name in SHOWN or any(fields[name] != first[name] for fields in conditions)]
+    return [
+        ({"encoder": encoder, "lm": lm} | {name: getattr(condition, name) for name in varying}, found)
+        for (encoder, lm, condition), found in members.items()
+    ]
+
+
+def _sum(forecasts: Sequence[Forecast]) -> dict[str, Any]:
+    """Runs, how many of them are `known`, and the sums of these: steps, tokens, operations, seconds (None: none)."""
+    known = [(f.run.condition, f.questions, f.cost, f.seconds) for f in forecasts if f.questions and f.cost]
+    total: dict[str, Any] = {"runs": len(forecasts), "known": len(known)}
+    if not known:
+        return total | dict.fromkeys(("steps", "tokens", "flops", "seconds"))
+    return total | {
+        "steps": sum(questions.steps(condition) for condition, questions, _, _ in known),
+        "tokens": round(sum(cost.tokens for _, _, cost, _ in known)),
+        "flops": float(f"{sum(cost.flops for _, _, cost, _ in known):.4g}"),
+        "seconds": round(sum(seconds or 0 for _, _, _, seconds in known), 3),
+    }
+
+
+def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset | None]) -> dict[str, int]:
+    """Bytes of feature stores, LM weights (16 bit), run directories, and of a checkpoint while its group trains.
+
+    Whatever is not known counts as nothing.
+    """
+    stores, lms = {}, {}
+    for forecast in forecasts:
+        run, sizes = forecast.run, forecast.sizes
+        if sizes is not None:
+            dataset = opened(run.dataset)
+            images = len(dataset.images) if dataset else sum(THINGS_IMAGES.values())
+            stores[run.dataset, run.features, run.encoder] = store_bytes(images, sizes.patches, sizes.width)
+            lms[run.lm] = 2 * sizes.lm.weights
+    costed = [(f.run.condition, f.questions, f.sizes) for f in forecasts if f.questions and f.sizes]
+    shares = sorted(checkpoint_bytes(condition, sizes) for condition, _, sizes in costed)
+    return {
+        "features": sum(stores.values()),
+        "models": sum(lms.values()),
+        "runs": sum(run_bytes(*each) for each in costed),
+        "checkpoint": sum(shares[-MAX_GROUP:]),
+    }
+
+
+def dry_run_probe(asked: ProbeTable, dataset: Path | None) -> dict[str, Any]:
+    """Forecast of a sweep of text-only probes: prompts of each LM, and operations where the LM's sizes are known."""
+    from engine.lm.probe import Probe, probe_pairs
+
+    opened = _open_dataset(dataset)
+    pairs = len(probe_pairs(opened, asked.negatives, asked.data_seed)) if opened else THINGS_PROBED
+    prompts = pairs * len(Probe().phrasings)
+    shapes = {name: lm_shape(name) for name in asked.lm}
+    return {
+        "lm": {
+            name: {"prompts": prompts, "flops": 2.0 * PROMPT_TOKENS * prompts * shape.weights if shape else None}
+            for name, shape in shapes.items()
+        },
+        "notes": [f"prompts of about {PROMPT_TOKENS} tokens"] + ([] if opened else ["pairs as published on THINGS"]),
+    }
+
+
+# Fields of a cell that have their place in the text, or say nothing beside it.
+TOLD = {
+    "encoder", "lm", "lm_init", "shuffle", "shuffled", "subset", "swap_rule", "ablation_kind", "ablation",
+    "removed_list", "runs", "known", "steps", "tokens", "flops", "seconds",
+}  # fmt: skip
+
+
+def dry_run_text(forecast: dict[str, Any]) -> str:
+    """Lines for people: under each encoder and LM one line for each kind of labels, its ablation levels together."""
+    rows: list[tuple[str, str, str]] = []
+    blocks: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for cell in forecast["cells"]:
+        models = f"{_last(cell['encoder'])} + {_last(cell['lm'])}"
+        blocks.setdefault(models, {}).setdefault(_what(cell), []).append(cell)
+    for models, kinds in blocks.items():
+        rows.append((models, "", ""))
+        rows += [(f"  {what}", _levels(cells), _numbers(cells)) for what, cells in kinds.items()]
+    rows.append(("all", "", _numbers([forecast["total"]])))
+    wide = [max((len(row[column]) for row in rows if row[2]), default=0) for column in (0, 1)]
+    lines = [f"{row[0]:<{wide[0]}}  {row[1]:<{wide[1]}}  {row[2]}".rstrip() for row in rows]
+    disk = {name: f"{size / 1e9:.2f} GB" for name, size in forecast["disk"].items()}
+    lines.append(
+        f"disk: features {disk['features']}, LM weights {disk['models']}, runs {disk['runs']}, and a checkpoint of at "
+        f"most {disk['checkpoint']} while a group trains"
+    )
+    for name, found in forecast["lms"].items():
+        checked = (
+            "passes the checks that need no weights" if found["checked"] else "not checked, it is not on this machine"
+        )
+        lines.append(f"LM {name}: " + (f"would fail: {found['problem']}" if found["problem"] else checked))
+    lines += [f"time: {rate['basis']}" for rate in forecast["rates"].values()]
+    return "\n".join([*lines, *(f"note: {note}" for note in forecast["notes"])])
+
+
+def _what(cell: dict[str, Any]) -> str:
+    """Weights, labels, and every other field in which cells differ and that means something here."""
+    if cell["subset"] == "swap":
+        labels = "hypernyms swapped" if cell["shuffle"] == "swap" else "swap control"
+    else:
+        labels = cell["shuffle"] if cell["shuffled"] == 100 else f"{cell['shuffle']} {cell['shuffled']} %"
+    rules = {"across_rule", "within_rule"} - {f"{cell['shuffle']}_rule"}
+    other = [f"{name} {value}" for name, value in cell.items() if name not in TOLD | rules]
+    weights = "random-init" if cell["lm_init"] == "random" else "pretrained"
+    return ", ".join([weights, labels, *other])
+
+
+def _levels(cells: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for kind, unit in (("random", "%"), ("systematic", "hypernyms")):
+        if levels := sorted({cell["ablation"] for cell in cells if cell["ablation_kind"] == kind}):
+            parts.append(f"{' '.join(map(str, levels))} {unit}")
+    return "ablated: " + ", ".join(parts)
+
+
+def _numbers(cells: Sequence[dict[str, Any]]) -> str:
+    runs, known, tokens, flops, seconds = (
+        sum(cell[name] or 0 for cell in cells) for name in ("runs", "known", "tokens", "flops", "seconds")
+    )
+    text = f"{runs:>4} runs"
+    if known:
+        text += f"  {tokens:.1e} tokens  {flops:.1e} FLOP  {duration(seconds):>10}"
+    if known < runs:
+        text += f"  ({runs - known} of them not known)"
+    return text
+
+
+def _last(name: str | None) -> str:
+    return (name or "?").rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,88 @@
+"""What can be said about an LM and a prompt before anything is loaded: no weights, no GPU, no network.
+
+A sweep asks before it queues a group, a dry run about whatever is on this machine.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cachegen.common.errors import ModelError, is_fault
+from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.store import FeatureStore
+from engine.design.condition import Condition
+from engine.lm.language_model import check_decoder, load_config, load_tokenizer, positions_of, resolve_lm, rows_of
+from engine.lm.prompts import PromptTokens, tokenise
+from engine.runs.planned import PlannedRun
+
+
+class Preflight:
+    """The checks, each carried out once for runs that have LM, prompt and data in common."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Any, Any] = {}
+
+    def problem(self, run: PlannedRun) -> BaseException | None:
+        """What is wrong with the LM or the prompt of a run's group; None if nothing is found."""
+        inputs, c = run.inputs, run.condition
+        try:
+            dataset = self._once(("dataset", inputs.dataset), lambda: load_dataset(inputs.dataset))
+            store = self._once(("store", inputs.features), lambda: FeatureStore.open(inputs.features))
+            self.check(self._once(("lm", inputs.lm), lambda: resolve_lm(inputs.lm)), c, dataset, store.patches.shape[1])
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            return error
+        return None
+
+    def check(self, folder: Path, condition: Condition, dataset: Dataset | None, patches: int | None) -> None:
+        """Raise what is wrong with the LM in `folder`, or with this prompt; what is None is left out."""
+        c = condition
+        prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no, c.supervise)
+        root = None if dataset is None else dataset.root
+        config = self._once(("config", folder), lambda: _decoder_config(folder))
+        tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
+        tokens = self._once(
+            ("tokens", folder, root, prompt), lambda: tokenise(c, tokenizer, _asked(dataset), rows_of(config))
+        )
+        _check_positions(folder, positions_of(config), tokens, patches)
+
+    def _once(self, key: Any, open_it: Any) -> Any:
+        """What is opened once; so is a failure known."""
+        if key not in self._opened:
+            try:
+                self._opened[key] = open_it()
+            except Exception as error:
+                self._opened[key] = error
+        if isinstance(found := self._opened[key], Exception):
+            raise found
+        return found
+
+
+def _asked(dataset: Dataset | None) -> list[tuple[str, str]]:
+    """Every (phrase, number) of a study; one that stands for any without a dataset."""
+    if dataset is None:
+        return [("a bird", "singular")]
+    asked = pd.concat([table[["phrase", "number"]] for table in (dataset.leaves, dataset.hypernyms)])
+    return list(asked.itertuples(index=False, name=None))
+
+
+def _decoder_config(folder: Path) -> Any:
+    config = load_config(folder)
+    check_decoder(config)
+    return config
+
+
+def _check_positions(folder: Path, most: int | None, tokens: PromptTokens, patches: int | None) -> None:
+    """Raise `ModelError` if the LM has too few positions.
+
+    Also for rotary positions, which can be computed beyond what an LM was trained for, but mean nothing there.
+    """
+    text = len(tokens.prefix) + int(tokens.lengths.max()) + (tokens.eos is not None)
+    needed = text + (patches or 0)
+    if most is not None and needed > most:
+        raise ModelError(
+            f"the LM in {folder} has {most:,} positions, and a question takes {needed:,}: {patches or 0:,} patches and "
+            f"{text:,} tokens of text; choose an LM with more, or an encoder with fewer patches"
+        )

@@ -1,0 +1,209 @@
+"""The [tune] table of a sweep file: what is searched, how, and what decides.
+
+    [tune]
+    trials = 24             how many settings are tried
+    batch = 8               so many at once, as one sweep; the next ones are chosen when these are over
+    sampler = "tpe"         or "random", or "grid": every combination of lists, the last field (by name) fastest
+    startup = 10            trials of tpe that are drawn at random before it learns from them
+    seed = 0
+    objective = "seen"      validation questions on leaves and seen hypernyms; "unseen" makes the study exploratory
+    prune = {epochs = [2, 4], keep = 0.5}
+
+    [tune.space]
+    learning_rate = {low = 1e-4, high = 1e-2, log = true}
+    batch = [32, 64]
+
+A trial is all runs that the rest of the file then means (a list of run seeds, say), and its value is their mean. With
+`prune` every trial is first trained for 2 epochs, the best half of all so far anew for 4, and the best half of those
+for as many as the file says: whole runs, each with its own learning-rate schedule, so nothing is judged in mid-course.
+"""
+
+import math
+from difflib import get_close_matches
+from itertools import product
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cachegen.common.errors import ConditionError
+from engine.design.condition import MOST_RUNS, PLACES, Condition
+from engine.sweeps.sweep_file import read_document
+
+Params = dict[str, Any]
+"""Values of the searched fields, in the order of their names."""
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return value
+
+
+Number = Annotated[int | float, PlainValidator(_number)]
+
+
+class Range(BaseModel):
+    """All numbers from low to high: integers where the field is one, every `step`-th, or evenly on a log scale."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: Number
+    high: Number
+    log: bool = False
+    step: Number | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low, {self.low}, is not below high, {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}, which has no logarithm; with log = true it must be above 0")
+        if self.log and self.step is not None:
+            raise ValueError("step and log exclude each other")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step is {self.step}; it must be above 0")
+        return self
+
+
+Entry = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[tuple[Any, ...], Tag("values")],
+    Discriminator(lambda entry: "range" if isinstance(entry, dict | Range) else "values"),
+]
+
+
+class Prune(BaseModel):
+    """Rungs below the whole training: `epochs` of each, and the share of trials that goes on from one to the next."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: tuple[Annotated[int, Field(ge=1, strict=True)], ...] = Field(min_length=1)
+    keep: float = Field(0.5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError("epochs do not rise; write the shortest training first, [1, 2, 4]")
+        return self
+
+
+class TuneTable(BaseModel):
+    """The [tune] table; `space`: field -> range or choices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trials: int | None = Field(None, ge=1, strict=True, description="None: all of a grid")
+    batch: int = Field(4, ge=1, strict=True)
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    startup: int = Field(10, ge=1, strict=True)
+    seed: int = Field(0, ge=0, strict=True)
+    objective: Literal["seen", "unseen"] = "seen"
+    prune: Prune | None = None
+    space: dict[str, Entry] = Field(min_length=1)
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _in_order(cls, space: Any) -> Any:
+        """Fields by name, so that the order in the file moves nothing."""
+        if not isinstance(space, dict):
+            raise ValueError("no table; write [tune.space] with a line for each searched field")
+        for name, values in space.items():
+            if not isinstance(values, dict | list | tuple):
+                raise ValueError(f"{name}: neither a list of values nor a range such as {{low = 1e-4, high = 1e-2}}")
+        return dict(sorted(space.items()))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, values in self.space.items():
+            _check_entry(name, values)
+        ranges = [name for name, values in self.space.items() if isinstance(values, Range)]
+        if self.sampler == "grid" and ranges:
+            raise ValueError(f"a grid needs a list of values for {ranges[0]}, no range")
+        sizes: list[int] = [len(values) for values in self.space.values() if isinstance(values, tuple)]
+        if self.sampler == "grid" and math.prod(sizes) > MOST_RUNS:
+            raise ValueError(f"space: more than {MOST_RUNS:,} combinations; shorten its lists")
+        for name in ("trials", "batch", "startup"):
+            if (getattr(self, name) or 0) > MOST_RUNS:
+                raise ValueError(f"{name} is larger than {MOST_RUNS:,}")
+        if self.sampler != "grid" and self.trials is None:
+            raise ValueError("trials is missing; say how many settings to try")
+        if self.prune and "epochs" in self.space:
+            raise ValueError("prune shortens epochs, so that they cannot be searched too")
+        return self
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether answers on unseen hypernyms decide, so that no later result on them is confirmatory."""
+        return self.objective == "unseen"
+
+    @property
+    def cells(self) -> list[Params]:
+        """All combinations of lists."""
+        return [dict(zip(self.space, cell, strict=True)) for cell in product(*self.space.values())]
+
+    @property
+    def count(self) -> int:
+        """Number of trials."""
+        limit = self.trials or math.inf
+        return int(min(limit, len(self.cells)) if self.sampler == "grid" else limit)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this study, as JSON values; a study may be given more trials later."""
+        return self.model_dump(mode="json", exclude={"trials"})
+
+    @property
+    def extremes(self) -> list[Params]:
+        """Settings to check before anything runs: the first values, then each other value that bounds a field."""
+        ends = {
+            name: (values.low, values.high) if isinstance(values, Range) else values
+            for name, values in self.space.items()
+        }
+        first = {name: values[0] for name, values in ends.items()}
+        return [first, *(first | {name: value} for name, values in ends.items() for value in values[1:])]
+
+
+def read_tune(source: Any, name: str, **changes: Any) -> TuneTable:
+    """The [tune] table of a sweep file or preset, `changes` made to it. Raises `ConditionError` naming the field."""
+    document = read_document(source)
+    table = document.get("tune")
+    if not isinstance(table, dict):
+        raise ConditionError(f"{name} has no [tune] table; `crosstax presets tune` prints an example")
+    try:
+        return TuneTable.model_validate(table | changes)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"] if part not in ("range", "values"))
+        message = problem["msg"].removeprefix("Value error, ")
+        raise ConditionError(f"{name}: [tune]: {field + ': ' if field else ''}{message}; correct this field") from None
+
+
+def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:
+    """Raise ValueError for a name that is no field, and for values that a search cannot take."""
+    known = [*Condition.model_fields, *PLACES]
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(known)}"
+        raise ValueError(f"space.{name}: no field of a condition; {hint}")
+    if isinstance(values, tuple):
+        if not values:
+            raise ValueError(f"space.{name}: empty; list the values to try")
+        if len(set(map(repr, values))) < len(values):
+            raise ValueError(f"space.{name}: a value stands twice")
+        if not all(isinstance(value, bool | int | float | str) for value in values):
+            raise ValueError(f"space.{name}: a value is neither number, text nor true or false")
+        return
+    kind = Condition.model_fields[name].annotation if name in Condition.model_fields else str
+    if kind not in (int, float):
+        raise ValueError(f"space.{name}: no number; list its values instead of a range")
+    if kind is int and not all(isinstance(value, int) for value in (values.low, values.high, values.step or 1)):
+        raise ValueError(f"space.{name}: counts in whole numbers; write low, high and step without a point")

@@ -1,0 +1,99 @@
+"""What a step holds: the order of training questions, and their packing into one row.
+
+A batch counts (image, question) pairs in both orders, so that the number of steps and the schedule do not
+depend on the order: `pairs` draws questions at random (the paper), `images` draws images and takes their
+questions together, which is when sharing pays most.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cachegen.common.rng import generator
+from engine.lm.prefix_sharing import Layout
+
+
+@dataclass(frozen=True)
+class QuestionArrays:
+    """A run's questions as arrays of length N: image number, row of the suffix table, answer."""
+
+    image: np.ndarray
+    suffix: np.ndarray
+    answer: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "QuestionArrays":
+        return QuestionArrays(self.image[rows], self.suffix[rows], self.answer[rows])
+
+
+def n_batches(questions: int, batch: int) -> int:
+    """Steps of one epoch."""
+    return -(-questions // batch)
+
+
+def epoch_batches(image: np.ndarray, order: str, batch: int, run_seed: int, epoch: int) -> list[np.ndarray]:
+    """Row numbers of each batch of one epoch; every row of `image` (N,) occurs once."""
+    rng = generator(run_seed, "order", epoch)
+    if order == "pairs":
+        rows = rng.permutation(len(image))
+    else:
+        rank = np.empty(image.max() + 1, dtype=np.int64)
+        present = np.unique(image)
+        rank[rng.permutation(present)] = np.arange(len(present))
+        rows = np.argsort(rank[image], kind="stable")
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """Questions of one or several runs, packed into one row.
+
+    An *item* is one image of one run. Items are listed run by run (`items[r]`: image numbers of run r), the row
+    holds them sorted by their number of questions: `place` (I,) says which listed item stands where. `question` (Q,)
+    are the positions of the row's questions in the arrays they came from, `run` (Q,) their runs.
+    """
+
+    layout: Layout
+    items: list[np.ndarray]
+    place: torch.Tensor
+    question: np.ndarray
+    run: np.ndarray
+
+
+def pack(image: np.ndarray, run: np.ndarray, n_runs: int, prefix: int, suffix: int, max_tokens: int) -> list[PackedRow]:
+    """Pack questions, given by image and run, (Q,) each, into as few rows of `max_tokens` as they fill.
+
+    An image whose own questions exceed `max_tokens` has a row to itself.
+    """
+    pairs, item_of_question, counts = np.unique(np.stack([run, image]), axis=1, return_inverse=True, return_counts=True)
+    order = np.argsort(counts, kind="stable")  # equal counts stay in (run, image) order
+    costs = np.cumsum(prefix + suffix * counts[order])
+    rows, start = [], 0
+    while start < len(order):
+        spent = costs[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(costs, spent + max_tokens, side="right")))
+        rows.append(_row(pairs, item_of_question, counts, order[start:stop], n_runs, prefix, suffix))
+        start = stop
+    return rows
+
+
+def _row(
+    pairs: np.ndarray,
+    item_of_question: np.ndarray,
+    counts: np.ndarray,
+    chosen: np.ndarray,
+    n_runs: int,
+    prefix: int,
+    suffix: int,
+) -> PackedRow:
+    values, sizes = np.unique(counts[chosen], return_counts=True)
+    layout = Layout(tuple(zip(sizes.tolist(), values.tolist(), strict=True)), prefix, suffix)
+    listed = np.argsort(pairs[0, chosen], kind="stable")  # run by run
+    items = [pairs[1, chosen[listed]][pairs[0, chosen[listed]] == number] for number in range(n_runs)]
+    place = np.empty(len(chosen), dtype=np.int64)
+    place[listed] = np.arange(len(chosen))
+    rank = np.full(pairs.shape[1], len(chosen))
+    rank[chosen] = np.arange(len(chosen))
+    by_item = np.argsort(rank[item_of_question], kind="stable")
+    question = by_item[: layout.questions]
+    return PackedRow(layout, items, torch.from_numpy(place), question, pairs[0, item_of_question[question]])

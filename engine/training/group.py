@@ -1,0 +1,252 @@
+"""One lockstep group: from question tables to finished run directories."""
+
+import errno
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.markup import escape
+
+from cachegen.common.device import emulated
+from cachegen.common.errors import CrosstaxError, RunError, WriteError, is_fault
+from cachegen.common.files import FULL
+from cachegen.common.progress import console, progress_bar
+from cachegen.data.dataset import Dataset, load_dataset
+from engine.design.condition import SCHEMA
+from engine.design.questions import build_questions, count_questions
+from engine.lm.language_model import FrozenLM, load_lm, resolve_lm
+from engine.lm.projector import Projector, new_projector
+from engine.lm.prompts import PromptTokens, tokenise
+from engine.lm.shape import lm_shape
+from engine.runs.directory import RunDirectory
+from engine.runs.finished import features_of
+from engine.runs.places import absolute_places
+from engine.runs.planned import Execution, PlannedRun
+from engine.training.batches import QuestionArrays
+from engine.training.evaluation import evaluate
+from engine.training.features import Features
+from engine.training.held_signals import held_signals
+from engine.training.loop import TrainingRun, train_group
+from engine.training.tracking import tracking
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all runs of a group have in common."""
+
+    dataset: Dataset
+    features: Features
+    lm: FrozenLM
+    tokens: PromptTokens
+
+    def arrays(self, questions: pd.DataFrame) -> QuestionArrays:
+        """A question table as the engine reads it."""
+        asked = zip(questions["phrase"], questions["number"], strict=True)
+        suffix = np.array([self.tokens.rows[question] for question in asked], dtype=np.int64)
+        return QuestionArrays(questions["image"].to_numpy(), suffix, questions["answer"].to_numpy())
+
+
+class Opener:
+    """Opens what groups share, and keeps the last dataset, features and LM for the next group that needs them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._features: tuple[Any, Any] = (None, None)
+        self._lm: tuple[Any, Any] = (None, None)
+
+    def check_device(self) -> None:
+        """Raise `DeviceLostError` if the device does nothing any more, as after an illegal access to its memory."""
+        try:
+            torch.zeros(1, device=self.device).add_(1).item()
+        except RuntimeError as error:
+            raise DeviceLostError(
+                f"{self.device} does not answer this process any more ({' '.join(str(error).split())[:100]}); the same "
+                "command goes on with the other runs"
+            ) from None
+
+    def open(self, run: PlannedRun) -> Shared:
+        """Dataset, features, LM and prompt of a run's group."""
+        dataset, features = self._open_features(run)
+        lm = self._open_lm(run)
+        asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
+        tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None), lm.rows)
+        return Shared(dataset, features, lm, tokens)
+
+    def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
+        key = (run.inputs.dataset, run.inputs.features)
+        if self._features[0] != key:
+            self._features = (None, None)  # freed before the next are read: two may not fit
+            dataset = load_dataset(run.inputs.dataset)
+            self._features = (key, (dataset, self._read_features(run, dataset)))
+        return self._features[1]
+
+    def _read_features(self, run: PlannedRun, dataset: Dataset) -> Features:
+        shape = lm_shape(run.inputs.lm)
+        weights = shape.weights * getattr(torch, run.condition.dtype).itemsize if shape else 0
+        return Features(run.inputs.features, list(dataset.images["key"]), self.device, reserved=weights)
+
+    def _open_lm(self, run: PlannedRun) -> FrozenLM:
+        c = run.condition
+        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+        if self._lm[0] != key:
+            self._lm = (None, None)
+            if slow := emulated(self.device, c.dtype):
+                console.print(f"warning: {slow}", soft_wrap=True, highlight=False)
+            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
+        return self._lm[1]
+
+
+def run_group(
+    members: list[PlannedRun],
+    directories: list[RunDirectory],
+    shared: Shared,
+    checkpoint: Path,
+    max_tokens: int,
+    execution: Execution,
+) -> None:
+    """Train a group from its checkpoint if there is one, evaluate each of its runs, and declare them done.
+
+    A run without a question table is marked FAILED and takes no part. One that cannot be evaluated is marked too, and
+    the group's checkpoint is kept for it. Raises what concerns the whole group.
+    """
+    runs, tables = [], []
+    for member, folder in zip(members, directories, strict=True):
+        directory = replace(folder, sealed=folder.done)
+        try:
+            questions = _questions(member, shared)
+            train = questions[questions["split"] == "train"]
+            run = TrainingRun(directory, member.condition, shared.arrays(train), make_projector(member, train, shared))
+        except BaseException as error:
+            if concerns_all(error, checkpoint.parent) or out_of_memory(error) or directory.sealed:
+                raise
+            fail(directory, error)
+            continue
+        places = absolute_places(directory.path, member.inputs, member.encoder)
+        directory.begin(_config(member, questions, shared), questions, places)
+        runs.append(run)
+        tables.append(questions)
+    if not runs:
+        return
+    started = time.perf_counter()
+    steps = max(run.steps for run in runs)
+    with (
+        held_signals() as held,
+        progress_bar(f"train {len(runs)} runs", steps, "steps") as advance,
+        tracking(execution.track, [run.directory for run in runs]) as logged,
+    ):
+        train_group(
+            runs,
+            shared.lm,
+            shared.features,
+            shared.tokens,
+            checkpoint,
+            max_tokens=max_tokens,
+            checkpoint_seconds=execution.checkpoint_seconds,
+            advance=advance,
+            logged=logged,
+            held=held,
+        )
+    trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
+    asked = [questions[questions["split"] != "train"] for questions in tables]
+    with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:
+        for run, questions in zip(runs, asked, strict=True):
+            if run.directory.over:
+                continue
+            try:
+                _finish(run, questions, shared, max_tokens, trained, advance)
+            except BaseException as error:
+                if concerns_all(error, checkpoint.parent) or out_of_memory(error):
+                    raise
+                fail(run.directory, error, resume=True)
+    if not any(run.directory.again("resume") for run in runs):
+        checkpoint.unlink(missing_ok=True)
+
+
+def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
+    """A run's question table; raises what `build_questions` raises, and `RunError` if nothing is to be trained on."""
+    features = shared.features
+    pooled = features.pooled_patches() if run.condition.subset == "swap" else None
+    questions = build_questions(shared.dataset, run.condition, features.unreadable, pooled)
+    if not (questions["split"] == "train").any():
+        raise RunError(f"{run.id}: no training question is left; give the leaves more images")
+    return questions
+
+
+def fail(directory: RunDirectory, reason: str | BaseException, **again: bool) -> None:
+    """Record that a run ended without usable results (see `RunDirectory.fail`), and say so."""
+    directory.fail(reason, **again)
+    console.print(f"[red]failed[/]: {directory.path.name}: {escape(directory.reason)}", highlight=False, soft_wrap=True)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether something was too large for the device or the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def concerns_all(error: BaseException, out: Path) -> bool:
+    """Whether an error is no run's or group's own: Ctrl-C and its like, or a sweep folder that cannot be written."""
+    if isinstance(error, OSError):
+        inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(out)
+        return inside or error.errno in (*FULL, errno.EROFS, errno.EMFILE, errno.ENFILE)
+    return isinstance(error, WriteError) or not is_fault(error)
+
+
+class DeviceLostError(CrosstaxError):
+    """A GPU that does not answer this process any more; another process may find it sound."""
+
+
+def make_projector(run: PlannedRun, train: pd.DataFrame, shared: Shared) -> Projector:
+    """Untrained projector of a run; `train` are its training questions, whose images give the statistics."""
+    c = run.condition
+    return new_projector(
+        (shared.features.width, shared.lm.width),
+        shared.lm.dtype,
+        "shared" if c.shared_initial_weights else c.run_seed,
+        shared.features.statistics(train["image"].unique()) if c.standardise else None,
+        shared.lm.embedding_rms if c.output_scale == "embedding_rms" else None,
+        c.projector_layers,
+    ).to(shared.lm.device)
+
+
+def _finish(
+    run: TrainingRun,
+    questions: pd.DataFrame,
+    shared: Shared,
+    max_tokens: int,
+    trained: dict[str, Any],
+    advance: Callable[[int], None],
+) -> None:
+    """Evaluate one trained run and write its results, or record that it diverged."""
+    directory = run.directory
+    if not all(parameter.isfinite().all() for parameter in run.projector.parameters()):
+        fail(directory, "the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
+        return
+    started = time.perf_counter()
+    arrays = shared.arrays(questions)
+    answers = evaluate(
+        run.projector, shared.lm, shared.features, shared.tokens, arrays, max_tokens=max_tokens, advance=advance
+    )
+    answers.insert(0, "question", questions["question"].to_numpy())
+    directory.write_projector(run.projector)
+    directory.write_table("predictions.parquet", answers)
+    evaluated = {"stage": "evaluate", "seconds": time.perf_counter() - started, "questions": len(questions)}
+    directory.append_timing(trained, evaluated)
+    directory.finish()
+
+
+def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "run_id": run.id,
+        "condition": {"encoder": run.encoder, "lm": run.inputs.lm, **run.condition.model_dump()},
+        "digests": run.digests,
+        "paths": json.loads(run.inputs.model_dump_json()),
+        "store": features_of(shared.features.store),
+        "counts": count_questions(questions),
+    }

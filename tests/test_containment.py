@@ -24,8 +24,8 @@ from engine.sweeps.executors.local import local
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import UnplannedError, run_sweep
 from engine.sweeps.timing import read_events
-from engine.training.loop import group
-from engine.training.loop import loop as training
+from engine.training import group
+from engine.training import loop as training
 
 ALONE = Execution(device="cpu", group_size=1)
 EVERY_STEP = replace(ALONE, checkpoint_seconds=0.0)
@@ -338,7 +338,7 @@ class Hook:
     def find_spec(self, name, path=None, target=None):
         if name == "engine.sweeps.executors.local" and self in sys.meta_path:
             sys.meta_path.remove(self)
-            from engine.training.loop import group
+            from engine.training import group
             load_lm = group.load_lm
             def deadly(folder, *rest):
                 if (folder / "deadly").exists():

@@ -38,8 +38,8 @@ from analysis.figures.style import DOUBLE, ENCODER_LOOKS, LOOKS, SMALL, STYLE, D
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes
 from analysis.published import HYPERNYMS_PER_LEAF, published_hypernyms, published_rows
+from analysis.report import files as study_files
 from analysis.report.files import write_study
-from analysis.report.report import study_files
 from analysis.study import Study, measure
 from cachegen.things.names import HYPERNYMS
 
@@ -217,7 +217,7 @@ def test_a_systematic_curve_ends_with_all_hypernyms(things: tuple[World, Study],
     assert list(rings.index) == [10, 20, 30, 40, 53]
     assert (rings[10], rings[53]) == (73.19, 74.14)
     removed = only(figure, "published pretrained original removed", "Systematic: held-out")
-    assert removed["y"].tolist() == pytest.approx([47.2, 48.3, 63.6, 65.2], abs=0.11)  # EXPERIMENT section 3
+    assert removed["y"].tolist() == pytest.approx([47.2, 48.3, 63.6, 65.2], abs=0.11)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The paper's mixed models from the release's own files (EXPERIMENT section 8: R 4.2, lme4 1.1-31, lmerTest 3.1-3)."""
+"""The paper's mixed models from the release's own files (recomputed with R 4.2, lme4 1.1-31, lmerTest 3.1-3)."""
 
 import time
 

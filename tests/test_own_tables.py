@@ -20,10 +20,10 @@ from analysis.conditions import label_runs, seed_units, shown_runs
 from analysis.figures.contents import Figures
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes
+from analysis.report import files as study_files
+from analysis.report import files as tables_module
 from analysis.report.dictionary import CAPTIONS, SETTING, describe_columns
 from analysis.report.files import study_tables, write_tables
-from analysis.report.report import study_files
-from analysis.report.report import tables as tables_module
 from analysis.report.summary import essentials, overview
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.means import FEW_EACH, OVER

@@ -464,7 +464,7 @@ def test_it_takes_less_than_a_minute(reference):
     ],
 )
 def test_the_published_statistics(reference, id, value, tolerance, n, agrees):
-    """EXPERIMENT section 8 (R, lme4 and lmerTest on the same files), section 3 for the removed hypernyms."""
+    """Recomputed with R, lme4 and lmerTest on the same files."""
     claim = recomputed(reference[0], id)
     assert claim["recomputed"] == pytest.approx(value, abs=tolerance)
     assert (claim["n"], claim["agrees"]) == (n, agrees)

@@ -28,8 +28,8 @@ from engine.sweeps.plan_file import read_plan
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import append_event, checkpoint_step, read_events
-from engine.training.loop import group
-from engine.training.loop import loop as training
+from engine.training import group
+from engine.training import loop as training
 
 CPU = Execution(device="cpu")
 
@@ -436,7 +436,7 @@ def test_ctrl_c_during_extraction_keeps_what_is_encoded(inputs, whole, tmp_path,
 
 
 def test_ctrl_c_during_evaluation_leaves_no_file(inputs, whole, tmp_path):
-    from engine.training.loop import evaluation
+    from engine.training import evaluation
 
     words = evaluating(inputs, tmp_path)
     stop = lambda: on_call(evaluation, "prompt_row", 1, signal.SIGINT)  # noqa: E731

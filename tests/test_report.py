@@ -16,8 +16,9 @@ from synthetic_sweep import CELLS, World, id_of, mark_done, write_sweep
 from analysis import inputs as inputs_module
 from analysis.figures.contents import FIGURES, Figures
 from analysis.predictions import load_sweep
+from analysis.report import files as study_files
 from analysis.report.files import analyze
-from analysis.report.report import study_files, write_report
+from analysis.report.report import write_report
 
 WORLD = World(families=4, per_leaf=12)
 SECONDS = {"world": 98.7, "train": 120.0}

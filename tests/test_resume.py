@@ -16,8 +16,8 @@ from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import read_events
-from engine.training.loop import checkpoint, group
-from engine.training.loop import loop as training
+from engine.training import checkpoint, group
+from engine.training import loop as training
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)
 CPU = Execution(device="cpu")

@@ -18,8 +18,8 @@ from engine.sweeps.plan_file import read_plan
 from engine.sweeps.status import lock_holder, status_text, sweep_status
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import append_event
-from engine.training.loop import group
-from engine.training.loop import loop as training
+from engine.training import group
+from engine.training import loop as training
 
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0, group_size=2)
 IMPOSSIBLE = {"ablation_kind": "systematic", "ablation": 10}

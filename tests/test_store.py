@@ -175,7 +175,7 @@ def test_killed_writer_leaves_a_readable_store(path: Path) -> None:
     whole = fill(path.with_name("whole.h5"), range(4), range(4, 8), range(8, 10))
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent / "support")!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent / "support")!r}]
 from test_store import *
 fdatasync, calls = os.fdatasync, iter(range(99))
 os.fdatasync = lambda handle: os.kill(os.getpid(), signal.SIGKILL) if next(calls) == 2 else fdatasync(handle)
@@ -226,7 +226,7 @@ def other_writer(path: Path, part: tuple[int, int] | None) -> Iterator[subproces
     """Another process that holds `part` of the store and has written nothing yet."""
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent / "support")!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent / "support")!r}]
 from test_store import *
 with open_writer(Path(sys.argv[1]), KEYS, P, D, attributes(), {part}):
     print("held", flush=True)

@@ -23,8 +23,8 @@ from engine.sweeps.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, choose_sizes
 from engine.sweeps.plan_file import read_plan
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import read_events
-from engine.training.loop import group
-from engine.training.loop import loop as training
+from engine.training import group
+from engine.training import loop as training
 
 CPU = Execution(device="cpu")
 IMPOSSIBLE = {"ablation_kind": "systematic", "removed_list": "published", "ablation": 10}

@@ -14,8 +14,8 @@ from engine.runs.directory import HASHED
 from engine.runs.planned import Execution
 from engine.sweeps.executors.local import local
 from engine.sweeps.sweep import run_sweep
-from engine.training.loop import loop as training
-from engine.training.loop import tracking
+from engine.training import loop as training
+from engine.training import tracking
 
 BOTH = ("tensorboard", "wandb")
 
@@ -165,7 +165,7 @@ def test_killed_and_resumed_shows_each_step_once(runs, tmp_path, monkeypatch):
 
 def test_what_was_trained_is_shown_when_only_evaluation_is_left(runs, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    from engine.training.loop import group
+    from engine.training import group
 
     with monkeypatch.context() as patch:
         patch.setattr(group, "evaluate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -21,10 +21,10 @@ from engine.lm.prompts import PromptTokens
 from engine.runs.directory import HASHED
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
+from engine.training import features
+from engine.training import loop as training
 from engine.training.batches import QuestionArrays, epoch_batches
 from engine.training.features import Features
-from engine.training.loop import features
-from engine.training.loop import loop as training
 
 CPU = Execution(device="cpu")
 

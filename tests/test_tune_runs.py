@@ -27,7 +27,7 @@ from engine.sweeps.tune.objective import decisive
 from engine.sweeps.tune.record import Record, read_record
 from engine.sweeps.tune.study import run_tune
 from engine.sweeps.tune.table import TuneTable
-from engine.training.loop import group
+from engine.training import group
 
 CPU = Execution(device="cpu")
 EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)

@@ -1,4 +1,4 @@
-"""Scores of the text-only probe: what the LM alone knows of each hypernym (EXPERIMENT section 5).
+"""Scores of the text-only probe: what the LM alone knows of each hypernym.
 
 Three ways to take a mean, because the paper's numbers are not those of the image side:
 - `f1`: macro F1 per hypernym over the questions that *ask about it*, as for questions about images; then the mean.

@@ -1,4 +1,4 @@
-"""What the held-out scores of a run are measured against, on exactly its questions (EXPERIMENT section 9).
+"""What the held-out scores of a run are measured against, on exactly its questions.
 
 - `knn` and `knn_whitened`, the control without an LM, in the two spaces of `scores.neighbours`: the share of an
   image's nearest training images *of other leaves* whose label is of the hypernym. It knows the taxonomy of all other

@@ -1,4 +1,4 @@
-"""95 % intervals for a mean over seeds and categories, both of them samples (EXPERIMENT sections 5 and 9).
+"""95 % intervals for a mean over seeds and categories, both of them samples.
 
 A cell's F1 is a table seeds x categories with crossed effects: a seed moves all categories at once, a category all
 seeds. Resampling single values would treat them as independent and give far too narrow an interval. Two ways:

@@ -1,4 +1,4 @@
-"""Mixed models on a study's own runs, one function per question (the paper's own: EXPERIMENT section 8).
+"""Mixed models on a study's own runs, one function per question (the paper's own among them).
 
 All are of held-out test F1 per run and hypernym, in points, over the runs of the headline, fitted as lme4 and lmerTest
 do. Two conditions are coded +0.5 and -0.5, so that an estimate is the difference between them; coherence counts in

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Ends of training and validation as shares of a leaf's images, rounded down (EXPERIMENT section 2).
+# Ends of training and validation as shares of a leaf's images, rounded down, as in the release.
 TRAIN_END, VALIDATION_END = 0.70, 0.75
 
 

@@ -44,7 +44,7 @@ class Condition(BaseModel):
     lm_seed: int = Field(0, ge=0, description="weights of a randomly initialised LM; unused when pretrained")
     dtype: Literal["float32", "bfloat16"] = "float32"
 
-    # Questions (EXPERIMENT sections 2 and 3)
+    # Questions (paper sections 2 and 3)
     shuffle: Literal["original", "across", "within", "swap"] = "original"
     across_rule: Literal["paper", "disjoint"] = "paper"
     within_rule: Literal["paper", "deranged", "release"] = "deranged"

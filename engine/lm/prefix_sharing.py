@@ -1,4 +1,4 @@
-"""One forward pass for all questions about an image (DESIGN, idea 2), in any Hugging Face causal LM.
+"""One forward pass for all questions about an image, in any Hugging Face causal LM.
 
 A step is packed into one row, [all prefixes | all suffixes]. Only the attention function knows about
 images: it cuts the row by indexing, lets prefixes attend causally to themselves, and each suffix to its

@@ -1,4 +1,4 @@
-"""The text-only hypernymy probe (EXPERIMENT section 5): does the LM know, without images, that a crow is a bird?
+"""The text-only hypernymy probe: does the LM know, without images, that a crow is a bird?
 
 It is asked about every positive (leaf, hypernym) pair and about negatives, in several phrasings, and the next-token
 logits of the two answers are saved. A plain forward does, so any causal LM can be probed, also those that cannot share

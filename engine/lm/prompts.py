@@ -1,4 +1,4 @@
-"""Prompts as tokens: text before the image, then after it, and the two answers (EXPERIMENT section 4).
+"""Prompts as tokens: text before the image, then after it, and the two answers (paper section 3.2, and the release).
 
 The whole text is tokenised first and cut at the image afterwards, because BPE merges depend on what
 follows; each answer is tokenised together with its prompt for the same reason.

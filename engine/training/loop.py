@@ -1,4 +1,4 @@
-"""Lockstep training (DESIGN, idea 4): runs that share encoder and LM train side by side in one row per step.
+"""Lockstep training: runs that share encoder and LM train side by side in one row per step.
 
 Each run keeps its own projector, question order, number of steps, schedule, clipping and loss; the LM sees one
 packed row of all of them. Runs never meet in a reduction, so one that diverges leaves the others' bytes alone.

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo
 unexport PYTHONDONTWRITEBYTECODE  # else torch and transformers would be compiled anew at each import: half a minute
 
-.PHONY: help setup demo test tests lint format lock bench clean
+.PHONY: help setup demo test tests quick lint format lock bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,11 @@ test: setup ## run the tests, the linter and the type checker
 
 tests: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+quick: setup ## ruff, and the tests to run before a commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest --quick --exitfirst --numprocesses 2 --dist loadfile
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

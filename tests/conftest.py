@@ -23,6 +23,24 @@ hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("same")
 
 
+# Files that run whole studies, many commands or figures: `--quick` (of `make quick`) leaves them out.
+LONG = {
+    *("ask", "bad_input_data", "bad_input_runs", "bench", "bench_extraction", "cli", "containment", "curves", "demo"),
+    *("docs", "executors", "export", "extract", "extraction_tasks", "figures", "fuzz", "kill", "lm_families"),
+    *("lm_folders", "microworld", "moved_runs", "offline", "own_dataset", "own_models", "own_tables", "page"),
+    *("page_browser", "probe", "ray", "reanalyze", "reliability", "replicate", "report", "resume", "same_bytes"),
+    *("same_pictures", "surroundings", "sweep", "system", "things", "tracking", "tune_runs", "wheel", "yardsticks"),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="only tests that take moments each")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.option.quick and collection_path.stem.removeprefix("test_") in LONG else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     import torch

@@ -118,10 +118,14 @@ class NotDrawnError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A figure, ready for a page and for files.
+    """A figure with its texts, ready for a page and for files. All texts are plain text.
 
-    title: what it shows. caption: how to read it. alt: what it says, in words and numbers, for those who cannot see
-    it. paper: the figure of the paper that it is ("Figure 4"), empty where the paper has none. All are plain text.
+    Attributes:
+        figure: The matplotlib figure.
+        title: What it shows.
+        caption: How to read it.
+        alt: What it says, in words and numbers, for readers who cannot see it.
+        paper: The paper's figure that it repeats ("Figure 4"); empty if there is none.
     """
 
     figure: Figure

@@ -273,7 +273,7 @@ def padded(values: pd.Series, share: float) -> tuple[float, float]:
 
 
 def ticks_apart(levels: Iterable[float], share: float) -> list[float]:
-    """Those of `levels` whose labels have room: at least `share` of the whole range apart, the last one always."""
+    """Those of `levels` whose labels fit: at least `share` of the whole range apart, the last one always."""
     ordered = sorted(levels, reverse=True)
     room = share * (ordered[0] - ordered[-1])
     chosen = ordered[:1]

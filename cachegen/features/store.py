@@ -274,7 +274,7 @@ def row_checksum(key: str, parts: Sequence[np.ndarray]) -> int:
 def in_threads(work: Callable[[int], Result], count: int, advance: Callable[[int], None] | None = None) -> list[Result]:
     """`work` of 0, ..., count - 1, by threads where there is enough of it: checksums, copies and reads free the GIL.
 
-    `advance(n)` is told of what is done.
+    `advance(n)` is called with the number of finished items.
     """
 
     def take(block: range) -> list[Result]:
@@ -382,7 +382,7 @@ def _offset(file: h5py.File, name: str, dtype: str, size: int) -> int:
 
 
 def times_path(path: Path) -> Path:
-    """What a store last saw of its pictures' files, beside it; see `cachegen.features.same_pictures`."""
+    """The file beside a store that records when its images were last checked; see `cachegen.features.same_pictures`."""
     return path.with_name(f"{path.name}.times")
 
 

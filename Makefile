@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo
 unexport PYTHONDONTWRITEBYTECODE  # else torch and transformers would be compiled anew at each import: half a minute
 
-.PHONY: help setup demo test tests quick lint format lock bench clean
+.PHONY: help setup demo test tests quick lint format docs lock bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,9 @@ format: setup ## let ruff rewrite the code in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: setup ## build the documentation and the API pages in site/
+	$(BIN)/mkdocs build --strict --site-dir site
+
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate --quiet --upgrade --output-file requirements.lock
 
@@ -50,5 +53,5 @@ bench: setup ## time the engine against the naive loop on this machine
 	$(BIN)/crosstax bench
 
 clean: ## remove the environment and everything built (worlds in the user cache stay)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The `crosstax` command: one verb for each stage, from `commands/`.
+"""The `crosstax` command: its subcommands, from `commands/`, in the panels that `--help` shows.
 
 Heavy libraries are imported inside the commands, so that `--help` answers at once. Human output goes to
 stderr; with --json the last line on stdout is one JSON object.
@@ -9,6 +9,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from commands.data import data_things, extract, stats
 from commands.machine import bench, doctor
@@ -21,48 +22,49 @@ from commands.study import demo, world, world_replicate
 from commands.tune import tune
 from commands.usage import run
 
+PANELS = {
+    "Prepare": (extract, stats),
+    "Run": (demo, train, sweep, tune, presets, status, probe),
+    "Look": (analyze, report, reanalyze, evaluate, ask),
+    "Take away": (export,),
+    "Machine": (doctor, bench),
+}
+
+
+class InOrder(TyperGroup):
+    """The commands in the order of the panels; Typer would list the groups `data` and `world` last."""
+
+    def list_commands(self, _context: typer.Context) -> list[str]:  # type: ignore[override]
+        names = [command.__name__ for commands in PANELS.values() for command in commands]
+        return ["data", "world", *names]
+
+
 app = typer.Typer(
     name="crosstax",
+    cls=InOrder,
     help="Ask what a frozen language model knows about images that it was never told.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make a dataset folder from published data.", no_args_is_help=True)
+data_app = typer.Typer(help="Make a dataset folder from published images.", no_args_is_help=True)
 data_app.command("things")(data_things)
 world_app = typer.Typer()
 world_app.callback(invoke_without_command=True)(world)
 world_app.command("replicate")(world_replicate)
-app.add_typer(data_app, name="data")
-app.add_typer(world_app, name="world")
-for command in (
-    demo,
-    extract,
-    stats,
-    train,
-    presets,
-    sweep,
-    tune,
-    status,
-    evaluate,
-    ask,
-    export,
-    probe,
-    analyze,
-    reanalyze,
-    report,
-    doctor,
-    bench,
-):
-    app.command()(command)
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(data_app, name="data", rich_help_panel="Prepare")
+app.add_typer(world_app, name="world", rich_help_panel="Prepare")
 
 
 @app.callback()
 def common(
     _debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Download nothing: no network at all. HF_HUB_OFFLINE=1 does the same.")
+        bool, typer.Option("--offline", help="Download nothing; HF_HUB_OFFLINE=1 does the same.")
     ] = False,
 ) -> None:
     """Options before the command; `main` looks for --debug itself, since it also catches errors in this parsing."""
@@ -85,7 +87,7 @@ def main() -> None:
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:  # who read it has seen enough, as `head` does
+        except BrokenPipeError:  # the reader has closed the pipe, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -105,7 +107,7 @@ def _run() -> None:
 
 
 def _in_short(error: Exception) -> str:
-    """What a user needs of an error, also of one that no room of ours has put into words: a line, or a listing."""
+    """An error as the user sees it: one line, or a list of problems. The system's own errors get a remedy too."""
     from cachegen.common.errors import ITEM
 
     if not isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""What is read off saved answers and features: scores, intervals, models, figures, tables, the page."""
+"""Everything computed from saved answers and features: scores, intervals, models, figures, tables and the report."""
 
 import contextlib
 import os

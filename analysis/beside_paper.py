@@ -1,4 +1,4 @@
-"""What of the paper was and was not found again, cell by cell."""
+"""Which results of the paper were and were not replicated, cell by cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Saved runs: a sweep folder's finished runs, each opened and checked once by `engine.runs`, and made tidy."""
+"""The finished runs of a sweep folder as tidy tables; `engine.runs` opens and checks each of them once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,16 @@ RUN_MARKS = (*HASHED, "DONE", "FAILED")
 
 @dataclass(frozen=True)
 class Sweep:
-    """The finished runs of one sweep folder.
+    """The finished runs of one sweep folder; made by `load_sweep`.
 
-    `runs`: index run_id (sorted), one column per condition field, plus dataset_path, store_path (where they are now;
-    where they were if they are gone), dataset_digest, store_digest, lm_digest. `failed`: columns run_id (name of the
-    folder), reason; these runs have no results, are listed and never averaged. `copies`: likewise of folders that hold
-    a run once more. `opened`: run_id -> run.
+    Attributes:
+        folder: The sweep folder.
+        runs: Index run_id, sorted. One column per field of the condition, and encoder, lm, dataset_path, store_path,
+            dataset_digest, store_digest, lm_digest. A path says where the input is now, or where it was if it is gone.
+        failed: Columns run_id (name of the folder) and reason. These runs have no results and are never averaged.
+        copies: The same columns, for folders that hold a run for the second time.
+        opened: Each run by its id.
+        inputs: Datasets and feature stores of the runs.
     """
 
     folder: Path
@@ -37,25 +41,33 @@ class Sweep:
     inputs: Inputs
 
     def questions(self, run_id: str) -> pd.DataFrame:
-        """All questions of one run, see `FinishedRun.questions`."""
+        """All questions of one run, one row each: see `FinishedRun.questions`."""
         return self.opened[run_id].questions()
 
     def questions_digest(self, run_id: str) -> str:
-        """Hash of a run's question table: runs that differ in seeds of training or in LM share one table."""
+        """Hash of a run's question table. Runs that differ in run_seed or LM only have the same table."""
         return self.opened[run_id].hashes["questions.parquet"]
 
     def answers(self, run_id: str, questions: pd.DataFrame | None = None) -> pd.DataFrame:
-        """Validation and test questions with logits, mass and `derive_answers`. `questions`: when already read."""
+        """Validation and test questions of a run with its answers, one row each.
+
+        Args:
+            run_id: Name of the run, from the index of `runs`.
+            questions: Its questions, if they have been read already.
+
+        Returns:
+            The columns of `questions`, logit_yes, logit_no, mass, and those that `derive_answers` adds.
+        """
         questions = self.questions(run_id) if questions is None else questions
         asked = questions[questions["split"] != "train"].reset_index(drop=True)
         return derive_answers(asked.join(self.logits(run_id, asked)))
 
     def logits(self, run_id: str, asked: pd.DataFrame) -> pd.DataFrame:
-        """Logits and mass of one run, see `FinishedRun.logits`."""
+        """Logits and mass of one run: see `FinishedRun.logits`."""
         return self.opened[run_id].logits(asked)
 
     def losses(self, run_id: str) -> pd.DataFrame:
-        """Training log: columns step, loss (float)."""
+        """The training log: columns step and loss, both float."""
         return self.opened[run_id].losses()
 
 
@@ -82,12 +94,19 @@ def question_groups(questions: pd.DataFrame) -> NDArray[np.str_]:
 
 
 def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Sweep:
-    """Read every run of a sweep folder; `datasets`, `stores`: where the user says that inputs of them are now.
+    """Open every finished run of a sweep folder.
 
     A run counts once, under the id that follows from its condition and inputs, whatever its folder is called. Runs that
-    are not finished, runs marked FAILED and runs with logits that are not finite are listed in `failed`, further
-    folders of a run in `copies`. Raises RunError, one line, for a file that differs from its hash in DONE, a config of
-    another schema or run, or a folder without finished runs. Of a tuning study only the best trial's runs are read.
+    are unfinished or failed, or whose logits are not finite, are listed in `failed`. Only the best trial of a
+    tuning study is read.
+
+    Args:
+        folder: Sweep folder, from `run_sweep` or `crosstax sweep`.
+        datasets: Where datasets are now, if they have moved.
+        stores: Where feature stores are now, if they have moved.
+
+    Raises:
+        RunError: The folder has no finished runs, or a file of a run has changed since the run ended.
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder; give the sweep folder that holds the runs")

@@ -1,4 +1,4 @@
-"""One study repeated over worlds: the world is the unit, so intervals speak of worlds not yet made.
+"""One study repeated over worlds. The world is the unit, so intervals are about new worlds.
 
 Runs of a condition are averaged inside a world first; a world then counts once, whatever its number of runs or
 hypernyms. Conditions are compared world by world.

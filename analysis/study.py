@@ -1,4 +1,4 @@
-"""The numbers of a study, computed once from its saved runs."""
+"""All tables of a study, computed from its saved runs."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,16 +35,26 @@ POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 
 @dataclass(frozen=True)
 class Study:
-    """Every table of one sweep: what is read off its files here, what follows from that as properties.
+    """Every table of one sweep, as a pandas frame; made by `measure`. The properties are computed on first use.
 
         study = measure(load_sweep(Path("runs")))
         study.f1, study.contrasts, study.models
 
-    runs: index run_id, conditions with what `label_runs` adds, and map. categories: one row per run, split, group and
-    category. scores: one row per run, split and group (means over categories). coherence, purity: one row per label
-    map (pooling) and category. kept: one row per label map. yardsticks: as categories, one row per run, yardstick,
-    group and category. depths: columns dataset_path, category, depth. answer_bins: see `scores.calibration`, by run.
-    probes: run_id -> the text probe of its LM. notes: what could not be computed, and why.
+    `columns.csv`, which `crosstax analyze` writes, explains the columns. F1 is in points (0..100), AUC in 0..1.
+
+    Attributes:
+        sweep: The runs it is computed from.
+        runs: Index run_id. The conditions, the columns that `analysis.conditions.label_runs` adds, and map.
+        categories: One row per run, split, group (leaf, seen, heldout) and category.
+        scores: One row per run, split and group: means over categories.
+        coherence: Visual coherence (section 5), one row per label map, pooling and category.
+        kept: One row per label map: how many pairs and leaves it left as they were.
+        purity: Share of nearest neighbours in the same category, one row per label map and category.
+        yardsticks: Controls without an LM, one row per run, yardstick, group and category.
+        depths: Columns dataset_path, category, depth.
+        answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
+        probes: The text probe of each run's LM, by run_id.
+        notes: What could not be computed, and why.
     """
 
     sweep: Sweep
@@ -61,7 +71,7 @@ class Study:
     notes: tuple[str, ...]
 
     def test(self, group: str) -> pd.DataFrame:
-        """Test scores of one group (leaf | seen | heldout), index run_id in the order of `runs`."""
+        """Test scores of one group ("leaf", "seen" or "heldout"); index run_id, in the order of `runs`."""
         rows = self.scores[(self.scores["split"] == "test") & (self.scores["group"] == group)]
         return rows.set_index("run_id").reindex(self.runs.index)
 
@@ -77,17 +87,17 @@ class Study:
 
     @cached_property
     def f1(self) -> pd.DataFrame:
-        """Test F1 of every cell and group with intervals, see `analysis.scores.means.f1_means`."""
+        """Test F1 of every condition and group, with intervals: see `analysis.scores.means.f1_means`."""
         return f1_means(self.runs, self.categories)
 
     @cached_property
     def heldout(self) -> pd.DataFrame:
-        """Held-out F1 over parts of the hypernyms, gold and veridical, see `analysis.scores.means.heldout_means`."""
+        """Held-out F1 over parts of the hypernyms, against labels and against what the image shows."""
         return heldout_means(self.runs, self.categories)
 
     @cached_property
     def contrasts(self) -> pd.DataFrame:
-        """Confirmatory contrasts, then exploratory comparisons, see `analysis.statistics.contrast_table`."""
+        """Differences on held-out hypernyms: those fixed in advance first, then exploratory ones."""
         return contrast_table(self.runs, self.categories, self.yardsticks)
 
     @cached_property
@@ -132,22 +142,22 @@ class Study:
 
     @cached_property
     def ablation(self) -> pd.DataFrame:
-        """See `analysis.scores.ablation`."""
+        """Held-out and seen F1 at each ablation level: see `analysis.scores.ablation`."""
         return ablation_curves(self.runs, self.categories)
 
     @cached_property
     def dose(self) -> pd.DataFrame:
-        """Runs of dose-responses, see `analysis.scores.dose`."""
+        """Held-out F1 beside the shuffled share of leaves: see `analysis.scores.dose`."""
         return dose_runs(self.runs, self.scores, self.hypernym_coherence(), self.kept)
 
     @cached_property
     def depth(self) -> pd.DataFrame:
-        """See `analysis.scores.depth`."""
+        """F1 by depth of the hypernym: see `analysis.scores.depth`."""
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property
     def tuning(self) -> Tuning | None:
-        """The tuning study whose best trial the runs are; None where they are no trials."""
+        """The tuning study whose best trial these runs are; None if there is none."""
         return read_tuning(self.sweep.folder)
 
     @cached_property
@@ -157,7 +167,15 @@ class Study:
 
 
 def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
-    """Compute every table. Reads each question table and each run's answers once, features once per set of images."""
+    """Score all runs of a sweep. Question tables, answers and pooled features are read once.
+
+    Args:
+        sweep: The runs, from `load_sweep`.
+        probes: Text probes of their LMs, from `analysis.probes.read_probes`.
+
+    Returns:
+        The study. What cannot be computed is left out, and its `notes` say why.
+    """
     runs = label_runs(sweep.runs)
     of_run, notes = match_probes(runs, probes)
     visual = Visual(sweep)

@@ -1,1 +1,1 @@
-"""What `crosstax` does, one file for each stage: functions that chain the rooms; `cli.py` makes a command of each."""
+"""The `crosstax` commands, one file for each stage. They call the other packages and compute nothing themselves."""

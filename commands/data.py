@@ -26,21 +26,23 @@ from commands.options import (
 
 def data_things(
     images: Annotated[
-        Path | None, typer.Option(help="Folder or zip of THINGS; leave out to read how to get it.")
+        Path | None, typer.Option(help="Folder or zip of the THINGS images; without it, instructions are printed.")
     ] = None,
     password_file: Annotated[
-        Path | None, typer.Option(help="OSF's password_images.txt; else $CROSSTAX_THINGS_PASSWORD, else a prompt.")
+        Path | None, typer.Option(help="OSF's password_images.txt; default: $CROSSTAX_THINGS_PASSWORD, then a prompt.")
     ] = None,
     taxonomy: Annotated[
-        Path | None, typer.Option(help="minimal_pair_sentences.jsonl or a category53 file; else downloaded.")
+        Path | None, typer.Option(help="minimal_pair_sentences.jsonl or a category53 file; downloaded by default.")
     ] = None,
     out: OutFolder = Path("things"),
     partial: Annotated[
-        bool, typer.Option("--partial", help="Build from what is there even if it is not the paper's data.")
+        bool, typer.Option("--partial", help="Build from what is there, even if it differs from the paper's data.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the paper's dataset from your copy of the THINGS images; run it again to resume.
+    """Make the paper's dataset from your copy of the THINGS images.
+
+    The same command resumes after an interruption.
 
     Example: crosstax data things --images images_THINGS.zip --password-file password_images.txt --out things
     """
@@ -65,40 +67,45 @@ def extract(
     encoder: Annotated[
         str,
         typer.Option(
-            help="timm name, Hugging Face id, or local directory; NAME@384 reads images of 384 px, "
-            "NAME@384+NAME@384 is a fused encoder."
+            help="timm name, Hugging Face id or local directory. NAME@384 sets the image size in pixels; "
+            "NAME@384+NAME@384 puts the features of two encoders side by side."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
-    on_unreadable: Annotated[OnUnreadable, typer.Option(help="What to do about a damaged image.")] = OnUnreadable.stop,
-    batch: Annotated[int, typer.Option(help="Images per encoder batch.", min=1)] = 64,
+    on_unreadable: Annotated[
+        OnUnreadable, typer.Option(help="Stop at an unreadable image, or mark it and go on.")
+    ] = OnUnreadable.stop,
+    batch: Annotated[int, typer.Option(help="Images in one batch of the encoder.", min=1)] = 64,
     device: Device = "auto",
     compute: Annotated[
         Compute,
         typer.Option(
-            help="Precision of the encoder's matrix products; auto: bfloat16 on CUDA, else float32. On CPUs with "
-            "AVX512-BF16 bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
+            help="Precision of the encoder's matrix products; auto is bfloat16 on CUDA, else float32. On CPUs with "
+            "AVX512-BF16, bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = Compute.auto,
     background: Annotated[
         str | None,
-        typer.Option(metavar="COLOUR", help="What is seen through transparent parts, #RRGGBB or a name; else white."),
+        typer.Option(metavar="COLOUR", help="Colour behind transparent parts, #RRGGBB or a name; default: white."),
     ] = None,
     upright: Annotated[
         bool,
         typer.Option(
-            "--upright", help="Turn pictures as their EXIF data ask; else as they are stored, as in the paper."
+            "--upright",
+            help="Rotate images as their EXIF data say; by default they are read as stored, as in the paper.",
         ),
     ] = False,
     part: Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Only the I-th of N parts; the others by other processes, at once or later, same --out."
+            metavar="I/N", help="Encode only part I of N; other processes do the other parts, with the same --out."
         ),
     ] = None,
     tasks: Annotated[
         int,
-        typer.Option(help="Parts that the executor carries out; local at once, each with --threads threads.", min=1),
+        typer.Option(
+            help="Split the work into this many parts; local ones run at once, each with --threads threads.", min=1
+        ),
     ] = 1,
     executor: ExecutorOption = ExecutorName.local,
     slurm: Slurm = None,
@@ -107,7 +114,9 @@ def extract(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Encode every image of a dataset once; run it again to resume.
+    """Encode every image of a dataset once, into a feature store.
+
+    The same command resumes after an interruption.
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
@@ -171,7 +180,7 @@ def _extract_in_parts(
     as_json: bool,
     **encoding: Any,
 ) -> None:
-    """Extraction by several processes, where an executor finds them."""
+    """Extraction by several processes, started by an executor."""
     from cachegen.data.dataset import load_dataset
     from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor
     from engine.sweeps.executors.options import executor_options
@@ -190,12 +199,16 @@ def _extract_in_parts(
 
 
 def stats(
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder; no image is decoded.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSV tables, JSON and figures.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder; images are not decoded.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Fields of the condition, as NAME=VALUE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the tables (CSV, JSON) and figures.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Count questions at every ablation level (the paper's Tables 2 and 3) and describe the taxonomy (Figures 8, 9).
+    """Count questions at each ablation level; describe the taxonomy.
+
+    These are the paper's Tables 2 and 3, and its Figures 8 and 9.
 
     Example: crosstax stats things scope=mapping --out things-stats
     """

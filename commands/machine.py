@@ -1,4 +1,4 @@
-"""What this machine has, and how fast the engine is on it."""
+"""Commands about this machine: what it has, and how fast the engine is on it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,18 +9,20 @@ from commands.options import BenchAblation, BenchLM, Device, Dtype, Json, Thread
 
 
 def doctor(
-    dataset: Annotated[
-        Path | None, typer.Option(help="Also check a dataset: taxonomy, and every image decoded.")
+    dataset: Annotated[Path | None, typer.Option(help="Also check a dataset: its taxonomy, and every image.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Also check a feature store: the checksum of every row.")
     ] = None,
-    features: Annotated[Path | None, typer.Option(help="Also check a feature store: every row's checksum.")] = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare the content of every picture with the store, not only its times.")
+        bool,
+        typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what was found on this machine, what the engine will use and why, and whether data are sound.
+    """Check this machine, a dataset and a feature store.
 
-    With a dataset and a feature store, also whether the features are those of the pictures.
+    It says what the engine will use and why. Given a dataset and a feature store, it also checks that the features
+    belong to the images.
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
     """
@@ -48,21 +50,24 @@ def doctor(
 
 
 def bench(
-    lm_config: Annotated[BenchLM, typer.Option(help="Sizes of the LM; its weights are random.")] = BenchLM.small,
-    ablation: Annotated[BenchAblation, typer.Option(help="Questions of an image as at this level, in %.")] = (
-        BenchAblation.all
-    ),
-    dtype: Annotated[Dtype | None, typer.Option(help="Precision, else the faster one of this machine.")] = None,
+    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = BenchLM.small,
+    ablation: Annotated[
+        BenchAblation, typer.Option(help="Ablation level in percent, which sets the number of questions per image.")
+    ] = (BenchAblation.all),
+    dtype: Annotated[Dtype | None, typer.Option(help="Precision; default: the faster one on this machine.")] = None,
     layers: Annotated[
-        str | None, typer.Option(help="Depths to time, such as 4,8; full depth is on the line through two of them.")
+        str | None,
+        typer.Option(help="Numbers of layers to time, such as 4,8; full depth is extrapolated from two of them."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one to warm up.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one warm-up round.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json.")] = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Time the engine against a naive loop on this machine: training, evaluation, lockstep, extraction, streaming.
+    """Time the engine against a naive loop on this machine.
+
+    It times training, evaluation, lockstep, extraction and streaming.
 
     Example: crosstax bench --lm-config 0.6b --ablation 10
     """

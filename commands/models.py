@@ -1,4 +1,4 @@
-"""Questions to an LM alone and to a finished run, and the run as a model of its own."""
+"""Commands that use a model: ask a finished run, export it, probe an LM in text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +24,12 @@ from commands.options import (
 
 
 def ask(
-    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     words: Annotated[list[str], typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, then a question.")],
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", help="A further question; repeatable.")
+        list[str] | None, typer.Option("--question", "-q", help="Another question; repeatable.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym of the run's questions.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym in the run's questions.")] = False,
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
     features: OldStorePlace = None,
@@ -37,7 +37,9 @@ def ask(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a finished run about any pictures, in its own template, and print p(yes). Needs run, encoder and LM only.
+    """Ask a finished run about any image, and print p(yes).
+
+    It needs the run, its encoder and its LM, but not the feature store. Questions are put into the run's own template.
 
     Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
 
@@ -59,18 +61,20 @@ def ask(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run directory of a finished run.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder to write.")],
-    to: Annotated[ExportFormat, typer.Option(help="llava: a LlavaForConditionalGeneration of transformers.")] = (
-        ExportFormat.llava
-    ),
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model.")],
+    to: Annotated[
+        ExportFormat, typer.Option(help="Format; llava is LlavaForConditionalGeneration in transformers.")
+    ] = (ExportFormat.llava),
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
     features: OldStorePlace = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write encoder, projector and LM of a finished run as one model that transformers loads by itself.
+    """Write a finished run as one model that transformers loads.
+
+    The folder holds the encoder, the projector and the LM.
 
     Example: crosstax export runs/RUN --to llava model
     """
@@ -91,39 +95,46 @@ def export(
 
 def probe(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    lm: Annotated[list[str], typer.Option(help="Language model: local directory or Hugging Face id; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, or a folder to name files in.")] = Path(
+    lm: Annotated[list[str], typer.Option(help="Hugging Face id or local directory of the LM; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, or a folder for one file per LM.")] = Path(
         "probe"
     ),
     negatives: Annotated[
         Negatives,
-        typer.Option(help="image-level: counted as published; distinct: the same, each once; all: every false pair."),
+        typer.Option(
+            help="Which false pairs to ask. image-level: counted as published; distinct: the same, each once; "
+            "all: every one."
+        ),
     ] = Negatives.image_level,
     phrasing: Annotated[
         list[str] | None,
         typer.Option(
             help="A question with {leaf_phrase} or {leaf_noun}, {hypernym_phrase} or {hypernym_noun}, and {is} or "
-            "{Is}; repeatable. Else four, the paper's first."
+            "{Is}; repeatable. Default: four of them, the paper's first."
         ),
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="Where no chat template is used: text with {question}, ending in {answer}.")
+        str | None, typer.Option(help="Prompt without a chat template: a text with {question} that ends in {answer}.")
     ] = None,
-    answer_yes: Annotated[str | None, typer.Option(help="Answer that means yes.")] = None,
-    answer_no: Annotated[str | None, typer.Option(help="Answer that means no.")] = None,
-    no_chat_template: Annotated[bool, typer.Option("--no-chat-template", help="Even if the LM has one.")] = False,
-    lm_init: Annotated[Weights, typer.Option(help="random: weights drawn for the LM's configuration.")] = (
+    answer_yes: Annotated[str | None, typer.Option(help="Word that means yes.")] = None,
+    answer_no: Annotated[str | None, typer.Option(help="Word that means no.")] = None,
+    no_chat_template: Annotated[
+        bool, typer.Option("--no-chat-template", help="Do not use the LM's chat template.")
+    ] = False,
+    lm_init: Annotated[Weights, typer.Option(help="Pretrained weights, or random ones for the same configuration.")] = (
         Weights.pretrained
     ),
-    lm_seed: Annotated[int, typer.Option(help="Seed of random weights.", min=0)] = 0,
-    data_seed: Annotated[int, typer.Option(help="Seed of the study whose negatives are asked.", min=0)] = 0,
+    lm_seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
+    data_seed: Annotated[int, typer.Option(help="data_seed of the runs whose negatives are asked.", min=0)] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = Dtype.float32,
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: MaxTokens = 4096,
     as_json: Json = False,
 ) -> None:
-    """Ask LMs in text alone whether a crow is a type of bird, about every pair of a dataset.
+    """Ask LMs about the taxonomy in text alone.
+
+    "Is a crow a type of bird?" is asked for every pair of the dataset.
 
     Example: crosstax probe birds --lm Qwen/Qwen3-0.6B --lm Qwen/Qwen3-1.7B --out probe
     """

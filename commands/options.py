@@ -77,20 +77,24 @@ class BenchAblation(StrEnum):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Device = Annotated[str, typer.Option(help="Where models run: auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads of PyTorch, else its default; they can move last bits.", min=1)
+    int | None,
+    typer.Option(
+        help="CPU threads of PyTorch; default: its own choice. Another number can change the last bits.", min=1
+    ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes of this machine that work at once, each with --threads threads.", min=1),
+    typer.Option(help="Processes on this machine that work at once, each with --threads threads.", min=1),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens of one packed row; lower it when memory is short.", min=1)]
+MaxTokens = Annotated[int, typer.Option(help="Tokens in one packed row; lower it when memory is short.", min=1)]
 RowTokens = Annotated[
-    int | None, typer.Option("--max-tokens", help="Tokens of one packed row, else chosen from the memory.", min=1)
+    int | None, typer.Option("--max-tokens", help="Tokens in one packed row; default: as many as memory allows.", min=1)
 ]
 GroupSize = Annotated[
-    int | None, typer.Option(help="Most runs that train in lockstep, else chosen from the memory.", min=1)
+    int | None,
+    typer.Option(help="Largest number of runs that train in lockstep; default: as many as memory allows.", min=1),
 ]
 DatasetFolder = Annotated[Path | None, typer.Option(help="Dataset folder.")]
 DatasetPlace = Annotated[
@@ -103,24 +107,24 @@ LMPlace = Annotated[str | None, typer.Option("--lm", help="Where the run's LM is
 EncoderPlace = Annotated[str | None, typer.Option("--encoder", help="Where the run's encoder is now, if it has moved.")]
 OldStorePlace = Annotated[
     Path | None,
-    typer.Option("--features", help="Where its feature store is now: only runs of earlier versions need it."),
+    typer.Option("--features", help="Where the run's feature store is now; only runs of earlier versions need it."),
 ]
 DatasetPlaces = Annotated[
     list[Path] | None,
-    typer.Option("--dataset", help="Where a dataset of the runs is now, if it has moved; repeatable."),
+    typer.Option("--dataset", help="Where a dataset of these runs is now, if it has moved; repeatable."),
 ]
 StorePlaces = Annotated[
     list[Path] | None,
-    typer.Option("--features", help="Where a feature store of the runs is now, if it has moved; repeatable."),
+    typer.Option("--features", help="Where a feature store of these runs is now, if it has moved; repeatable."),
 ]
 Stores = Annotated[
-    list[Path] | None, typer.Option(help="Feature store; repeatable, found by the encoder it was made with.")
+    list[Path] | None, typer.Option(help="Feature store; repeatable. Each run uses the store of its encoder.")
 ]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a field everywhere; repeatable.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set this field in every run; repeatable.")
 ]
 ExecutorOption = Annotated[
-    ExecutorName, typer.Option("--executor", help="Who carries it out: this machine's GPUs, or a cluster's scheduler.")
+    ExecutorName, typer.Option("--executor", help="Where the work runs: on this machine, or through Slurm or Ray.")
 ]
 Slurm = Annotated[
     list[str] | None,
@@ -132,21 +136,21 @@ RayAddress = Annotated[
     str | None,
     typer.Option(
         metavar="ADDR",
-        help="Ray cluster, such as head:6379; else $RAY_ADDRESS, else one that runs here, else one started for the "
-        "command, as `local` always does.",
+        help="Ray cluster, such as head:6379. Default: $RAY_ADDRESS, then one that runs on this machine, then one that "
+        "is started for this command; `local` always starts one.",
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="With slurm: return only when all jobs are over.")]
+Wait = Annotated[bool, typer.Option("--wait", help="With Slurm: return only when all jobs have ended.")]
 ProbeFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--probe",
-        help="Text probes of the sweep's LMs: what `crosstax probe --negatives all` wrote, or its folder; repeatable.",
+        help="Text probes of the LMs: files that `crosstax probe --negatives all` wrote, or their folder; repeatable.",
     ),
 ]
 Track = Annotated[
     list[TrackerName] | None,
-    typer.Option("--track", help="Show metrics there too, W&B offline unless WANDB_MODE is set; repeatable."),
+    typer.Option("--track", help="Also send metrics there; W&B works offline unless WANDB_MODE is set; repeatable."),
 ]
 NARROWEST = 20  # columns in which a table can be read
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]

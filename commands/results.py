@@ -1,4 +1,4 @@
-"""From saved predictions, ours or the authors', to tables, figures and a report."""
+"""Commands that turn saved predictions, ours or the authors', into tables, figures and a report."""
 
 import time
 from pathlib import Path
@@ -17,9 +17,9 @@ def analyze(
     features: StorePlaces = None,
     as_json: Json = False,
 ) -> None:
-    """Compute every table and figure of a sweep from its saved predictions, and print the essentials.
+    """Compute every table and figure of a sweep.
 
-    OUT gets each table as CSV and Parquet, columns.csv, which says what the columns mean, and the figures.
+    Each table is written as CSV and Parquet. columns.csv says what their columns mean. A summary is printed.
 
     Example: crosstax analyze runs --probe probe/lm.parquet --out results
     """
@@ -37,15 +37,15 @@ def analyze(
 
 
 def reanalyze(
-    release: Annotated[
-        Path, typer.Argument(metavar="RELEASE_DIR", help="Checkout of the authors' release, any subset of its files.")
-    ],
+    release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The authors' release, or any part of it.")],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for claims.csv, means.csv and claims.json.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute the paper's published statistics from the authors' release, and say which agree.
+    """Recompute the paper's statistics from the authors' release.
+
+    Each published number is printed beside the recomputed one.
 
     Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
     """
@@ -67,13 +67,13 @@ def reanalyze(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder.")],
     out: OutFolder = Path("report"),
-    world: Annotated[Path | None, typer.Option(help="The microworld the sweep ran on, if it did.")] = None,
+    world: Annotated[Path | None, typer.Option(help="The generated world that the sweep ran on, if any.")] = None,
     probe: ProbeFiles = None,
     dataset: DatasetPlaces = None,
     features: StorePlaces = None,
     as_json: Json = False,
 ) -> None:
-    """Write OUT/index.html: one self-contained page about a sweep.
+    """Write a self-contained HTML page about a sweep.
 
     Example: crosstax report runs --probe probe/lm.parquet --out report
     """

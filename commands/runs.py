@@ -1,4 +1,4 @@
-"""Training and evaluating conditions, one or a whole sweep."""
+"""Commands that train and evaluate: one condition, or a whole sweep."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,11 +41,11 @@ MOST_LINES = 20  # of a list of failures
 
 def train(
     dataset: Annotated[Path, typer.Option(help="Dataset folder.")],
-    features: Annotated[Path, typer.Option(help="Feature store of that dataset.")],
-    lm: Annotated[str, typer.Option(help="Language model: local directory or Hugging Face id.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="Condition fields as NAME=VALUE.")] = None,
+    features: Annotated[Path, typer.Option(help="Feature store of this dataset.")],
+    lm: Annotated[str, typer.Option(help="Hugging Face id or local directory of the LM.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="Fields of the condition, as NAME=VALUE.")] = None,
     preset: Annotated[
-        str | None, typer.Option("--settings", help="Preset to start from: paper, release, fast.")
+        str | None, typer.Option("--settings", help="Settings to start from: paper, release or fast.")
     ] = None,
     out: OutFolder = Path("runs"),
     device: Device = "auto",
@@ -78,10 +78,12 @@ def train(
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Preset to print, to copy and edit.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Preset to print.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the presets (settings, and a sweep for each figure and table of the paper), or print one as TOML.
+    """List the presets, or print one as TOML.
+
+    There are presets of settings, and a sweep for each figure and table of the paper that needs training.
 
     Example: crosstax presets fig6 > mine.toml
     """
@@ -100,19 +102,23 @@ def presets(
 
 
 def sweep(
-    file: Annotated[Path | None, typer.Argument(help="TOML file; see `crosstax presets NAME` for its form.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Sweep preset instead of a file, for example fig6.")] = None,
-    settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Sweep file (TOML); `crosstax presets fig6` prints an example.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset instead of a file, such as fig6.")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="Settings instead of the file's own: paper, release or fast.")
+    ] = None,
     sets: Sets = None,
     dataset: DatasetFolder = None,
     features: Stores = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only runs with FIELD=VALUE, or with this in their id; repeatable.")
+        list[str] | None, typer.Option(help="Only runs with FIELD=VALUE, or with this text in their id; repeatable.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many runs.", min=1)] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try runs again that failed before.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first runs, at most this many.", min=1)] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, its tokens, operations, disk and time, and stop.")
+        bool, typer.Option("--dry-run", help="Only print the runs and their tokens, operations, disk space and time.")
     ] = False,
     out: OutFolder = Path("runs"),
     device: Device = "auto",
@@ -127,7 +133,9 @@ def sweep(
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
-    """Train and evaluate every condition of a sweep file or preset; run it again to resume, what is done is skipped.
+    """Train and evaluate every condition of a sweep.
+
+    The same command resumes after an interruption and skips what is done.
 
     Example: crosstax sweep --preset fig6 --dataset things --features dinov2.h5 --out runs --dry-run
     """
@@ -193,7 +201,7 @@ def sweep(
 def _sweep_probe(
     asked: Any, dataset: Path | None, out: Path, device: str, threads: int | None, dry_run: bool, as_json: bool
 ) -> None:
-    """A sweep of the text-only probe: one LM after the other, what `crosstax probe` does."""
+    """A sweep of the text-only probe: `crosstax probe` for one LM after the other."""
     if dry_run:
         from engine.sweeps.dry_run import dry_run_probe
 
@@ -222,10 +230,15 @@ def _sweep_probe(
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder, also while it is written to.")],
+    folder: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep folder, finished or still in progress.")],
     as_json: Json = False,
 ) -> None:
-    """Say how far a sweep is, what failed and why, who works on it, and how long it will take."""
+    """Show how far a sweep is, and what failed and why.
+
+    It also shows which processes work on the sweep, and estimates the time left.
+
+    Example: crosstax status runs
+    """
     from engine.sweeps.status import status_text, sweep_status
 
     found = sweep_status(folder)
@@ -234,8 +247,8 @@ def status(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run directory with a trained projector.")],
-    split: Annotated[Split, typer.Option(help="Whose questions to ask.")] = Split.test,
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    split: Annotated[Split, typer.Option(help="Which questions to ask.")] = Split.test,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -245,7 +258,10 @@ def evaluate(
     lm: LMPlace = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a trained run its questions again, on any split or device, and print macro F1."""
+    """Ask a trained run its questions again, and print macro F1.
+
+    Example: crosstax evaluate runs/RUN --split validation
+    """
     fix_threads(threads)
     from analysis.scores.f1 import mean_macro_f1
     from cachegen.common.files import write_atomically

@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's TERM: what runs saves its state and ends, and one line says how to go on."""
+"""Ctrl-C and a scheduler's SIGTERM: the state is saved, and one line says how to resume."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ REASONS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the first signal into `KeyboardInterrupt`, and its end into exit code 128 + signal; a second ends at once.
+    """Turn the first signal into `KeyboardInterrupt`, then exit with code 128 + signal; a second one ends at once.
 
-    Whatever is written is whole or absent, so that ending at once is safe too.
+    Files are whole or absent, so that ending at once is safe too.
     """
     received: list[int] = []
 

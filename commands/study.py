@@ -1,4 +1,4 @@
-"""The demo, the worlds it runs on, and its replication over fresh worlds."""
+"""Commands for generated worlds: the demo, one world, and the study over several worlds."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from commands.options import Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
 
-WORKERS = 4  # at most, unless more are asked for: each holds a gigabyte
+WORKERS = 4  # at most, unless more are asked for: each takes a gigabyte of memory
 
 
 def demo(
@@ -17,11 +17,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     threads: Threads = 1,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that train at once, else one for each core, four at most.", min=1)
+        int | None, typer.Option(help="Processes that train at once; default: one per core, at most four.", min=1)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole study on a world made from a seed, and write OUT/report/index.html.
+    """Run a whole study on a generated world, and write its report.
+
+    No GPU, pictures or downloads are needed. The report is OUT/report/index.html.
 
     Example: crosstax demo --out demo --seed 3
     """
@@ -50,13 +52,20 @@ def world(
     context: typer.Context,
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
-    cache: Annotated[Path | None, typer.Option(help="Cache folder; else $CROSSTAX_CACHE or ~/.cache/crosstax.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Cache folder; default: $CROSSTAX_CACHE, then ~/.cache/crosstax.")
+    ] = None,
     twins: Annotated[
-        bool, typer.Option("--twins", help="Also its twins: two LMs that lack a part of the text, a SigLIP encoder.")
+        bool,
+        typer.Option(
+            "--twins", help="Also make its variants: two LMs that lack part of the text, and a SigLIP encoder."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a microworld (images, encoder, LM and its random-init twins), or find it in the cache.
+    """Make a small generated world: images, an encoder and an LM.
+
+    A world that is already in the cache is not made again.
 
     Example: crosstax world --seed 3 --twins
     """
@@ -80,16 +89,19 @@ def world(
 
 def world_replicate(
     worlds: Annotated[int, typer.Option(help="How many worlds.", min=1)] = 5,
-    first_seed: Annotated[int, typer.Option(help="Seed of the first world; the others follow.", min=0)] = 101,
+    first_seed: Annotated[
+        int, typer.Option(help="Seed of the first world; the next worlds count up from it.", min=0)
+    ] = 101,
     size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = WorldSize.demo,
-    twins: Annotated[bool, typer.Option("--twins", help="Also runs with the worlds' twins.")] = False,
+    twins: Annotated[bool, typer.Option("--twins", help="Also train with the worlds' variants.")] = False,
     out: OutFolder = Path("replication"),
     threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
-    """Repeat the demo study over fresh worlds; OUT gets worlds.csv, replicate.json and replicate.md.
+    """Repeat the demo's study in several worlds.
 
-    The world is the unit of every interval. Run it again to resume, or with more worlds to go on.
+    The world is the unit of every interval. OUT gets worlds.csv, replicate.json and replicate.md. The same command
+    resumes after an interruption; with more worlds it adds the new ones.
 
     Example: crosstax world replicate --worlds 5 --first-seed 101 --out replication
     """

@@ -1,4 +1,4 @@
-"""Searching hyperparameters."""
+"""The command that searches hyperparameters."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,17 +29,20 @@ from commands.options import (
 
 def tune(
     file: Annotated[
-        Path | None, typer.Argument(help="Sweep file with a [tune] table; see `crosstax presets tune`.")
+        Path | None, typer.Argument(help="Sweep file with a [tune] table; `crosstax presets tune` prints one.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Preset instead of a file: tune.")] = None,
-    settings: Annotated[str | None, typer.Option(help="Settings preset instead of the file's own.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset instead of a file; there is one: tune.")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="Settings instead of the file's own: paper, release or fast.")
+    ] = None,
     sets: Sets = None,
     dataset: DatasetFolder = None,
     features: Stores = None,
     allow_unseen: Annotated[
         bool,
         typer.Option(
-            "--allow-unseen", help="Decide by validation answers on unseen hypernyms; all is then called exploratory."
+            "--allow-unseen",
+            help="Let validation answers about held-out hypernyms decide; all results are then marked exploratory.",
         ),
     ] = False,
     out: OutFolder = Path("tune"),
@@ -54,9 +57,10 @@ def tune(
     track: Track = None,
     as_json: Json = False,
 ) -> None:
-    """Search hyperparameters of a sweep file by validation answers on leaves and seen hypernyms; run again to resume.
+    """Search hyperparameters on validation questions.
 
-    OUT gets the trials' runs, tune.json, best.toml (the best setting as a sweep file) and figures/tuning.
+    Answers about leaves and seen hypernyms decide. OUT gets the runs, tune.json, best.toml (the best setting as a
+    sweep file) and figures/tuning. The same command resumes after an interruption.
 
     Example: crosstax tune --preset tune --dataset W/dataset --features w.h5 --set lm=W/lm --out tuned
     """

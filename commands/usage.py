@@ -1,4 +1,4 @@
-"""A wrong command line said as every other mistake: one line."""
+"""Mistakes on the command line, reported in one line as all other errors are."""
 
 import os
 import re
@@ -12,7 +12,7 @@ HOME_PATH = re.compile(r"(-{0,2}[\w-]+=)?(~[^/]*/.*)", re.DOTALL)
 
 
 def expanded(word: str) -> str:
-    """A word whose path begins with a home folder, which shells leave alone in --out=~/x, and notebooks everywhere."""
+    """The word with its leading ~ replaced: shells leave it as it is in --out=~/x, and notebooks everywhere."""
     match = HOME_PATH.fullmatch(word)
     if match is None:
         return word

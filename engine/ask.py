@@ -1,7 +1,7 @@
-"""`crosstax ask`: any question about any picture, answered by a finished run as it answers its own.
+"""`crosstax ask`: a finished run answers any question about any image.
 
-Pictures are read and encoded as extraction does it, and rounded to the store's 16 bits; prompts are the run's; all
-questions about a picture share one pass. So a question of the test split gets the logits that the run saved.
+Images are read and encoded as in extraction, and rounded to the store's 16 bits. Prompts are built as in the run, and
+all questions about an image share one pass. So a question of the test split gets the logits that the run saved.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ AT_ONCE = 64  # pictures in one batch of the encoder
 
 @dataclass(frozen=True)
 class Asker:
-    """A finished run with its models in memory."""
+    """A finished run with its models in memory; made by `open_asker`."""
 
     run: FinishedRun
     encoder: Encoder
@@ -43,23 +43,32 @@ class Asker:
     projector: Projector
 
     def taxonomy_questions(self) -> list[str]:
-        """The question about every hypernym that the run was asked about, in its own wording."""
+        """One question for each hypernym in the run's questions, in the run's wording."""
         questions = self.run.questions()
         hypernyms = questions[questions["kind"] == "hypernym"].drop_duplicates("category").sort_values("category")
         asked = zip(hypernyms["phrase"], hypernyms["number"], strict=True)
         return [question_text(self.run.condition, phrase, number) for phrase, number in asked]
 
     def unknown(self, questions: Sequence[str]) -> list[str]:
-        """Those of the questions with a word that the LM has no token for, of which it sees that it is unknown only."""
+        """The questions that contain a word for which the LM has no token."""
         unknown = self.lm.tokenizer.unk_token_id
         return [text for text in questions if unknown is not None and unknown in self.lm.tokenizer(text)["input_ids"]]
 
     def ask(self, images: Sequence[Path], questions: Sequence[str], *, as_stored: bool = True) -> pd.DataFrame:
-        """One row per image and question, in that order: image, question, p_yes, logit_yes, logit_no, mass.
+        """Ask every question about every image.
 
-        `p_yes` is p(yes) among the two answers, `mass` what both have of the whole vocabulary. `as_stored` rounds
-        features to the store's dtype, which training and evaluation read; else they stay float32. Raises
-        `DatasetError` for an image that cannot be read, `ConditionError` for a prompt that cannot be tokenised.
+        Args:
+            images: Image files.
+            questions: Questions in plain text; repeated ones are asked once.
+            as_stored: Round features to the type of the feature store, as in training. False keeps float32.
+
+        Returns:
+            One row per image and question: image, question, p_yes, logit_yes, logit_no, mass. p_yes is the
+            probability of yes among the two answers; mass is the probability of both among all tokens.
+
+        Raises:
+            DatasetError: An image cannot be read.
+            ConditionError: A prompt cannot be tokenised.
         """
         asked = list(dict.fromkeys(questions))
         tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
@@ -103,7 +112,18 @@ class _InMemory:
 
 
 def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:
-    """Load what a finished run needs to answer; `given` says where its encoder and LM are now, if they have moved."""
+    """Load a finished run with its encoder and LM.
+
+    Args:
+        folder: Folder of the run.
+        device: "auto", "cpu", "cuda", ...
+        given: Where its encoder and LM are now, if they have moved.
+
+    Raises:
+        RunError: The run is not finished or has changed.
+        ModelError: Its encoder or LM cannot be loaded.
+        StoreError: The encoder is not the one its features were made with.
+    """
     run, place = open_run(folder, given), choose_device(device)
     c = run.condition
     lm_folder = run.lm[1]

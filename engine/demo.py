@@ -28,7 +28,7 @@ SIGLIP = "encoder-siglip"
 
 @dataclass(frozen=True)
 class Study:
-    """Where the parts of a finished study are, and the seconds each stage took when it was last carried out.
+    """Folders of a finished study, and the seconds that each stage took when it last ran.
 
     `sweep`: the folder of its runs; `runs`: the run directories, which are not all if the recipe changed since.
     """

@@ -1,4 +1,4 @@
-"""What was found on this machine, and what the engine will use and why."""
+"""`crosstax doctor`: what this machine has, and what the engine will use and why."""
 
 import os
 import platform

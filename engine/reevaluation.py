@@ -1,4 +1,4 @@
-"""`crosstax evaluate`: a finished run is asked its own questions again, on any split or device."""
+"""`crosstax evaluate`: ask a finished run its own questions again, on any split or device."""
 
 from pathlib import Path
 

@@ -3,7 +3,11 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
 import pytest
 import typer
@@ -165,3 +169,49 @@ def test_files_that_the_documentation_names_exist() -> None:
             if not (ROOT / name).exists():
                 missing.append(f"{page.name}: {name}")
     assert not missing
+
+
+class _Page(HTMLParser):
+    """The anchors of an HTML page and the places that it links to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" or (name == "name" and tag == "a"):
+                self.anchors.add(value or "")
+            elif name in ("href", "src"):
+                self.links.add(value or "")
+
+
+def broken_links(site: Path) -> list[str]:
+    """Links and anchors of a built site that lead nowhere; other sites are not asked."""
+    pages = {path: _Page(path.read_text("utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, anchor = urldefrag(unquote(link))
+            if "://" in link or link.startswith(("mailto:", "data:")):
+                continue
+            place = (path.parent / target).resolve() if target else path
+            place = place / "index.html" if place.is_dir() else place
+            if not place.is_file() or (anchor and anchor not in pages[place].anchors):
+                broken.append(f"{path.relative_to(site)}: {link}")
+    return broken
+
+
+def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert broken_links(site) == []
+    api = site / "api" / "index.html"
+    assert {"engine.sweeps.sweep.run_sweep", "analysis.study.Study.f1"} <= _Page(api.read_text("utf-8")).anchors
+    text = api.read_text("utf-8")
+    api.write_text(text.replace("</body>", '<a href="../gone/">x</a><a href="../trust/#gone">x</a></body>'), "utf-8")
+    assert sorted(broken_links(site)) == ["api/index.html: ../gone/", "api/index.html: ../trust/#gone"]

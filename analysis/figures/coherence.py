@@ -129,11 +129,11 @@ def _fitted(ax: Axes, points: pd.DataFrame, x: str, look: Look, dash: str) -> No
 def _limits(ax: Axes, points: pd.DataFrame, x: str) -> None:
     ax.set_xlim(*padded(points[x].astype(float), 0.12))
     low, high = padded(points["f1"].astype(float), 0.06)
-    ax.set_ylim(low - 0.1 * (high - low), high)  # room for r
+    ax.set_ylim(low - 0.1 * (high - low), high)  # space for r
 
 
 def _name_points(figure: Figure, ax: Axes, points: pd.DataFrame, x: str, others: pd.DataFrame | None = None) -> None:
-    """Name the dots that stand out most in F1 first, and all that have room: no name lies on a dot or another name."""
+    """Name the dots that stand out most in F1 first, then others that fit: no name covers a dot or a name."""
     width, height = ax.get_position().size * figure.get_size_inches() * 72
     font = FontProperties(STYLE["font.family"], size=SMALL)
 

@@ -67,7 +67,15 @@ class Figures:
 
 
 def draw_figures(study: Study, drawn_now: Callable[[str, Drawn], None] = lambda *_: None) -> Figures:
-    """Every figure that the runs of a study allow. `drawn_now(name, figure)` is told of each as soon as it is drawn."""
+    """Draw every figure that the runs of a study allow.
+
+    Args:
+        study: The study, from `measure`.
+        drawn_now: Called with name and figure as soon as a figure is drawn.
+
+    Returns:
+        `drawn`: each figure by name; `absent`: why a figure is missing, by name.
+    """
     drawn: dict[str, Drawn] = {}
     absent: dict[str, str] = {}
     with progress_bar("draw", len(FIGURES), "figures") as advance:  # much is computed when a figure first asks for it

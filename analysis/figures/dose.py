@@ -1,4 +1,4 @@
-"""New here: held-out scores against the dose of an across-category shuffle and the visual coherence that it leaves."""
+"""Not in the paper: held-out scores against the shuffled share of leaves and the visual coherence that remains."""
 
 import numpy as np
 import pandas as pd

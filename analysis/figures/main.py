@@ -86,7 +86,7 @@ def cells_text(what: str, cells: Sequence[Cell], decimals: int) -> str:
 
 
 def f1_limits(cells: Sequence[Cell], lines: Iterable[float]) -> tuple[float, float]:
-    """Limits of a y axis in points of F1: from 20 if nothing lies near it, with room for the numbers above."""
+    """Limits of a y axis in points of F1: from 20 if nothing lies near it, with space for the numbers above."""
     low = [value for cell in cells for value in (cell.values.min(), cell.permuted, cell.published)]
     return 20.0 if np.nanmin([*low, *lines, 100]) > 24 else 0.0, 109.0
 

@@ -118,10 +118,14 @@ class NotDrawnError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A figure, ready for a page and for files.
+    """A figure with its texts, ready for a page and for files. All texts are plain text.
 
-    title: what it shows. caption: how to read it. alt: what it says, in words and numbers, for those who cannot see
-    it. paper: the figure of the paper that it is ("Figure 4"), empty where the paper has none. All are plain text.
+    Attributes:
+        figure: The matplotlib figure.
+        title: What it shows.
+        caption: How to read it.
+        alt: What it says, in words and numbers, for readers who cannot see it.
+        paper: The paper's figure that it repeats ("Figure 4"); empty if there is none.
     """
 
     figure: Figure
@@ -269,7 +273,7 @@ def padded(values: pd.Series, share: float) -> tuple[float, float]:
 
 
 def ticks_apart(levels: Iterable[float], share: float) -> list[float]:
-    """Those of `levels` whose labels have room: at least `share` of the whole range apart, the last one always."""
+    """Those of `levels` whose labels fit: at least `share` of the whole range apart, the last one always."""
     ordered = sorted(levels, reverse=True)
     room = share * (ordered[0] - ordered[-1])
     chosen = ordered[:1]

@@ -9,7 +9,7 @@ from analysis.release.files import AbsentError
 
 @dataclass(frozen=True)
 class Statement:
-    """One number of the paper: as printed, with so many decimals.
+    """One number of the paper, as printed, and its number of decimals.
 
     paper: a number; a bound ("< 0.01"); None where the paper prints none and the recomputed one is told beside others.
     """
@@ -64,7 +64,7 @@ def _compare(statement: Statement, found: Found) -> Claim:
 
 
 def prints_as(value: float, printed: float, decimals: int) -> bool:
-    """Whether `value`, rounded or cut off after so many decimals, is `printed`: the paper does both."""
+    """Whether `value`, rounded or cut off after that many decimals, is `printed`: the paper does both."""
     step, slack = 10.0**-decimals, 1e-9 * max(1.0, abs(printed))
     rounded = abs(value - printed) <= step / 2 + slack
     cut = value * printed >= 0 and -slack <= abs(value) - abs(printed) < step - slack

@@ -1,4 +1,4 @@
-"""The published mixed models on the release's rows (Figure 3), and nulls read honestly."""
+"""The published mixed models on the release's rows (Figure 3), with equivalence tests for claims of no difference."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

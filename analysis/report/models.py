@@ -194,5 +194,5 @@ def _effects(page: Page) -> Table:
 
 
 def _effect(row: Mapping[Any, Any]) -> str:
-    """What an effect stands for: a difference, or so many points by something."""
+    """What an effect means: a difference, or a number of points per unit of something."""
     return str(row["tost_step"]) if row["unit"] == "points" else f"{row['term']} ({row['unit']})"

@@ -1,6 +1,6 @@
 """One self-contained HTML page per study, and the JSON summary the command line prints.
 
-`report.page` holds the sections' data, `templates` their words; here they become one file that asks for nothing
+`report.page` holds the sections' data, `templates` their words; here they become one file that needs nothing
 outside itself: style, script and drawings are inside, and a policy in its head forbids everything else.
 """
 

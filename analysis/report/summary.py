@@ -16,7 +16,7 @@ from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
 
-COHERENT = ("original", "across", "within")  # arms whose coherence is told
+COHERENT = ("original", "across", "within")  # arms whose coherence is reported
 
 
 def summary(study: Study) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def confusion_counts(
 
 
 def macro_f1(counts: NDArray[np.int64]) -> Array:
-    """Macro F1 in 0..1 per category (C,) from counts (C, 2, 2); NaN for a category without questions."""
+    """Macro F1 in 0..1 of each category (C,), from counts (C, 2, 2); NaN for a category without questions."""
     hits = counts[:, [0, 1], [0, 1]].astype(float)  # (C, label): answers right for "no" and "yes"
     used = counts.sum(axis=2) + counts.sum(axis=1)  # (C, label): times the label occurs in gold plus in prediction
     f1 = np.divide(2 * hits, used, out=np.zeros_like(hits), where=used > 0)

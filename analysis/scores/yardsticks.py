@@ -5,10 +5,10 @@
   leaves, which the projector was never told, and no language: what it answers can be had by looking alike. It cannot
   answer leaf questions. See `matched_votes` for a trap in leaving the own leaf out.
 - `oracle`, the rule "if crow then bird": the nearest leaf by its mean training image (whitened), the image's own leaf
-  included, then the taxonomy. It is told both halves, so it is no control; it errs where leaves are taken for others.
+  included, then the taxonomy. It knows both halves, so it is no control; it errs where leaves are taken for others.
 - `composition`, "the run's own leaf answers x the LM's own text answers": what a run would score if its two halves were
   simply put together. Of the leaves, a run was only asked about the true one and one wrong one of each image; the
-  composition knows no others, so it is told more than the run. Needs the LM's text probe.
+  composition knows no others, so it has more information than the run. Needs the LM's text probe.
 
 Each gives a margin per question: yes from zero on, and AUC is over the margins.
 

@@ -18,11 +18,18 @@ MARGIN = EQUIVALENCE_MARGIN / 100  # F1 in 0..1
 
 @dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided t tests of |difference| < margin, all in the unit of the difference.
+    """The result of two one-sided t tests of |difference| < margin; made by `tost`.
 
-    p: the larger of the two one-sided p. low, high: the 1 - 2 alpha interval (90 % for alpha .05).
-    equivalent: p < alpha. different: the two-sided test against zero rejects at alpha. Both can hold (a real but small
-    difference), or neither.
+    A difference can be both equivalent and different (real but small), or neither.
+
+    Attributes:
+        difference: The difference that was tested, in its own unit, as are margin, low and high.
+        margin: The largest difference that does not matter.
+        alpha: Level of each test.
+        low: Lower end of the 1 - 2 alpha interval (90 % for alpha .05).
+        high: Upper end of that interval.
+        p: The larger of the two one-sided p values.
+        different: The two-sided test against zero rejects at alpha.
     """
 
     difference: float
@@ -39,7 +46,7 @@ class Equivalence:
 
     @property
     def verdict(self) -> str:
-        """Plain words that follow from the two tests."""
+        """The decision in words."""
         if self.equivalent:
             small = f"equivalent within {self.margin:g}"
             return f"{small}, though different from zero" if self.different else small
@@ -49,12 +56,21 @@ class Equivalence:
 
 
 def tost(difference: float, se: float, df: float, *, margin: float = MARGIN, alpha: float = 0.05) -> Equivalence:
-    """Is `difference` (standard error `se`, `df` degrees of freedom, `inf` for a normal test) within +-`margin`?
+    """Test whether a difference lies within plus or minus `margin`, by two one-sided t tests.
 
-    The default margin is for F1 in 0..1; give `contrasts.EQUIVALENCE_MARGIN` for points. A slope on a -1/+1 code is
-    half the difference between its two levels: double it and its standard error first.
-    Without any spread (`se` 0) the interval is the difference itself: p is 0 or 1, and .5 on the margin. Missing input
-    gives a missing p and no equivalence. Raises CrosstaxError for a margin that is not positive.
+    Args:
+        difference: Estimated difference. A slope on a -1/+1 code is half the difference between its levels: double it
+            and its standard error first.
+        se: Standard error. If it is 0, p is 0 or 1, and .5 on the margin.
+        df: Degrees of freedom; `inf` for a normal test.
+        margin: Largest difference that does not matter. The default is for F1 in 0..1.
+        alpha: Level of each test.
+
+    Returns:
+        The decision with its interval. Missing input gives a missing p and no equivalence.
+
+    Raises:
+        CrosstaxError: The margin is not positive.
     """
     if not margin > 0:
         raise CrosstaxError(
@@ -75,7 +91,7 @@ def _t(difference: float, se: float) -> float:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Holm's adjusted p of one family of tests, index kept; missing p stay missing and do not count."""
+    """Holm's adjusted p of one family of tests. The index is kept; missing values stay missing and do not count."""
     ordered = p.dropna().sort_values(kind="stable")
     factors = np.arange(len(ordered), 0, -1)
     adjusted = (ordered * factors).cummax().clip(upper=1)

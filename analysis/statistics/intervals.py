@@ -42,7 +42,15 @@ MODEL_CATEGORIES = 250  # a table with gaps and more categories is not fitted: a
 
 
 def crossed_bootstrap(f1_SC: Array, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean over categories, then seeds, of a table that may have gaps (NaN)."""
+    """Percentile interval of a mean, with seeds and categories both resampled (4,000 draws).
+
+    Args:
+        f1_SC: Scores, seeds x categories, in any unit. Gaps are NaN.
+        level: Level of the interval.
+
+    Returns:
+        Lower and upper end; NaN for a single value.
+    """
     return percentiles(resampled_means(f1_SC), level)
 
 

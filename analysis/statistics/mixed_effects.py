@@ -62,19 +62,22 @@ FEW_LEVELS = 5  # fewer levels than this and a note says so
 
 @dataclass(frozen=True)
 class MixedModel:
-    """A fitted model.
+    """A fitted linear mixed-effects model; made by `mixed_model`.
 
-    fixed: columns term, estimate, se, df (Satterthwaite), t, p (two-sided), low, high (at the level asked for). The
-        intercept is "Intercept"; x[T.b] is level b of factor x against its reference level.
-    random: columns group, term, sd, correlations: a tuple of the correlations with the earlier effects of the same
-        block, as lme4 prints them: empty for its first effect, NaN beside an effect without variance.
-    sigma: residual sd, in units of the response. criterion: REML criterion (-2 restricted log-likelihood).
-    n: rows. groups: levels per group.
-    singular: some effect, or some combination of the effects of a block, has no variance.
-    converged: the gradient is zero, no direction leads down, and two starts or more ended here.
-    rows: index of the data, columns fitted (fixed effects and predicted random effects) and residual, in units of the
-        response.
-    notes: one sentence each on what a reader of the table must know.
+    Attributes:
+        formula: The formula that was fitted.
+        fixed: Columns term, estimate, se, df (Satterthwaite), t, p (two-sided), low, high. The intercept is
+            "Intercept"; x[T.b] is level b of factor x against its reference level.
+        random: Columns group, term, sd, correlations. The last is a tuple of correlations with the earlier effects of
+            the same block, as lme4 prints them: empty for the first effect, NaN beside an effect without variance.
+        sigma: Residual standard deviation, in units of the response.
+        criterion: REML criterion (-2 times the restricted log-likelihood).
+        n: Number of rows.
+        groups: Number of levels of each grouping factor.
+        singular: Some effect, or some combination of the effects of a block, has no variance.
+        converged: The gradient is zero, no direction leads down, and at least two starting points ended here.
+        rows: Index of the data; columns fitted (fixed and predicted random effects) and residual.
+        notes: What a reader of the table must know, one sentence each.
     """
 
     formula: str
@@ -91,10 +94,18 @@ class MixedModel:
 
 
 def mixed_model(formula: str, data: pd.DataFrame, *, level: float = 0.95) -> MixedModel:
-    """Fit `formula` (lme4 syntax) to the rows of `data` by REML; `level` is the level of the intervals.
+    """Fit a linear mixed-effects model by REML, as lme4 and lmerTest do.
 
-    Raises MixedModelError where the formula cannot be read or the data cannot support it; missing values are refused,
-    not dropped. A singular fit is a result and not an error: see `singular` and `notes`.
+    Args:
+        formula: lme4 syntax, such as "f1 ~ arm + (1 | run_seed) + (1 | category)".
+        data: One row per observation. Missing values are refused, not dropped.
+        level: Level of the intervals.
+
+    Returns:
+        The model. A singular fit is a result and not an error: see `singular` and `notes`.
+
+    Raises:
+        MixedModelError: The formula cannot be read, or the data cannot support it.
     """
     if not 0 < level < 1:
         raise MixedModelError(f"level is {level:g}; give a number between 0 and 1, for example 0.95")

@@ -95,7 +95,7 @@ def cross_products(design: Design) -> Products:
 
 
 class Evaluation:
-    """The model at one theta; what is dear is computed when first asked for.
+    """The model at one theta; expensive parts are computed on first use.
 
     value: the profiled REML deviance up to the constant of `criterion`; residual: r^2 = y' P y, the penalised residual
     sum of squares on the scale of the products; S_pp = Q' V^-1 Q; gamma_p: the fixed effects on Q.

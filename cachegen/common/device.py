@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def on_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values in the CPU's memory as a tensor on `device`; a GPU fetches them in its turn, and nobody waits for it."""
+    """Values in the CPU's memory as a tensor on `device`; copying to a GPU does not block."""
     tensor = torch.as_tensor(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 

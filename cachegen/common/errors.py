@@ -1,6 +1,6 @@
 """Errors a user can cause: one typed family, shown as one line, exit code 2.
 
-Every message says what is wrong, where, and what to do. Anything else that escapes is a bug of ours
+Every message says what is wrong, where, and what to do. Any other error is a bug in crosstax
 and keeps its traceback. Several problems are a listing: a head, and a line for each.
 """
 
@@ -40,7 +40,7 @@ class WriteError(RunError):
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether something went wrong, and nobody asked to stop; a panic of a library in Rust is no `Exception`."""
+    """Whether this is a failure and not a request to stop; a panic of a Rust library is no `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
@@ -50,7 +50,7 @@ def listing(head: str, lines: Sequence[str]) -> str:
 
 
 def first_of(lines: Sequence[str]) -> list[str]:
-    """The first twenty lines, and how many more there are: what a user can look at."""
+    """The first twenty lines, and how many more there are."""
     more = [f"... and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
     return [*map(shortened, lines[:SHOWN]), *more]
 

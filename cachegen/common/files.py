@@ -84,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what killed writers of `path` left beside it; for who holds the lock on it, else one may still write."""
+    """Delete temporary files that killed writers of `path` left. Hold the lock on it: another may still write."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -135,7 +135,7 @@ def give_own_modes(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically; bytes of a path that were none of a letter are escaped, as JSON does."""
+    """Write UTF-8 `text` to `path` atomically; bytes of a path that are not UTF-8 are escaped, as JSON does."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -145,7 +145,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def expanded(place: str | Path) -> Path:
-    """A path with the home folder in place of "~"; unlike Path's own, no error for a user that there is not."""
+    """A path with the home folder in place of "~"; unlike `Path.expanduser`, no error for an unknown user."""
     return Path(os.path.expanduser(place))  # noqa: PTH111
 
 
@@ -198,7 +198,7 @@ def digest_file(path: Path) -> str:
 def exclusive_lock(path: Path, what: str) -> Iterator[None]:
     """Hold the only writer's lock on `path` (a sidecar that names host and pid), or raise `RunError`.
 
-    The kernel frees an fcntl lock when its process dies, so a killed writer blocks nobody.
+    The kernel frees an fcntl lock when its process dies, so a killed writer blocks no other.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

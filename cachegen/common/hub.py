@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: what a folder holds, working offline, and what to do when the hub gives none."""
+"""Models from the Hugging Face hub: what a folder holds, working offline, and advice when a download fails."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def go_offline() -> None:
 
 
 def offline() -> bool:
-    """Whether nothing may be downloaded; whoever downloads asks this first."""
+    """Whether downloads are forbidden; every download checks this first."""
     return os.environ.get(VARIABLE, "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -87,7 +87,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def may_be_moved(name: str, error: BaseException) -> bool:
-    """Whether a name that the hub did not give was rather a folder: unknown there, its parent here."""
+    """Whether a name that the hub does not know was meant as a folder, since its parent folder exists."""
     strange = ("RepositoryNotFoundError", *UNREACHED)
     around = name.rpartition("/")[0]
     return is_folder(Path(around or "/nowhere")) and any(type(each).__name__ in strange for each in _chain(error))

@@ -65,7 +65,7 @@ def begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work, and hold its GPU, for ever."""
+    """End this worker when its parent is killed; otherwise it would wait for work, and hold its GPU, for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

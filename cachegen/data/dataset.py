@@ -30,15 +30,19 @@ FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or vali
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a run asks about, and the images it asks with.
+    """A taxonomy and the images of its leaves (section 2 of the paper); made by `load_dataset`.
 
-    leaves: index "leaf" sorted; columns phrase, number, n_images.
-    hypernyms: index "hypernym" sorted; columns phrase, number, depth (nullable Int64), n_leaves.
-    pairs: columns leaf, hypernym, sorted.
-    images: columns key ("crow/crow_01b.jpg"), leaf[, split], sorted by key; the row number is the image number.
-    notes: what was kept and is worth knowing.
-    digest: taxonomy content + split + (key, file size) of each image, whatever the order of rows on disk.
-    image_digest: (key, file size) of each image only: what a feature store depends on.
+    Attributes:
+        root: Folder of the dataset.
+        leaves: Index leaf, sorted; columns phrase, number, n_images.
+        hypernyms: Index hypernym, sorted; columns phrase, number, depth (nullable Int64), n_leaves.
+        pairs: Columns leaf, hypernym, sorted.
+        images: Columns key ("crow/crow_01b.jpg"), leaf and, with a fixed split, split. Rows are sorted by key, and the
+            row number is the number of the image.
+        notes: Remarks on what was accepted, one sentence each.
+        digest: Hash of the taxonomy, the split, and the key and file size of each image. The order of rows on disk
+            does not matter.
+        image_digest: Hash of the key and file size of each image. Feature stores depend on this one only.
     """
 
     root: Path
@@ -52,15 +56,15 @@ class Dataset:
 
     @property
     def homonyms(self) -> frozenset[str]:
-        """Leaves that carry a hypernym's name or phrase (11 in THINGS), which `homonyms = drop` leaves out."""
+        """Leaves with the name or phrase of a hypernym (11 in THINGS); `homonyms = "drop"` leaves them out."""
         return frozenset(homonyms_of(self.leaves, self.hypernyms))
 
     def image_path(self, key: str) -> Path:
-        """File of the image `key`."""
+        """File of the image with this key."""
         return self.root / "images" / key
 
     def summary(self) -> str:
-        """A few lines for people: sizes, split, digest, and the first notes."""
+        """A few readable lines: sizes, split, digest and the first notes."""
         per_leaf = self.leaves["n_images"]
         lines = [
             f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
@@ -75,9 +79,16 @@ class Dataset:
 
 
 def load_dataset(root: Path) -> Dataset:
-    """Load and validate the dataset folder `root`.
+    """Read a dataset folder and check all of it. No image is decoded.
 
-    Raises `DatasetError` that lists *all* problems with their places, one line each.
+    Args:
+        root: Folder with `taxonomy.csv`, `images/<leaf>/` and, optionally, `split.csv`.
+
+    Returns:
+        The dataset, with sorted tables.
+
+    Raises:
+        DatasetError: It lists all problems with their places, one line each; after twenty, their number.
     """
     root = Path(root)
     problems: list[str] = []

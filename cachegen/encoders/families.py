@@ -1,4 +1,4 @@
-"""Vision models of timm and of transformers, made to say the same things: how to run one, and what to tap.
+"""Vision models of timm and of transformers behind one interface: how to run one, and where to read its features.
 
 Equal weights give equal features whichever library reads them. Where the two would differ, timm decides, because the
 paper's release used it: tables of positions are resampled once, bicubic with antialiasing (transformers resamples

@@ -77,14 +77,30 @@ def extract(
     decoding: Decoding | None = None,
     part: Part | None = None,
 ) -> dict[str, Any]:
-    """Encode every image of `dataset` into the feature store `out`, resuming whatever is there.
+    """Encode every image of a dataset into a feature store, or finish a store that was interrupted.
 
-    `device` and `compute` are for an encoder given by name (see `load_encoder`); `workers` threads decode, by default
-    one per CPU core. An unreadable image stops the run, or with "mark" is recorded with its reason and has no features.
-    `decoding` None: as the store that is there says, or the default. `part` (i, n) encodes the i-th of n ranges of rows
-    only, beside other processes that encode the others.
-    Returns a JSON-ready summary, in which `digest` is None while rows are pending. Raises `ModelError` for the encoder,
-    `StoreError` for images and the store, `RunError` if another process writes any of these rows.
+    The features are those of the paper's section 3.2: patch tokens of the penultimate block, without the final norm.
+
+    Args:
+        dataset: Dataset whose images are encoded.
+        encoder: Name of an encoder (see `cachegen.encoders.load_encoder`), or a loaded one.
+        out: HDF5 file to write or finish.
+        batch: Images in one batch of the encoder. A store that is resumed keeps the batch it was made with.
+        workers: Threads that decode images; default: one per CPU core.
+        on_unreadable: "stop" at an unreadable image, or "mark" it in the store and go on without its features.
+        device: "auto", "cpu", "cuda", ...; for an encoder given by name.
+        compute: Precision of the encoder's matrix products; "auto" is bfloat16 on CUDA, else float32.
+        dtype: Type in which patch features are stored.
+        decoding: Background and orientation of images; default: those of the store, if there is one.
+        part: (i, n) encodes only the i-th of n ranges of rows. Other processes may encode the others meanwhile.
+
+    Returns:
+        A summary for JSON. Its `digest` is None while other parts are missing.
+
+    Raises:
+        ModelError: The encoder cannot be loaded.
+        StoreError: An image cannot be read, or the store is damaged or was made with something else.
+        RunError: Another process writes some of these rows.
     """
     started = time.perf_counter()
     model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder

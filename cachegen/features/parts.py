@@ -2,7 +2,7 @@
 
 Rows a, ..., b - 1 of a store are locked as bytes [a, b) of the sidecar `STORE.lock`: the kernel finds overlaps, and
 frees what a killed process held. The sidecar's text says who holds which rows. One more byte, far behind all rows, is
-held for moments by whoever creates the store or writes into a file that all parts share.
+held for moments by a process that creates the store or writes into a file that all parts share.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Whether a dataset's pictures still are those whose features a store holds.
+"""Checks that a store's features belong to the dataset's images.
 
 A store has the SHA-256 of each picture's file. `STORE.times` beside it remembers how the file looked when its content
 was last seen to be that: size, times of modification and of change (ctime), and the hash folded to 64 bits, as (N, 4)

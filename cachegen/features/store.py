@@ -55,11 +55,23 @@ IDENTITY = ("weights_digest", "layer", "image_size", "transform", "dtype", "comp
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
-    """A store opened for reading: small columns in memory, features as read-only maps (no copies).
+    """A feature store, open for reading. Features are mapped from the file, not copied into memory.
 
-    keys: N image keys; done: (N,) uint8, a snapshot; unreadable: key -> reason of the rows that have no features.
-    patches: (N, P, D) uint16 (bfloat16 bits) or float16; pooled_patches, pooled_all_tokens: (N, D) float32.
-    sha256: (N, 32) uint8 and crc32_pooled: (N,) uint32, or None in a store of an earlier version.
+    N images, P patches per image, D width of the encoder.
+
+    Attributes:
+        path: The HDF5 file.
+        attributes: What the store records: encoder, digest of its weights, transform, dtype and so on.
+        keys: The N image keys.
+        done: State of each row (N,) uint8, when the store was opened.
+        crc32: Checksum of each row (N,) uint32.
+        patches: Patch features (N, P, D), uint16 (bits of bfloat16) or float16. `patch_tensor` reads and checks them.
+        pooled_patches: Mean over patch tokens (N, D) float32.
+        pooled_all_tokens: Mean over all tokens (N, D) float32.
+        unreadable: Key and reason of each image without features.
+        offsets: Byte offset of each HDF5 dataset in the file.
+        sha256: Hash of each image file (N, 32) uint8; None in a store of an earlier version.
+        crc32_pooled: Checksum of hash and pooled vectors (N,) uint32; None in a store of an earlier version.
     """
 
     path: Path
@@ -77,7 +89,15 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: Path, allow_pending: bool = False) -> "FeatureStore":
-        """Map the store at `path`; raises `StoreError` if it is missing, damaged, foreign, or not finished."""
+        """Open the store at `path`.
+
+        Args:
+            path: HDF5 file that `extract` wrote.
+            allow_pending: Also open a store that is not finished.
+
+        Raises:
+            StoreError: It is missing, damaged, not a feature store, or not finished.
+        """
         path = Path(path)
         try:
             _check_file(path)
@@ -148,7 +168,7 @@ class FeatureStore:
         return {key: row for row, key in enumerate(self.keys)}
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
-        """Row numbers (n,) int64 of image keys; raises for an unknown key or one without features."""
+        """Row numbers (n,) int64 of image keys. Raises `StoreError` for a key that is unknown or has no features."""
         try:
             rows = np.array([self.row_of[key] for key in keys], dtype=np.int64)
         except KeyError as error:
@@ -157,9 +177,9 @@ class FeatureStore:
         return rows
 
     def patch_tensor(self, rows: np.ndarray) -> "torch.Tensor":
-        """Patch features of `rows`, copied: (n, P, D) bfloat16 or float16 on the CPU.
+        """Patch features of `rows` (n,), copied to (n, P, D) bfloat16 or float16 on the CPU.
 
-        Rows are compared with their checksums when first read; raises `StoreError` naming damaged ones.
+        A row is compared with its checksum when it is first read. Raises `StoreError` that names damaged rows.
         """
         import torch
 
@@ -179,7 +199,7 @@ class FeatureStore:
             self._require_sound(rows, in_threads(lambda place: sound(rows[place]), len(rows), advance))
 
     def verify(self) -> None:
-        """Read every row; raises `StoreError` that lists those whose checksum fails or that are not finite."""
+        """Read every row. Raises `StoreError` that lists rows with a wrong checksum, NaN or infinity."""
         rows = np.flatnonzero(self.done == DONE)
 
         def fault(place: int) -> str:
@@ -254,7 +274,7 @@ def row_checksum(key: str, parts: Sequence[np.ndarray]) -> int:
 def in_threads(work: Callable[[int], Result], count: int, advance: Callable[[int], None] | None = None) -> list[Result]:
     """`work` of 0, ..., count - 1, by threads where there is enough of it: checksums, copies and reads free the GIL.
 
-    `advance(n)` is told of what is done.
+    `advance(n)` is called with the number of finished items.
     """
 
     def take(block: range) -> list[Result]:
@@ -362,7 +382,7 @@ def _offset(file: h5py.File, name: str, dtype: str, size: int) -> int:
 
 
 def times_path(path: Path) -> Path:
-    """What a store last saw of its pictures' files, beside it; see `cachegen.features.same_pictures`."""
+    """The file beside a store that records when its images were last checked; see `cachegen.features.same_pictures`."""
     return path.with_name(f"{path.name}.times")
 
 

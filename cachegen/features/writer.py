@@ -38,7 +38,7 @@ HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
 
 
 class StoreWriter:
-    """The one locked writer of `rows` of a store, or what has none left to write: without locks.
+    """The only writer of `rows` of a store. It holds their lock, unless nothing is left to write.
 
     `store` is the state found when it was opened.
     """

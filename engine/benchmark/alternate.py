@@ -13,7 +13,7 @@ def alternate(
 ) -> Seconds:
     """Seconds of each way in each of `rounds` rounds, after one round that warms up.
 
-    `wait` blocks until the device has finished what it was given; `advance(1)` is told of every call.
+    `wait` blocks until the device has finished what it was given; `advance(1)` is called after every call.
     """
     seconds: Seconds = {name: [] for name in ways}
     for number in range(rounds + 1):

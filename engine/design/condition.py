@@ -1,8 +1,7 @@
-"""A condition: one cell of the experiment (paper section 3), and nothing that is not science.
+"""A condition: everything that can change a run's numbers (section 3 of the paper).
 
-Everything that can change a number is a field here; paths, device, lockstep group size and checkpoint
-interval are not. The run id is made from the fields that differ from their defaults, so a field added
-later, at the value that reproduces the old behaviour, leaves all ids as they were.
+Paths, device, size of lockstep groups and time between checkpoints are not fields. The run id is made from the fields
+that differ from their defaults. So a new field whose default is the old behaviour leaves all ids as they were.
 """
 
 import json
@@ -32,9 +31,9 @@ PLACES = ("dataset", "features", "encoder", "lm")
 
 
 class Condition(BaseModel):
-    """One run's scientific settings; frozen, so that it can name the run.
+    """The scientific settings of one run, as an immutable pydantic model.
 
-    Defaults are the paper's Table 1 where it has a value, with `order = "pairs"`.
+    Defaults are those of the paper's Table 1 where it has a value. `docs/own-data.md` lists the fields by topic.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -124,21 +123,29 @@ class Condition(BaseModel):
 
     @classmethod
     def of(cls, fields: dict[str, Any], where: str) -> Self:
-        """Condition with these fields. Raises `ConditionError` that names the first wrong one."""
+        """The condition with these fields. Raises `ConditionError` that names the first wrong one.
+
+        Args:
+            fields: Names and values; fields that are left out have their default.
+            where: Where the fields come from, to begin the error message with.
+        """
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
             raise ConditionError(f"{where}: {_problem(error)}; correct this field") from None
 
     def changed(self) -> dict[str, Any]:
-        """Fields that differ from their defaults."""
+        """The fields that differ from their defaults."""
         return self.model_dump(exclude_defaults=True)
 
     def run_id(self, encoder: str, lm: str, digests: dict[str, str]) -> str:
-        """Readable slug + 8 hex digits over schema, changed fields and the digests of all inputs.
+        """The run's name: a readable part, and 8 hex digits that depend on changed fields and inputs.
 
-        `encoder` and `lm` are names or paths; only their last part is shown and neither is hashed, since
-        the digests already stand for the contents.
+        Args:
+            encoder: Name or path of the encoder; its last part is shown.
+            lm: Name or path of the LM; its last part is shown.
+            digests: Digests of dataset, feature store and LM. They are hashed in place of names, so that a moved or
+                renamed input gives the same id.
         """
         canonical = json.dumps([SCHEMA, self.changed(), digests], sort_keys=True, ensure_ascii=False)
         weights = "pretrained" if self.lm_init == "pretrained" else f"random{self.lm_seed}"
@@ -162,7 +169,7 @@ def _slug(name: str) -> str:
 
 
 class Inputs(BaseModel):
-    """Where one run's dataset folder, feature store and LM (directory or Hugging Face id) are."""
+    """Places of one run's dataset folder, feature store and LM (directory or Hugging Face id)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -187,7 +194,11 @@ def tidy_place(place: Any) -> Any:
 
 
 class Sweep(BaseModel):
-    """A list of runs, each a pair of inputs and a condition, in the order they were written."""
+    """A list of runs in the order in which they were written.
+
+    Attributes:
+        runs: Pairs of inputs (places of dataset, feature store and LM) and a condition.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -195,7 +206,16 @@ class Sweep(BaseModel):
 
     @classmethod
     def expand(cls, grids: list[dict[str, Any]], where: str) -> Self:
-        """Runs of `cross`; repeated ones are kept once. Raises `ConditionError` naming grid and field."""
+        """All combinations of the values in each grid; repeated runs are kept once.
+
+        Args:
+            grids: Tables with dataset, features, lm and fields of a condition. Each value may be a list. `together`, a
+                list of tables, holds fields that vary together.
+            where: Where the grids come from, to begin error messages with.
+
+        Raises:
+            ConditionError: It names the grid and the field.
+        """
         runs: dict[tuple[Inputs, Condition], None] = {}
         for number, grid in enumerate(grids, 1):
             for places, condition in cross(grid, f"{where}: grid {number}"):

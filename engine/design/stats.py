@@ -50,7 +50,7 @@ def _count(dataset: Dataset, condition: Condition) -> dict[str, Any]:
 def distributions(dataset: Dataset) -> dict[str, pd.DataFrame]:
     """What Figures 8 and 9 count.
 
-    `hypernyms_per_leaf`: columns hypernyms, leaves (how many leaves have so many); `leaves_per_hypernym`: columns
+    `hypernyms_per_leaf`: columns hypernyms, leaves (how many leaves have that many); `leaves_per_hypernym`: columns
     hypernym, leaves, images, depth, most leaves first; `images_per_leaf`: columns images, leaves.
     """
     per_leaf = dataset.pairs["leaf"].value_counts()

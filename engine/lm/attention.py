@@ -1,4 +1,4 @@
-"""Attention of a packed row as plain matrix products: what CPUs do best.
+"""Attention of a packed row as plain matrix products, which is fastest on CPUs.
 
 PyTorch's `scaled_dot_product_attention` works in small blocks there, and without AMX it multiplies bfloat16 matrices
 at a fraction of the speed of a large product. Here one product covers all query heads of a key head, and gradients are

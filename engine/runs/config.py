@@ -22,7 +22,7 @@ def read_record(path: Path) -> Any:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run says of itself. Raises `RunError` if that is another version's, or no run's."""
+    """The config of a run. Raises `RunError` if that is another version's, or no run's."""
     path = folder / "config.json"
     config = read_record(path)
     if not isinstance(config, dict):

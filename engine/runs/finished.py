@@ -1,6 +1,6 @@
-"""The one reader of finished runs: seal and id are checked, then its tables, inputs and projector are at hand.
+"""The one reader of finished runs: it checks seal and id, and gives access to tables, inputs and projector.
 
-Everything that needs torch, or is elsewhere, is opened on first use. Nothing is written.
+Whatever needs torch or lies outside the run is opened on first use. Nothing is written.
 """
 
 import json
@@ -35,12 +35,21 @@ WORDS = {"dataset": "dataset", "features": "feature store", "lm": "LM", "encoder
 
 
 class MissingInputError(RunError):
-    """An input of a run that is nowhere to be found."""
+    """An input of a run cannot be found."""
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run that is done; made by `open_run`. `id`: what it is, whatever its folder is called; `hashes`: its seal."""
+    """A finished run; made by `open_run`.
+
+    Attributes:
+        directory: Its folder.
+        id: Its name, which follows from its condition and inputs, whatever the folder is called.
+        config: The content of config.json.
+        condition: Its settings.
+        hashes: Hash of each file, as recorded in DONE.
+        given: Where inputs are now, if they have moved.
+    """
 
     directory: RunDirectory
     id: str
@@ -52,9 +61,9 @@ class FinishedRun:
     # Its tables
 
     def questions(self) -> pd.DataFrame:
-        """All its questions (train, validation, test), one row each, in question order.
+        """All questions of train, validation and test, one row each, in question order.
 
-        `removed`: the category asked about is a hypernym that a systematic ablation removed.
+        The column `removed` says that a systematic ablation removed the hypernym that is asked about.
         """
         path = self.directory.file("questions.parquet")
         columns = [name for name in QUESTION_COLUMNS if name not in QUESTION_DEFAULTS]
@@ -80,7 +89,10 @@ class FinishedRun:
         return predictions[[*LOGITS, "mass"]].take(row).set_index(asked.index)
 
     def answers(self, split: str) -> pd.DataFrame:
-        """Its questions of one split, validation or test, with the answers it gave."""
+        """The questions of one split, "validation" or "test", with logit_yes, logit_no and mass.
+
+        mass is the probability of yes and no together among all tokens.
+        """
         questions = self.questions()
         asked = questions[questions["split"] != "train"]
         return asked.join(self.logits(asked))[asked["split"] == split].reset_index(drop=True)
@@ -92,7 +104,7 @@ class FinishedRun:
         return f"{bad} of {len(logits)} predictions have logits that are not finite" if bad else None
 
     def losses(self) -> pd.DataFrame:
-        """Training log: columns step, loss (float)."""
+        """The training log: columns step and loss, both float."""
         path = self.directory.file("metrics.jsonl")
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -103,15 +115,16 @@ class FinishedRun:
     # Its inputs, wherever they are now
 
     def named(self, what: str) -> str | None:
-        """An input (dataset, features, lm) as the run was told."""
+        """An input (dataset, features, lm) as the user named it for training."""
         named = self.config.get("paths", {}).get(what)
         return named if isinstance(named, str) and named and "\0" not in named else None
 
     def find(self, what: str, load: Callable[[str], Input], digests: Callable[[Input], Digests]) -> tuple[str, Input]:
-        """Where an input is now, and what `load` makes of it: the first place with the digests that the run recorded.
+        """The first place where an input has the digests that the run recorded, and what `load` returns for it.
 
-        Looked for where the user says, else where it was, else beside the run as it was beside it then. Raises
-        `MissingInputError` if it is nowhere, `RunError` if there is another in its place.
+        If the user names a place, only that one is tried. Otherwise the input is looked for where it was, and then in
+        the same place relative to the run. Raises `MissingInputError` if it is nowhere, and `RunError` if another input
+        is in its place.
         """
         told, named = getattr(self.given, what), self.named(what)
         places = candidates(self.directory.path, what, named) if told is None else [expanded(told)]
@@ -150,12 +163,12 @@ class FinishedRun:
         )
 
     def dataset(self) -> Dataset:
-        """The dataset it was trained on."""
+        """The dataset it was trained on. Raises `MissingInputError` if it is nowhere, `RunError` if it has changed."""
         return self.find("dataset", lambda place: load_dataset(Path(place)), lambda each: {"dataset": each.digest})[1]
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The feature store it was trained on."""
+        """The feature store it was trained on. Raises as `dataset` does."""
         return self.find("features", lambda place: FeatureStore.open(Path(place)), lambda each: {"store": each.digest})[
             1
         ]
@@ -169,9 +182,9 @@ class FinishedRun:
 
     @cached_property
     def features(self) -> dict[str, Any]:
-        """What its feature store says of its features, with `patches` (of an image) and `width`.
+        """The attributes of its feature store, with `patches` (per image) and `width`.
 
-        Recorded in the run, so that the store need not be there; runs of earlier versions read it off the store.
+        They are recorded in the run, so the store is not needed. Runs of earlier versions read them from the store.
         """
         if "store" not in self.config:
             return features_of(self.store)
@@ -255,9 +268,14 @@ class FinishedRun:
 
 
 def open_run(folder: Path, given: Places | None = None) -> FinishedRun:
-    """Open the run directory `folder`; `given` says where inputs of it are now.
+    """Open the folder of a finished run and check its seal.
 
-    Raises `RunError` if it is none, is not done, was changed since, or is another run than its files say.
+    Args:
+        folder: The run folder; its name does not matter.
+        given: Where its inputs are now, if they have moved.
+
+    Raises:
+        RunError: The folder is no run, is not finished or has changed since, or its files belong to another run.
     """
     directory = RunDirectory(folder)
     if not directory.begun:
@@ -273,7 +291,7 @@ def open_run(folder: Path, given: Places | None = None) -> FinishedRun:
 
 
 def features_of(store: FeatureStore) -> dict[str, Any]:
-    """What a run records of its feature store: its attributes, patches of an image, and their width."""
+    """What a run records about its feature store: attributes, number of patches per image, and width."""
     _, patches, width = store.patches.shape
     facts = {name: value for name, value in store.attributes.items() if isinstance(value, str | int | float)}
     return facts | {"patches": patches, "width": width}

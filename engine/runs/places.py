@@ -24,7 +24,7 @@ ENCODER_PART = re.compile(r"(local-dir:)?(.+?)(@[1-9][0-9]{1,3})?")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the user says that inputs are now; None: where the run says."""
+    """Where the inputs of a run are now. None: where they were, or in the same place relative to the run."""
 
     dataset: Path | None = None
     features: Path | None = None

@@ -1,4 +1,4 @@
-"""A run before it is carried out: all that its id depends on, and how it is carried out, which is no part of that."""
+"""A run before it is trained: everything its id depends on, and how it is carried out, which its id ignores."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +8,14 @@ from engine.design.condition import Condition, Inputs
 
 @dataclass(frozen=True)
 class Execution:
-    """How runs are carried out; none of it is part of a run's identity.
+    """How runs are carried out. Nothing here is part of a run's id.
 
-    `max_tokens`: tokens of one packed row; `group_size`: most runs in one lockstep group. Both are chosen from the
-    device's memory where they are None, and fixed by the plan once a group has started. `checkpoint_seconds`: time
-    between checkpoints; `track`: where metrics are shown besides their log (`engine.training.tracking`).
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        max_tokens: Tokens in one packed row. None: as many as memory allows. The plan fixes it when a group starts.
+        group_size: Largest number of runs in a lockstep group. None: as many as memory allows; fixed as above.
+        checkpoint_seconds: Time between checkpoints.
+        track: Where metrics are sent besides their log: "tensorboard", "wandb".
     """
 
     device: str = "auto"

@@ -47,7 +47,7 @@ class Unplanned:
 
     @property
     def told(self) -> Exception:
-        """The error as it is raised: one line also where nobody expected it."""
+        """The error to raise: one line, also for an unexpected one."""
         if isinstance(self.error, CrosstaxError | OSError):
             return self.error
         told = RunError(f"{self.inputs.lm}, {self.inputs.features}: {self.reason}; --debug shows where")

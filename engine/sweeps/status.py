@@ -39,7 +39,7 @@ def sweep_status(out: Path) -> dict[str, Any]:
     who holds it, and the last job and log of a scheduler that it was submitted to;
     `failed`: run and reason; `unplanned`: runs of the last command whose inputs cannot be read; `errors`: what stopped
     the sweep, newest last; `writer`: who holds the lock, or None; `seconds_left`: None where it cannot be told. A group
-    is stopped if it has begun and nobody works on it. Raises `RunError` if there is no sweep in `out`.
+    is stopped if it has begun and no process works on it. Raises `RunError` if there is no sweep in `out`.
     """
     if not (out / FILE).is_file():
         raise RunError(f"{out}: no sweep has started there ({FILE} is missing); give the --out of `crosstax sweep`")
@@ -69,7 +69,7 @@ def _runs(out: Path, group: Group, is_current: bool) -> list[_Run]:
 
 
 def _run(directory: RunDirectory, is_current: bool, saved: int) -> _Run:
-    """State of one run; `saved`: steps at its group's checkpoint, where it goes on if nobody works on it now."""
+    """State of one run; `saved`: steps at its group's checkpoint, where it resumes if no process works on it now."""
     name, steps = directory.path.name, directory.steps
     if directory.failed:
         return _Run(name, "failed", 0, steps, directory.reason)

@@ -33,7 +33,7 @@ from engine.training.tracking import require_trackers
 
 @dataclass(frozen=True)
 class Task:
-    """One planned group of the sweep folder `out`, as a job for executors; `runs`: those of its that take part."""
+    """One planned group of the sweep folder `out`, as a job for executors; `runs` are its runs that take part."""
 
     out: Path
     group: Group
@@ -81,14 +81,26 @@ def run_sweep(
     retry_failed: bool = False,
     executor: Executor = in_this_process,
 ) -> list[Path]:
-    """Carry out all runs below `out` and return their directories, in the sweep's order.
+    """Train and evaluate all runs of a sweep in folders below `out`; the same call resumes after an interruption.
 
-    The plan is written here, once; then `executor` has the groups carried out. Runs that are done or FAILED are
-    skipped (failed ones are tried again with `retry_failed`, mostly in groups of their own); an interrupted group goes
-    on from its checkpoint, with all of its runs. Whatever a run or group raises, it is marked FAILED with the reason,
-    and the sweep goes on. Raises what concerns all runs, such as a folder that cannot be written, `RunError` if another
-    process writes to `out`, and at the end `UnplannedError` for runs whose inputs cannot be read (at once what the
-    first raises, if that is all of them).
+    The plan is written once; then the executor carries out the groups. Finished and failed runs are skipped. An
+    interrupted group goes on from its checkpoint. A run that fails is marked with its reason, and the others go on.
+
+    Args:
+        sweep: The runs.
+        out: Folder of the sweep.
+        execution: Device, memory and tracking.
+        retry_failed: Try failed runs again, mostly in groups of their own.
+        executor: Who carries out the groups; default: this process, one after the other.
+
+    Returns:
+        The run folders, in the order of the sweep.
+
+    Raises:
+        UnplannedError: At the end, for runs whose inputs cannot be read. If no run can be planned, the first error is
+            raised at once.
+        RunError: Another process writes to `out`.
+        CrosstaxError: Something concerns all runs, such as a folder that cannot be written.
     """
     require_trackers(execution.track)
     every = plan_each(sweep)
@@ -121,7 +133,7 @@ def run_sweep(
 
 
 class UnplannedError(RunError):
-    """Runs that could not be planned, since inputs of theirs cannot be read; `folders`: the others', carried out."""
+    """Some runs could not be planned because their inputs cannot be read; `folders` are those of the other runs."""
 
     def __init__(self, folders: list[Path], unplanned: list[Unplanned]) -> None:
         self.folders = folders

@@ -27,7 +27,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Logits of every question, in order: `logit_yes`, `logit_no` (float32) and `mass` = p(yes) + p(no).
 
-    `advance(n)` is told of answered questions. The predicted answer is yes where logit_yes >= logit_no.
+    `advance(n)` counts answered questions. The predicted answer is yes where logit_yes >= logit_no.
     """
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
     rows = pack(questions.image, np.zeros_like(questions.image), 1, prefix, suffix, max_tokens)

@@ -107,7 +107,7 @@ def train_group(
     """Train all runs of a group to their last step, from `checkpoint` if it exists, and leave a final one there.
 
     All runs have the same kind of loss; it is the mean over a run's own supervised tokens of the step. Gradients are
-    accumulated over the rows of a step. `advance(n)` is told of finished steps, `logged()` of lines in the runs' logs.
+    accumulated over the rows of a step. `advance(n)` counts finished steps; `logged()` follows new lines in the logs.
     A signal that waits in `held` is answered after the step, when a checkpoint is written.
     """
     if tokens.eos is not None:

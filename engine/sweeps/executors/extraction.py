@@ -90,7 +90,7 @@ def jobs_folder(store: Path) -> Path:
 
 
 def extraction_executor(name: str, options: Mapping[str, str], tasks: int, *, wait: bool = False) -> Executor:
-    """The executor of that name for so many parts; local carries all of them out at once, in processes."""
+    """The executor of that name for a number of parts; the local one runs all of them at once, in processes."""
     workers = {"workers": str(tasks)} if name == "local" else {}
     return choose_executor(name, {**options, **workers}, wait=wait)
 

@@ -105,7 +105,7 @@ def _start(ray: Any, cpus: int, always: dict[str, Any]) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise `OSError` at once if nobody listens at HOST:PORT; Ray would try for minutes. Other forms are Ray's."""
+    """Raise `OSError` at once if no process listens at HOST:PORT; Ray would try for minutes. Other forms are Ray's."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

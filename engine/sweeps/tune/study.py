@@ -107,7 +107,7 @@ class _Batch:
             self._sift([candidate for candidate in alive if candidate.state == "running"], place)
 
     def _climb(self, alive: list[_Candidate], epochs: int | None, execution: Execution, executor: Executor) -> None:
-        """Train candidates for so many epochs, as one sweep, and score them."""
+        """Train candidates for this many epochs, as one sweep, and score them."""
         runs_of = {candidate.number: shortened(candidate.sweep, epochs) for candidate in alive if candidate.sweep}
         everything = Sweep(runs=tuple(dict.fromkeys(run for runs in runs_of.values() for run in runs)))
         ids = dict(zip(everything.runs, (run.id for run in plan_runs(everything)), strict=True))

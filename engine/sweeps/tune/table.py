@@ -2,7 +2,7 @@
 
     [tune]
     trials = 24             how many settings are tried
-    batch = 8               so many at once, as one sweep; the next ones are chosen when these are over
+    batch = 8               this many at once, as one sweep; the next ones are chosen when these are over
     sampler = "tpe"         or "random", or "grid": every combination of lists, the last field (by name) fastest
     startup = 10            trials of tpe that are drawn at random before it learns from them
     seed = 0

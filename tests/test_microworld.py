@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from cachegen.common.errors import CrosstaxError, RunError
-from cachegen.common.files import default_cache, exclusive_lock
+from cachegen.common.files import default_cache
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.random_init import random_init_lm
 from cachegen.common.rng import generator
 from cachegen.data.dataset import load_dataset
@@ -124,7 +125,7 @@ def test_a_damaged_world_is_rebuilt_with_the_same_bytes(tmp_path: Path) -> None:
 def test_two_builders_do_not_collide(tmp_path: Path) -> None:
     name = f"{TINY.name}-8-{recipe_digest(TINY)}"
     program = (
-        "import sys; from pathlib import Path; from cachegen.common.files import exclusive_lock\n"
+        "import sys; from pathlib import Path; from cachegen.common.locks import exclusive_lock\n"
         f"with exclusive_lock(Path(sys.argv[1]) / 'worlds' / '.{name}.lock', 'x'): print('held', flush=True); input()"
     )
     holder = subprocess.Popen(

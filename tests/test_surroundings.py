@@ -25,13 +25,13 @@ from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.files import (
     default_cache,
     digest_file,
-    exclusive_lock,
     give_own_modes,
     is_damage,
     read_json,
     remedy_of,
     write_json,
 )
+from cachegen.common.locks import exclusive_lock
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world
 from commands.usage import expanded

@@ -18,7 +18,6 @@ from cachegen.common.files import (
     default_cache,
     digest_bytes,
     digest_file,
-    exclusive_lock,
     fsync_directory,
     give_own_modes,
     read_json,
@@ -26,6 +25,7 @@ from cachegen.common.files import (
     write_json,
     write_text,
 )
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import progress_bar, quiet_transformers
 from cachegen.common.rng import generator
 from cachegen.data.splits import draw_split

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.files import exclusive_lock
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import console
 from engine.design.condition import Condition, Inputs, Sweep
 from engine.runs.directory import RunDirectory

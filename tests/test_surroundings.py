@@ -34,7 +34,7 @@ from cachegen.common.files import (
 from cachegen.common.locks import exclusive_lock
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world
-from commands.usage import expanded
+from commands.usage import with_home
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "import cli; cli.main()"]
@@ -124,7 +124,7 @@ def test_a_home_folder_is_expanded_wherever_a_path_may_stand(
     monkeypatch: pytest.MonkeyPatch, word: str, after: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert expanded(word) == after
+    assert with_home(word) == after
 
 
 def test_every_option_knows_the_home_folder(crosstax: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

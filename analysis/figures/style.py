@@ -341,11 +341,3 @@ def settle(figure: Figure) -> None:
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
-
-
-# --- Words
-
-
-def plain(value: float, decimals: int = 1) -> str:
-    """A number for a sentence, with a true minus sign and no negative zero."""
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")

@@ -23,8 +23,9 @@ from analysis.report.files import write_study
 from analysis.report.page import Page, page_figure
 from analysis.report.result import finding
 from analysis.report.summary import summary
-from analysis.report.table import EMBEDDED_BYTES, Table, number, p_value
+from analysis.report.table import EMBEDDED_BYTES, Table
 from analysis.study import measure
+from analysis.words import number, p_value
 from cachegen.common.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"

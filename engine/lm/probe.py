@@ -46,7 +46,7 @@ from engine.lm.language_model import (
     resolve_lm,
     rows_of,
 )
-from engine.lm.prompts import encode, refuse_beyond, refuse_phrases, shortened
+from engine.lm.prompts import encode, quoted, refuse_beyond, refuse_phrases
 
 SCHEMA = 1
 
@@ -109,7 +109,7 @@ class Probe:
             raise ConditionError(f"template {self.template!r} needs {{question}}, and {{answer}} at its end")
         for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings):
             if len(text) > MOST_CHARACTERS:
-                raise ConditionError(f"{shortened(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
+                raise ConditionError(f"{quoted(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
         for phrasing in self.phrasings:
             if "{leaf_" not in phrasing or "{hypernym_" not in phrasing:
                 raise ConditionError(f"phrasing {phrasing!r} must name both: {{leaf_phrase}} and {{hypernym_phrase}}")
@@ -217,7 +217,7 @@ def tokenise_prompts(
         tokens = [added(word) for word in dict.fromkeys([answer, answer.lower(), answer.capitalize()])]
         if tokens[0] is None:
             raise ConditionError(
-                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another "
+                f"answer {answer!r} is not one known token of its own after {quoted(texts[0])}; give another "
                 f"{option}, or another --template (a line break, a space or nothing before {{answer}})"
             )
         forms.append([token for token in tokens if token is not None])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis.inputs import Inputs
 from analysis.tuning import read_tuning
 from cachegen.common.errors import CrosstaxError, RunError
+from engine.design.condition import SEEDS
 from engine.runs.config import read_config
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.finished import FinishedRun, open_run
@@ -116,7 +117,7 @@ def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Pat
     inputs = Inputs(datasets, stores)
     inputs.require_used(list(opened.values()))
     runs = pd.DataFrame([_row(run, inputs) for run in opened.values()]).set_index("run_id").sort_index()
-    for seed in ("data_seed", "permutation", "run_seed", "lm_seed"):
+    for seed in SEEDS:
         runs[seed] = runs[seed].astype("Int64")
     listed = [pd.DataFrame(sorted(rows), columns=["run_id", "reason"]) for rows in (failed, copies)]
     return Sweep(folder, runs, listed[0], listed[1], opened, inputs)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import LABELS, PROVENANCE, SEEDS
+from analysis.conditions import LABELS, PROVENANCE
 from analysis.predictions import Sweep
 from analysis.report.dictionary import CAPTIONS
 from analysis.report.examples import data_uri
@@ -18,6 +18,7 @@ from analysis.report.methods import methods_of
 from analysis.report.page import Data, Page
 from analysis.report.table import EMBEDDED_BYTES, Column, Table, table
 from cachegen.common.files import read_json
+from engine.design.condition import SEEDS
 
 UNTOLD = ("files", "leaf_words", "hypernyms")  # of the manifest: long, and not for people
 

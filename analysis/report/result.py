@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.conditions import CELL, SEEDS, seed_text, short_name
+from analysis.conditions import CELL, seed_text, short_name
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
 from analysis.report.table import Column, Table, table
@@ -15,6 +15,7 @@ from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, Contrast
 from analysis.statistics.contrasts import EXPLORATORY as CONTRASTS_EXPLORATORY
 from analysis.tuning import EXPLORATORY
 from analysis.words import MISSING
+from engine.design.condition import SEEDS
 
 RULE_TEXT = {
     ("across", "paper"): "a plain permutation, in which some leaves stay among their own by chance",

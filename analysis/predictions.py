@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.inputs import Inputs
+from analysis.inputs import FoundInputs
 from analysis.tuning import read_tuning
 from cachegen.common.errors import CrosstaxError, RunError
 from engine.design.condition import SEEDS
@@ -21,7 +21,7 @@ RUN_MARKS = (*HASHED, "DONE", "FAILED")
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SavedRuns:
     """The finished runs of one sweep folder.
 
     `runs`: index run_id (sorted), one column per condition field, plus dataset_path, store_path (where they are now;
@@ -35,7 +35,7 @@ class Sweep:
     failed: pd.DataFrame
     copies: pd.DataFrame
     opened: Mapping[str, FinishedRun]
-    inputs: Inputs
+    inputs: FoundInputs
 
     def questions(self, run_id: str) -> pd.DataFrame:
         """All questions of one run, see `FinishedRun.questions`."""
@@ -82,7 +82,7 @@ def question_groups(questions: pd.DataFrame) -> NDArray[np.str_]:
     return np.select([is_leaf, questions["seen"].to_numpy(bool)], ["leaf", "seen"], default="heldout")
 
 
-def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Sweep:
+def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> SavedRuns:
     """Read every run of a sweep folder; `datasets`, `stores`: where the user says that inputs of them are now.
 
     A run counts once, under the id that follows from its condition and inputs, whatever its folder is called. Runs that
@@ -114,13 +114,13 @@ def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Pat
         raise RunError(f"{folder} is a tuning study without a best trial yet; let `crosstax tune` go on")
     if not opened:
         raise RunError(f"none of the {len(failed)} runs in {folder} has results; the first: {min(failed)[1]}")
-    inputs = Inputs(datasets, stores)
+    inputs = FoundInputs(datasets, stores)
     inputs.require_used(list(opened.values()))
     runs = pd.DataFrame([_row(run, inputs) for run in opened.values()]).set_index("run_id").sort_index()
     for seed in SEEDS:
         runs[seed] = runs[seed].astype("Int64")
     listed = [pd.DataFrame(sorted(rows), columns=["run_id", "reason"]) for rows in (failed, copies)]
-    return Sweep(folder, runs, listed[0], listed[1], opened, inputs)
+    return SavedRuns(folder, runs, listed[0], listed[1], opened, inputs)
 
 
 def _claimed_id(place: Path) -> str:
@@ -138,7 +138,7 @@ def _copied(run: FinishedRun, first: FinishedRun) -> str:
     return f"{what} {first.directory.path.name}, which counts once"
 
 
-def _row(run: FinishedRun, inputs: Inputs) -> dict[str, Any]:
+def _row(run: FinishedRun, inputs: FoundInputs) -> dict[str, Any]:
     dataset, store = inputs.dataset(run), inputs.store(run)
     digests = run.config["digests"]
     return {

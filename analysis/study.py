@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import PROVENANCE, label_runs, shown_runs
-from analysis.predictions import Sweep, derive_answers, question_groups
+from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
@@ -47,7 +47,7 @@ class Study:
     probes: run_id -> the text probe of its LM. notes: what could not be computed, and why.
     """
 
-    sweep: Sweep
+    sweep: SavedRuns
     runs: pd.DataFrame
     categories: pd.DataFrame
     scores: pd.DataFrame
@@ -156,7 +156,7 @@ class Study:
         return probe_points(self.runs, self.categories, self.probes)
 
 
-def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
+def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     """Compute every table. Reads each question table and each run's answers once, features once per set of images."""
     runs = label_runs(sweep.runs)
     of_run, notes = match_probes(runs, probes)
@@ -215,7 +215,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     )
 
 
-def _same_questions(sweep: Sweep, runs: pd.DataFrame) -> list[list[str]]:
+def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:
     """The runs, those with the same question table together."""
     groups: dict[str, list[str]] = {}
     for run_id in map(str, runs.index):

@@ -558,7 +558,7 @@ def test_drawings_of_a_leaf_look_alike_and_leaves_differ() -> None:
     looks = drawing.make_looks(recipe.DEMO, 0)
     rng = generator(0, "test")
 
-    def mean_picture(family: str, look: drawing.Look) -> np.ndarray:
+    def mean_picture(family: str, look: drawing.Appearance) -> np.ndarray:
         """Mean of eight drawings and their mirror images: pose averaged out."""
         mean = np.mean([np.asarray(drawing.draw_image(family, look, 48, rng), float) for _ in range(8)], axis=0)
         return mean + mean[:, ::-1]

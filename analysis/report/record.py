@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.conditions import LABELS, PROVENANCE
-from analysis.predictions import Sweep
+from analysis.predictions import SavedRuns
 from analysis.report.dictionary import CAPTIONS
 from analysis.report.examples import data_uri
 from analysis.report.methods import methods_of
@@ -74,7 +74,7 @@ def provenance(page: Page) -> Data:
     }
 
 
-def _record(sweep: Sweep, run_id: str) -> Data:
+def _record(sweep: SavedRuns, run_id: str) -> Data:
     """What a run's directory says of itself: config.json, the hashes in DONE, and its times where it logged them."""
     run = sweep.opened[run_id]
     times = {line["stage"]: line for line in _json_lines(run.directory.file("timing.jsonl")) if "stage" in line}
@@ -116,7 +116,7 @@ def _inputs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
     return table("inputs", caption, sorted(used.items()), columns)
 
 
-def _stores(sweep: Sweep) -> Table | None:
+def _stores(sweep: SavedRuns) -> Table | None:
     """How features were made, as the runs or else their stores record it; None where neither does any more."""
     facts: dict[str, tuple[str, dict[str, Any]]] = {}
     for run in sweep.opened.values():

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.predictions import Sweep
+from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.published import PAPER
 from analysis.report.contents import SECTIONS
@@ -32,7 +32,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    sweep: Sweep, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
+    sweep: SavedRuns, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
 ) -> dict[str, Any]:
     """Write `out/index.html` with its tables and figures beside it, and return the summary.
 

@@ -92,7 +92,7 @@ class Numbered:
 
 
 def measure_categories(answers: pd.DataFrame, numbered: Numbered | None = None) -> pd.DataFrame:
-    """One row per split, group and category of `Sweep.answers`, sorted. `numbered`: theirs, when already known.
+    """One row per split, group and category of `SavedRuns.answers`, sorted. `numbered`: theirs, when already known.
 
     Columns: split, group (leaf | seen | heldout), category, homonym (see `homonyms`), removed (by a systematic
     ablation), n_yes, n_no (gold), n_veridical_yes (the image's own leaf is of the category), said_yes (answers),

@@ -245,11 +245,11 @@ def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset
 
 def dry_run_probe(asked: ProbeTable, dataset: Path | None) -> dict[str, Any]:
     """Forecast of a sweep of text-only probes: prompts of each LM, and operations where the LM's sizes are known."""
-    from engine.lm.probe import Probe, probe_pairs
+    from engine.lm.probe import ProbeSettings, probe_pairs
 
     opened = _open_dataset(dataset)
     pairs = len(probe_pairs(opened, asked.negatives, asked.data_seed)) if opened else THINGS_PROBED
-    prompts = pairs * len(Probe().phrasings)
+    prompts = pairs * len(ProbeSettings().phrasings)
     shapes = {name: lm_shape(name) for name in asked.lm}
     return {
         "lm": {

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from analysis.published import PROBE_ITEMS, PROBE_NEGATIVES, PROBE_POOLED, PROBE_POOLED_MAJORITY
 from analysis.scores.baselines import coin_macro_f1
-from analysis.scores.f1 import macro_f1
 from analysis.scores.probe import probe_result, probe_scores, read_probe, summarise_probe
 from cachegen.common.errors import ConditionError, ModelError, RunError
 from cachegen.common.rng import generator
@@ -38,6 +37,7 @@ from engine.lm.probe import (
     settings_for,
     tokenise_prompts,
 )
+from engine.runs.f1 import macro_f1
 
 # Asking
 

@@ -164,11 +164,6 @@ class Drawn:
             return _rendered(self.figure, kind, about)
 
 
-def as_svg(figure: Figure) -> str:
-    """The figure as SVG text without a date; call it inside the style."""
-    return _rendered(figure, "svg", {"Date": None}).decode()
-
-
 def _rendered(figure: Figure, kind: str, about: dict[str, Any]) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format=kind, metadata=about)

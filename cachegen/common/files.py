@@ -110,11 +110,6 @@ def remedy_of(error: Exception, damaged: str = "check the path and its file syst
     return REMEDIES.get(_number(error), damaged)
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether what was read is at fault, and not the file system that would not let it be read."""
-    return _number(error) not in REMEDIES and not isinstance(error, MemoryError)
-
-
 def _number(error: Exception) -> int:
     """The system's number of an error, 0 if it has none; HDF5 and safetensors hand it on as text."""
     if number := getattr(error, "errno", None) or NUMBERS.get(type(error)):

@@ -83,10 +83,6 @@ class World:
         """Folder of the twin `name`, built or not (see `twins.build_twin`)."""
         return self.path / TWINS_FOLDER / name
 
-    def random_lm(self, twin: int) -> Path:
-        """Folder of the randomly initialised twin number `twin` (0, 1, 2)."""
-        return self.path / f"lm-random-{twin}"
-
     def random_lm_seed(self, twin: int) -> int:
         """The `lm_seed` that makes this twin's weights from the LM's configuration."""
         return self.manifest["random_lm_seeds"][twin]

@@ -112,8 +112,8 @@ class Evaluation:
         self._A = cho_factor(A_qq, lower=True, check_finite=False)
         right = self.times_lambda(np.column_stack([products.ZQ_qp, products.Zy_q]).T).T
         self._solved = cho_solve(self._A, right, check_finite=False)
-        # By the push-through identity [Q y]' V^-1 [Q y] = [Q y]'[Q y] + inner, inner = -right' A^-1 right (p + 1, p + 1),
-        # right = Lambda' Z' [Q y] (q, p + 1); and Q'Q = I, Q'y = 0, y'y = n - p.
+        # By the push-through identity [Q y]' V^-1 [Q y] = [Q y]'[Q y] + inner, with inner = -right' A^-1 right,
+        # (p + 1, p + 1), and right = Lambda' Z' [Q y], (q, p + 1); and Q'Q = I, Q'y = 0, y'y = n - p.
         inner = -right.T @ self._solved
         self.S_pp = np.eye(products.p) + inner[:-1, :-1]
         self.gamma_p = np.linalg.solve(self.S_pp, inner[:-1, -1])

@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import pandas as pd
 
-SEEDS = ["data_seed", "permutation", "run_seed", "lm_seed"]
+from engine.design.condition import SEEDS, Mark, marked, variants
+
 SHUFFLES = ["original", "across", "within", "swap"]
 LM_NAMES = {"pretrained": "pretrained LM", "random": "random-init LM"}
-RULES = {"across": "across_rule", "within": "within_rule"}
+RULES = {shuffle: rules for shuffle in SHUFFLES if (rules := variants("shuffle", shuffle))}
 CELL = ["setup", "arm", "lm_init"]
 PROVENANCE = [*(f"{name}_path" for name in ("dataset", "store")), *(f"{name}_digest" for name in ("dataset", "store"))]
 # Fields that mean something only beside another one: they name a variant of it, and only where several variants occur.
-ABLATION_VARIANTS = {
-    "random": ["ablation_levels", "scope"],
-    "systematic": ["removed_list", "removed_as_negative", "ablation_levels", "scope"],
-}
-SUBSET_VARIANTS = ["swap_rule", "swap_leaves"]
+ABLATION_VARIANTS = {kind: variants("ablation_kind", kind) for kind in ("random", "systematic")}
+SUBSET_VARIANTS = variants("subset", "swap")
 LABELS = [
     *("dataset", "features", "withheld", "asked", "kind", "series", "setup", "arm"),
     *("partial", "shown", "shown_setup"),
@@ -93,9 +92,9 @@ def setups_of(runs: pd.DataFrame) -> list[str]:
 def setup_fields(runs: pd.DataFrame) -> list[str]:
     """Columns that tell setups apart, encoder, LM and ablation first."""
     first = ["dataset", "encoder", "features", "lm", "withheld", "asked"]
-    variants = {*RULES.values(), *SUBSET_VARIANTS, *(name for names in ABLATION_VARIANTS.values() for name in names)}
-    named = {"shuffle", "shuffled", "subset", "ablation_kind", "ablation", "lm_init", "lm_digest"}
-    return first + sorted(set(runs.columns) - {*SEEDS, *PROVENANCE, *LABELS, *variants, *named, *first, "map"})
+    variant = {*chain(SUBSET_VARIANTS, *RULES.values(), *ABLATION_VARIANTS.values())}
+    named = {*marked(Mark.HEADLINE), "lm_digest"}
+    return first + sorted(set(runs.columns) - {*SEEDS, *PROVENANCE, *LABELS, *variant, *named, *first, "map"})
 
 
 def arms_of(runs: pd.DataFrame) -> list[str]:
@@ -118,7 +117,7 @@ def seed_units(runs: pd.DataFrame) -> pd.Series:
     """
     cells = runs.groupby(CELL, sort=False)
     text = pd.Series("", index=runs.index)
-    for seed in ("data_seed", "permutation", "lm_seed"):
+    for seed in (seed for seed in SEEDS if seed != "run_seed"):
         varies = (cells[seed].transform("nunique") > 1) & ((seed != "lm_seed") | (runs["lm_init"] == "random"))
         text = text + (seed + " " + runs[seed].astype(str) + ", ").where(varies, "")
     return text.str.rstrip(", ").where(text != "", "run_seed " + runs["run_seed"].astype(str))
@@ -145,9 +144,9 @@ def _arms(runs: pd.DataFrame) -> pd.Series:
     arm = runs["shuffle"].astype(object)
     dose = " " + runs["shuffled"].astype(str) + " %"
     arm = arm + dose.where((runs["shuffle"] == "across") & (runs["shuffled"] < 100), "")
-    for shuffle, rule in RULES.items():
+    for shuffle, rules in RULES.items():
         rows = runs["shuffle"] == shuffle
-        arm = arm.where(~rows, arm + _variant(runs, rows, [rule]))
+        arm = arm.where(~rows, arm + _variant(runs, rows, rules))
     return arm
 
 

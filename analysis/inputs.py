@@ -46,7 +46,7 @@ class _Opened(Generic[Input]):
         return self._found[digest]
 
 
-class Inputs:
+class FoundInputs:
     """Opens each dataset and store once; `left_out` says what is gone and what it would have been needed for.
 
     `datasets`, `stores`: where the user says that some are now; each is taken for the runs with its digest.

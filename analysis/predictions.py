@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.inputs import Inputs
+from analysis.inputs import FoundInputs
 from analysis.tuning import read_tuning
 from cachegen.common.errors import CrosstaxError, RunError
+from engine.design.condition import SEEDS
 from engine.runs.config import read_config
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.finished import FinishedRun, open_run
@@ -20,7 +21,7 @@ RUN_MARKS = (*HASHED, "DONE", "FAILED")
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SavedRuns:
     """The finished runs of one sweep folder; made by `load_sweep`.
 
     Attributes:
@@ -38,7 +39,7 @@ class Sweep:
     failed: pd.DataFrame
     copies: pd.DataFrame
     opened: Mapping[str, FinishedRun]
-    inputs: Inputs
+    inputs: FoundInputs
 
     def questions(self, run_id: str) -> pd.DataFrame:
         """All questions of one run, one row each: see `FinishedRun.questions`."""
@@ -93,7 +94,7 @@ def question_groups(questions: pd.DataFrame) -> NDArray[np.str_]:
     return np.select([is_leaf, questions["seen"].to_numpy(bool)], ["leaf", "seen"], default="heldout")
 
 
-def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> Sweep:
+def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> SavedRuns:
     """Open every finished run of a sweep folder.
 
     A run counts once, under the id that follows from its condition and inputs, whatever its folder is called. Runs that
@@ -132,13 +133,13 @@ def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Pat
         raise RunError(f"{folder} is a tuning study without a best trial yet; let `crosstax tune` go on")
     if not opened:
         raise RunError(f"none of the {len(failed)} runs in {folder} has results; the first: {min(failed)[1]}")
-    inputs = Inputs(datasets, stores)
+    inputs = FoundInputs(datasets, stores)
     inputs.require_used(list(opened.values()))
     runs = pd.DataFrame([_row(run, inputs) for run in opened.values()]).set_index("run_id").sort_index()
-    for seed in ("data_seed", "permutation", "run_seed", "lm_seed"):
+    for seed in SEEDS:
         runs[seed] = runs[seed].astype("Int64")
     listed = [pd.DataFrame(sorted(rows), columns=["run_id", "reason"]) for rows in (failed, copies)]
-    return Sweep(folder, runs, listed[0], listed[1], opened, inputs)
+    return SavedRuns(folder, runs, listed[0], listed[1], opened, inputs)
 
 
 def _claimed_id(place: Path) -> str:
@@ -156,7 +157,7 @@ def _copied(run: FinishedRun, first: FinishedRun) -> str:
     return f"{what} {first.directory.path.name}, which counts once"
 
 
-def _row(run: FinishedRun, inputs: Inputs) -> dict[str, Any]:
+def _row(run: FinishedRun, inputs: FoundInputs) -> dict[str, Any]:
     dataset, store = inputs.dataset(run), inputs.store(run)
     digests = run.config["digests"]
     return {

@@ -18,6 +18,7 @@ from analysis.predictions import load_sweep
 from analysis.scores.f1 import BASELINES
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
 from analysis.study import measure as measure_sweep
+from analysis.words import json_rows, number
 from cachegen.common.errors import RunError
 from cachegen.common.files import write_json, write_text
 
@@ -57,8 +58,8 @@ def write_replication(out: Path, worlds: Mapping[int, Sequence[Path]]) -> dict[s
     result = {
         "schema": 1,
         "worlds": list(worlds),
-        "conditions": _json_rows(conditions),
-        "contrasts": _json_rows(contrasts),
+        "conditions": json_rows(conditions),
+        "contrasts": json_rows(contrasts),
     }
     write_json(out / "replicate.json", result)
     write_text(out / "replicate.md", markdown(conditions, contrasts, len(worlds)))
@@ -183,10 +184,8 @@ def markdown(conditions: pd.DataFrame, contrasts: pd.DataFrame, n_worlds: int) -
     return "\n".join(text) + "\n"
 
 
-def _number(value: float, measure: str, sign: str = "") -> str:
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:{sign}.{1 if measure == 'f1' else 2}f}".replace("-", "−")
+def _number(value: float, measure: str, sign: bool = False) -> str:
+    return number(value, 1 if measure == "f1" else 2, sign)
 
 
 def _mean_sd(row: Mapping[Hashable, Any], measure: str) -> str:
@@ -194,11 +193,5 @@ def _mean_sd(row: Mapping[Hashable, Any], measure: str) -> str:
 
 
 def _interval(row: Mapping[Hashable, Any], measure: str) -> str:
-    low, high = (_number(row[end], measure, "+") for end in ("low", "high"))
-    return f"{_number(row['mean'], measure, '+')} [{low}, {high}]"
-
-
-def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values; NaN becomes None."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+    low, high = (_number(row[end], measure, sign=True) for end in ("low", "high"))
+    return f"{_number(row['mean'], measure, sign=True)} [{low}, {high}]"

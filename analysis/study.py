@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import PROVENANCE, label_runs, shown_runs
-from analysis.predictions import Sweep, derive_answers, question_groups
+from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
@@ -57,7 +57,7 @@ class Study:
         notes: What could not be computed, and why.
     """
 
-    sweep: Sweep
+    sweep: SavedRuns
     runs: pd.DataFrame
     categories: pd.DataFrame
     scores: pd.DataFrame
@@ -166,7 +166,7 @@ class Study:
         return probe_points(self.runs, self.categories, self.probes)
 
 
-def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
+def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     """Score all runs of a sweep. Question tables, answers and pooled features are read once.
 
     Args:
@@ -233,7 +233,7 @@ def measure(sweep: Sweep, probes: Sequence[Probe] = ()) -> Study:
     )
 
 
-def _same_questions(sweep: Sweep, runs: pd.DataFrame) -> list[list[str]]:
+def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:
     """The runs, those with the same question table together."""
     groups: dict[str, list[str]] = {}
     for run_id in map(str, runs.index):

@@ -27,7 +27,7 @@ SIGLIP = "encoder-siglip"
 
 
 @dataclass(frozen=True)
-class Study:
+class Demo:
     """Folders of a finished study, and the seconds that each stage took when it last ran.
 
     `sweep`: the folder of its runs; `runs`: the run directories, which are not all if the recipe changed since.
@@ -61,7 +61,7 @@ def study_sweep(world: World, features: Path, siglip_features: Path | None = Non
 
 def run_study(
     out: Path, size: str, seed: int, execution: Execution, twins: bool = False, executor: Executor = in_this_process
-) -> Study:
+) -> Demo:
     """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
     record = out / "seconds.json"
     seconds: dict[str, float] = read_json(record) if record.exists() else {}
@@ -100,10 +100,10 @@ def run_study(
         if directory.failed:
             raise RunError(f"{directory.path}: {directory.reason}")
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
-    return Study(world, out / "runs", runs, seconds)
+    return Demo(world, out / "runs", runs, seconds)
 
 
-def probe_lms(study: Study, out: Path) -> list[Path]:
+def probe_lms(study: Demo, out: Path) -> list[Path]:
     """Ask the world's LM and its random-init twins in text alone about every pair; one Parquet file each in `out`."""
     dataset = load_dataset(study.world.dataset)
     lm = str(study.world.lm)
@@ -119,7 +119,7 @@ def probe_lms(study: Study, out: Path) -> list[Path]:
 RECORD = "replication.json"
 
 
-def replicate(out: Path, size: str, seeds: Sequence[int], twins: bool, execution: Execution) -> dict[int, Study]:
+def replicate(out: Path, size: str, seeds: Sequence[int], twins: bool, execution: Execution) -> dict[int, Demo]:
     """Carry out the study in the worlds `seeds`, each below `out/world-<seed>`; return world seed -> study.
 
     Whatever is done is kept, so the same call resumes, and one with more worlds or with `twins` goes on from there.

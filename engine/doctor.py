@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from cachegen.common.device import best_dtype, choose_device
-from cachegen.common.errors import CrosstaxError, DatasetError
+from cachegen.common.errors import CrosstaxError, DatasetError, listing
 from cachegen.common.files import default_cache
 from cachegen.common.hub import offline
 from cachegen.common.system import cores
 from cachegen.data.dataset import load_dataset
 from cachegen.data.images import Decoding
-from cachegen.data.inspection import Inspection, inspect_images, shown
+from cachegen.data.inspection import Inspection, inspect_images
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.sweeps.plan import MAX_TOKENS
@@ -50,7 +50,7 @@ def require_readable(root: Path, inspection: Inspection) -> None:
     """Raise `DatasetError` that lists the unreadable pictures."""
     if bad := inspection.unreadable:
         lines = [f"{root / 'images' / key} ({reason})" for key, reason in bad.items()]
-        raise DatasetError(shown("unreadable images; repair, replace or remove them", lines))
+        raise DatasetError(listing(f"{len(bad):,} unreadable images; repair, replace or remove them:", lines))
 
 
 def examine_features(path: Path) -> str:

@@ -100,3 +100,13 @@ def test_the_papers_parts_have_files() -> None:
     assert {*named["Figure"]} == {str(number) for number in range(3, 13)}
     assert {*named["Algorithm"]} == {"1", "2"}
     assert {number[0] for number in named["Section"]} >= {"2", "3", "4", "5"}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in FILES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert places["Sweep"] == ["engine.design.condition"]  # the reader of classes reads them
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from analysis.scores.baselines import add_baselines, coin_macro_f1, majority_macro_f1, permuted_macro_f1
-from analysis.scores.f1 import confusion_counts, macro_f1
 from cachegen.common.rng import generator
+from engine.runs.f1 import confusion_counts, macro_f1
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "authors_test_hyp_counts_100pct.csv"
 counts = st.tuples(st.integers(0, 4), st.integers(0, 4)).filter(lambda pair: sum(pair) > 0)

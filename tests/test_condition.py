@@ -1,9 +1,12 @@
 """Conditions: run ids that stay, sweep files, and errors that name file and field."""
 
+from itertools import chain
+from typing import get_args
+
 import pytest
 
 from cachegen.common.errors import ConditionError
-from engine.design.condition import Condition, Sweep, parse_settings
+from engine.design.condition import SEEDS, Condition, Mark, Only, Sweep, marked, parse_settings, variants
 from engine.sweeps.sweep_file import complete, read_sweep
 
 DIGESTS = {"dataset": "d", "store": "s", "lm": "l", "tokenizer": "t"}
@@ -97,3 +100,28 @@ def test_settings_are_read_as_toml_or_text():
     for wrong in ("shuffle", "shufle=across"):
         with pytest.raises(ConditionError, match="is not NAME=VALUE"):
             parse_settings([wrong])
+
+
+def test_every_field_is_marked_with_what_it_is_about() -> None:
+    parts = [marked(mark) for mark in (Mark.LM, Mark.ASKED, Mark.PROMPT, Mark.TRAINED)]
+    assert sorted(chain(*parts)) == sorted(Condition.model_fields)  # each once
+    assert all(parts)
+    assert {name for name in Condition.model_fields if name.endswith("seed")} <= set(SEEDS)
+    assert len(set(SEEDS)) == len(SEEDS)
+
+
+def test_lists_follow_from_marks() -> None:
+    assert SEEDS == ["data_seed", "permutation", "run_seed", "lm_seed"]
+    assert marked(Mark.HEADLINE) == ["lm_init", "shuffle", "shuffled", "subset", "ablation_kind", "ablation"]
+    assert variants("ablation_kind", "random") == ["ablation_levels", "scope"]
+    assert variants("ablation_kind", "systematic") == [
+        "removed_list",
+        "removed_as_negative",
+        "ablation_levels",
+        "scope",
+    ]
+    assert variants("shuffle", "original") == []
+    for name, field in Condition.model_fields.items():
+        for mark in field.metadata:
+            if isinstance(mark, Only):  # a misspelt field or value would silently be no variant of anything
+                assert set(mark.values) <= set(get_args(Condition.model_fields[mark.field].annotation)), name

@@ -21,8 +21,7 @@ from engine.sweeps import sweep as sweep_module
 from engine.sweeps.executors import choose_executor, run_elsewhere
 from engine.sweeps.executors.local import local, visible_gpus
 from engine.sweeps.executors.options import executor_options
-from engine.sweeps.locks import group_lock, plan_lock
-from engine.sweeps.plan_file import read_plan
+from engine.sweeps.plan_file import plan_lock, read_plan
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import read_events
@@ -101,7 +100,7 @@ def held_by_a_child(out, group):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with group_lock(out, group):
+        with group.held(out):
             os.write(writer, b"x")
             signal.pause()
     os.read(reader, 1)

@@ -392,9 +392,9 @@ def test_features_that_are_not_finite_are_refused(dataset: Dataset, tmp_path: Pa
 def test_decoding_stays_a_bounded_number_of_blocks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[Path] = []
 
-    def decode(path: Path, *_: Any) -> extraction.Picture:
+    def decode(path: Path, *_: Any) -> extraction.DecodedFile:
         begun.append(path)
-        return extraction.Picture(None, False, bytes(32), [0] * 3)
+        return extraction.DecodedFile(None, False, bytes(32), [0] * 3)
 
     monkeypatch.setattr(extraction, "_decode", decode)
     slices = [range(start, start + BATCH) for start in range(0, 400, BATCH)]

@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from cachegen.common.errors import CrosstaxError, RunError
-from cachegen.common.files import default_cache, exclusive_lock
+from cachegen.common.files import default_cache
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.random_init import random_init_lm
 from cachegen.common.rng import generator
 from cachegen.data.dataset import load_dataset
@@ -124,7 +125,7 @@ def test_a_damaged_world_is_rebuilt_with_the_same_bytes(tmp_path: Path) -> None:
 def test_two_builders_do_not_collide(tmp_path: Path) -> None:
     name = f"{TINY.name}-8-{recipe_digest(TINY)}"
     program = (
-        "import sys; from pathlib import Path; from cachegen.common.files import exclusive_lock\n"
+        "import sys; from pathlib import Path; from cachegen.common.locks import exclusive_lock\n"
         f"with exclusive_lock(Path(sys.argv[1]) / 'worlds' / '.{name}.lock', 'x'): print('held', flush=True); input()"
     )
     holder = subprocess.Popen(
@@ -557,7 +558,7 @@ def test_drawings_of_a_leaf_look_alike_and_leaves_differ() -> None:
     looks = drawing.make_looks(recipe.DEMO, 0)
     rng = generator(0, "test")
 
-    def mean_picture(family: str, look: drawing.Look) -> np.ndarray:
+    def mean_picture(family: str, look: drawing.Appearance) -> np.ndarray:
         """Mean of eight drawings and their mirror images: pose averaged out."""
         mean = np.mean([np.asarray(drawing.draw_image(family, look, 48, rng), float) for _ in range(8)], axis=0)
         return mean + mean[:, ::-1]

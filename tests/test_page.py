@@ -19,8 +19,9 @@ from analysis.report.contents import SECTIONS
 from analysis.report.files import write_tables
 from analysis.report.page import Page
 from analysis.report.report import TEMPLATES, _environment, render
-from analysis.report.table import Column, number, p_value, table
+from analysis.report.table import Column, table
 from analysis.study import measure
+from analysis.words import number, p_value
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

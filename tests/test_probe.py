@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from analysis.published import PROBE_ITEMS, PROBE_NEGATIVES, PROBE_POOLED, PROBE_POOLED_MAJORITY
 from analysis.scores.baselines import coin_macro_f1
-from analysis.scores.f1 import macro_f1
 from analysis.scores.probe import probe_result, probe_scores, read_probe, summarise_probe
 from cachegen.common.errors import ConditionError, ModelError, RunError
 from cachegen.common.rng import generator
@@ -28,8 +27,8 @@ from cachegen.data.dataset import load_dataset
 from engine.design.condition import Condition
 from engine.design.questions import build_questions
 from engine.lm.probe import (
-    Probe,
-    PromptTokens,
+    ProbeSettings,
+    ProbeTokens,
     answers_in_float32,
     ask,
     phrase_questions,
@@ -38,6 +37,7 @@ from engine.lm.probe import (
     settings_for,
     tokenise_prompts,
 )
+from engine.runs.f1 import macro_f1
 
 # Asking
 
@@ -75,7 +75,7 @@ def model_of(family):
 
 def prompts_of(lengths=(4, 9, 6, 4, 12, 9, 9, 4, 5, 7)):
     rng = generator(0, "prompts")
-    return PromptTokens([rng.integers(1, 61, size=length).tolist() for length in lengths], [3, 8], [5])
+    return ProbeTokens([rng.integers(1, 61, size=length).tolist() for length in lengths], [3, 8], [5])
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def test_batches_give_the_answers_of_one_prompt_at_a_time(family):
     plain = one_at_a_time(model, prompts)
     answers = torch.tensor(batched(model, prompts)[["logit_yes", "logit_no"]].to_numpy(float))
     ranks = batched(model, prompts)[["rank_yes", "rank_no"]].to_numpy()
-    earlier = batched(model, PromptTokens([ids[:-1] for ids in prompts.ids], prompts.yes, prompts.no))
+    earlier = batched(model, ProbeTokens([ids[:-1] for ids in prompts.ids], prompts.yes, prompts.no))
     exact = one_at_a_time(model.double(), prompts)
     bound = SLACK * (plain - exact).abs().max().item()
     assert 0 < bound < 1e-3
@@ -158,7 +158,7 @@ QUESTIONS = ["Is a crow a bird?", "Are scissors a type of tool?"]
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 def test_each_answer_is_the_token_that_joint_tokenisation_gives(chat):
     tokenizer = bpe(CHAT_TEMPLATE if chat else None)
-    prompts = tokenise_prompts(QUESTIONS, tokenizer, Probe(), chat)
+    prompts = tokenise_prompts(QUESTIONS, tokenizer, ProbeSettings(), chat)
     for question, ids in zip(QUESTIONS, prompts.ids, strict=True):
         if chat:
             text = f"<s>user 26 Jul 2024\n{question}</s>\n<s>assistant\n<think>\n\n</think>\n\n"
@@ -185,12 +185,12 @@ def test_each_answer_is_the_token_that_joint_tokenisation_gives(chat):
 )
 def test_refusals_say_what_to_configure(fields, message):
     with pytest.raises(ConditionError, match=message):
-        tokenise_prompts(QUESTIONS, bpe(), Probe(**fields), False)
+        tokenise_prompts(QUESTIONS, bpe(), ProbeSettings(**fields), False)
 
 
 def test_a_chat_template_that_refuses_is_named():
     with pytest.raises(ConditionError, match=r"no users.*--no-chat-template"):
-        tokenise_prompts(QUESTIONS, bpe("{{ raise_exception('no users') }}"), Probe(), True)
+        tokenise_prompts(QUESTIONS, bpe("{{ raise_exception('no users') }}"), ProbeSettings(), True)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +211,10 @@ def test_a_chat_template_that_cannot_be_rendered_is_one_line_and_can_be_left_out
     monkeypatch.setattr("engine.lm.probe.RENDER_SECONDS", 1)
     tokenizer = bpe(template)
     with pytest.raises(ConditionError, match=rf"chat template .*{reason}.*--no-chat-template") as caught:
-        tokenise_prompts(QUESTIONS, tokenizer, Probe(), True)
+        tokenise_prompts(QUESTIONS, tokenizer, ProbeSettings(), True)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
-    assert tokenise_prompts(QUESTIONS, tokenizer, Probe(), False).yes
+    assert tokenise_prompts(QUESTIONS, tokenizer, ProbeSettings(), False).yes
 
 
 @pytest.mark.parametrize("chat", [None, "{% for m in messages %}[{{ m.content }}]{% endfor %}\n"])
@@ -222,9 +222,9 @@ def test_special_tokens_and_long_questions_are_refused(chat):
     tokenizer = bpe(chat)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
     with pytest.raises(ConditionError, match="holds '<|im_end|>', a special token".replace("|", r"\|")):
-        tokenise_prompts([*QUESTIONS, "Is a <|im_end|> crow a bird?"], tokenizer, Probe(), bool(chat))
+        tokenise_prompts([*QUESTIONS, "Is a <|im_end|> crow a bird?"], tokenizer, ProbeSettings(), bool(chat))
     with pytest.raises(ConditionError, match="a question of 120,000 characters"):
-        tokenise_prompts(["a" * 120_000], tokenizer, Probe(), bool(chat))
+        tokenise_prompts(["a" * 120_000], tokenizer, ProbeSettings(), bool(chat))
 
 
 # Pairs and questions
@@ -278,7 +278,7 @@ def test_questions_agree_with_number_and_article(dataset):
         ("Is a crow a type of item of use?", "Are scissors a type of tool?"),
         ("Is a crow an item of use?", "Are scissors a tool?"),
     ]
-    asked = [tuple(phrase_questions(dataset, pairs, phrasing)) for phrasing in Probe().phrasings]
+    asked = [tuple(phrase_questions(dataset, pairs, phrasing)) for phrasing in ProbeSettings().phrasings]
     assert asked == wanted
     assert phrase_questions(dataset, pairs, "{leaf_noun}: {hypernym_noun}") == ["crow: item of use", "scissors: tool"]
     with pytest.raises(ConditionError, match=r"fields are \{leaf_phrase\}"):

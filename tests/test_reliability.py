@@ -18,7 +18,8 @@ from kill_harness import ended, spawn
 from small_study import SETTINGS, make_small_study
 
 import cli
-from cachegen.common.files import append_text, exclusive_lock
+from cachegen.common.files import append_text
+from cachegen.common.locks import exclusive_lock
 from cachegen.encoders import Encoder
 from cachegen.features.store import PENDING, FeatureStore
 from engine.runs.directory import HASHED, RunDirectory

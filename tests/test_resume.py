@@ -249,7 +249,7 @@ def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, 
 
 
 def test_two_writers_at_once_are_refused(runs, tmp_path):
-    from cachegen.common.files import exclusive_lock
+    from cachegen.common.locks import exclusive_lock
 
     reader, writer = os.pipe()
     child = os.fork()

@@ -10,12 +10,12 @@ import time
 import pytest
 
 from cachegen.common.errors import RunError
-from cachegen.common.files import exclusive_lock
+from cachegen.common.locks import exclusive_lock, lock_holder
 from engine.design.condition import Sweep
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.plan_file import read_plan
-from engine.sweeps.status import lock_holder, status_text, sweep_status
+from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import append_event
 from engine.training import group

@@ -25,16 +25,15 @@ from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.files import (
     default_cache,
     digest_file,
-    exclusive_lock,
     give_own_modes,
-    is_damage,
     read_json,
     remedy_of,
     write_json,
 )
+from cachegen.common.locks import exclusive_lock
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world
-from commands.usage import expanded
+from commands.usage import with_home
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "import cli; cli.main()"]
@@ -124,7 +123,7 @@ def test_a_home_folder_is_expanded_wherever_a_path_may_stand(
     monkeypatch: pytest.MonkeyPatch, word: str, after: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert expanded(word) == after
+    assert with_home(word) == after
 
 
 def test_every_option_knows_the_home_folder(crosstax: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +265,7 @@ def test_a_file_system_s_error_is_no_damage(tmp_path: Path, reader: str, what: s
         path.write_bytes(b"" if what == "empty" else b"garbage" * 100)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever the libraries raise
         READERS[reader](path)
-    assert is_damage(caught.value) == (what in ("garbage", "empty"))
+    assert (remedy_of(caught.value, "made anew") == "made anew") == (what in ("garbage", "empty"))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +280,6 @@ def test_a_file_system_s_error_is_no_damage(tmp_path: Path, reader: str, what: s
     ],
 )  # fmt: skip
 def test_errors_that_come_as_text_are_told_apart(error: Exception, damaged: bool) -> None:
-    assert is_damage(error) == damaged
     assert (remedy_of(error, "made anew") == "made anew") == (damaged or isinstance(error, MemoryError))
 
 

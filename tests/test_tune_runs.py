@@ -18,7 +18,8 @@ from analysis.figures.tuning import draw_tuning
 from analysis.predictions import load_sweep
 from analysis.tuning import read_tuning
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.files import digest_file, exclusive_lock
+from cachegen.common.files import digest_file
+from cachegen.common.locks import exclusive_lock
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.plan_file import read_plan

@@ -30,7 +30,7 @@ WORLD = World(families=6, per_leaf=16, parents=True)
 
 
 def asked_of(world: World, shuffle: str) -> pd.DataFrame:
-    """Test questions with groups, as `Sweep.answers` has them."""
+    """Test questions with groups, as `SavedRuns.answers` has them."""
     questions = world.questions(shuffle, 100).assign(removed=False, logit_yes=0.0, logit_no=0.0)
     return derive_answers(questions[questions["split"] == "test"])
 

@@ -24,7 +24,6 @@ from analysis.figures.style import (
     legend,
     padded,
     paper_keys,
-    plain,
     plot_published,
     row_title,
     settle,
@@ -34,6 +33,7 @@ from analysis.figures.style import (
 from analysis.published import published_hypernyms
 from analysis.statistics.contrasts import correlation
 from analysis.study import Study, coherence_points
+from analysis.words import number
 
 YLABEL = "held-out macro F1"
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
@@ -100,7 +100,7 @@ def scatter_text(points: pd.DataFrame, runs: pd.DataFrame, x: str) -> str:
         name = ", ".join(filter(None, [arm, names[setup]]))
         said.append(
             f"{name[0].upper()}{name[1:]}: {_r(here, x) or f'{len(here)} hypernyms'}; held-out F1 from "
-            f"{plain(low['f1'])} ({low['category']}) to {plain(high['f1'])} ({high['category']})."
+            f"{number(low['f1'])} ({low['category']}) to {number(high['f1'])} ({high['category']})."
         )
     return " ".join(said)
 
@@ -114,7 +114,7 @@ def _dots(ax: Axes, points: pd.DataFrame, x: str, look: Look) -> None:
 
 def _r(points: pd.DataFrame, x: str) -> str:
     r, _, _, n = correlation(points[x].to_numpy(float), points["f1"].to_numpy(float))
-    return f"r = {plain(r, 2)}, n = {n}" if np.isfinite(r) else ""
+    return f"r = {number(r, 2)}, n = {n}" if np.isfinite(r) else ""
 
 
 def _fitted(ax: Axes, points: pd.DataFrame, x: str, look: Look, dash: str) -> None:
@@ -177,7 +177,7 @@ DOTS = "One dot per held-out hypernym, pretrained LM, mean over runs; the line i
 def coherence_figure(study: Study, centred: bool = True) -> Drawn:
     """Held-out F1 of the pretrained LM against coherence, a dot per hypernym, a panel per arm.
 
-    Centred, or as the paper defines it (Figure 7). Where all embeddings share one large direction, plain cosines are
+    Centred, or as the paper defines it (Figure 7). Where all embeddings share one large direction cosines are
     all close to 1 whatever the images show. Raises NotDrawnError without coherence.
     """
     points = coherence_points(study)

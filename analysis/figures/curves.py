@@ -27,7 +27,6 @@ from analysis.figures.style import (
     legend,
     look_of,
     paper_keys,
-    plain,
     plot_line,
     plot_published,
     row_title,
@@ -36,6 +35,7 @@ from analysis.figures.style import (
 )
 from analysis.published import published_hypernyms, published_rows
 from analysis.study import Study
+from analysis.words import number
 
 SCORES = {"f1": "macro F1 (test)", "auc": "AUC of p(yes) (test)"}
 TITLES = {"heldout": "held-out", "seen": "trained on"}
@@ -157,8 +157,8 @@ def curves_text(curves: Curves, score: str) -> str:
             if len(curve):
                 first, last = curve.iloc[0], curve.iloc[-1]
                 ends.append(
-                    f"{name} {plain(first[score], decimals)} with {first['ablation']:g} {unit} withheld and "
-                    f"{plain(last[score], decimals)} with {last['ablation']:g}"
+                    f"{name} {number(first[score], decimals)} with {first['ablation']:g} {unit} withheld and "
+                    f"{number(last[score], decimals)} with {last['ablation']:g}"
                 )
         where = ", ".join(part for part in (f"{kind} ablation", curves.names[str(series)]) if part)
         said.append(f"{where[0].upper()}{where[1:]}, held-out hypernyms: {'; '.join(ends)}.")

@@ -20,13 +20,13 @@ from analysis.figures.style import (
     padded,
     paper_keys,
     permuted_key,
-    plain,
     plot_published,
     style,
     wrapped,
 )
 from analysis.published import published_rows
 from analysis.study import Study
+from analysis.words import number
 
 WIDTH = 0.72  # of all cells of one depth, in depths
 
@@ -108,7 +108,7 @@ def _text(table: pd.DataFrame, cells: list[tuple[str, str]], names: dict[str, st
     means_of = dict(iter(table.groupby(CELL)))
     for setup, (lm_init, arm) in ((s, cell) for s in names for cell in cells if (s, cell[1], cell[0]) in means_of):
         means = [
-            f"{plain(f1)} at depth {depth}" for depth, f1 in means_of[setup, arm, lm_init][["depth", "f1"]].to_numpy()
+            f"{number(f1)} at depth {depth}" for depth, f1 in means_of[setup, arm, lm_init][["depth", "f1"]].to_numpy()
         ]
         name = ", ".join(filter(None, [cell_name(lm_init, arm), names[setup]]))
         said.append(f"{name[0].upper()}{name[1:]}: {', '.join(means)}.")

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.conditions import setup_names, setups_of, shown_runs
-from analysis.figures.style import Drawn, Look, NotDrawnError, cell_name, key, legend, look_of, plain, style, wrapped
+from analysis.figures.style import Drawn, Look, NotDrawnError, cell_name, key, legend, look_of, style, wrapped
 from analysis.study import Study
+from analysis.words import number
 
 LOSS_POINTS = 160  # points drawn per loss curve
 
@@ -30,7 +31,7 @@ def loss_figure(study: Study) -> Drawn:
                 if curves:
                     name = cell_name(str(lm_init), str(arm))
                     looks[name] = look
-                    lasts.append(f"{name} {plain(np.mean([curve['loss'].iloc[-1] for curve in curves]), 3)}")
+                    lasts.append(f"{name} {number(np.mean([curve['loss'].iloc[-1] for curve in curves]), 3)}")
             ax.set_ylim(bottom=0)
             ax.set_title(names[setup])
             ax.set_xlabel("step")

@@ -25,13 +25,13 @@ from analysis.figures.style import (
     look_of,
     paper_keys,
     permuted_key,
-    plain,
     plot_published,
     row_title,
     style,
 )
 from analysis.published import published_rows
 from analysis.study import Study
+from analysis.words import number
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.2}  # keeps numbers readable on lines
 HALF = 0.26  # of a cell's bar, in cells
@@ -81,7 +81,7 @@ def strip(ax: Axes, cells: Sequence[Cell], number: str, lift: float, places: Seq
 def cells_text(what: str, cells: Sequence[Cell], decimals: int) -> str:
     """The means of `cells` in one sentence."""
     known = [cell for cell in cells if cell.values.notna().any()]
-    means = [f"{' '.join(cell.name.split())} {plain(cell.values.mean(), decimals)}" for cell in known]
+    means = [f"{' '.join(cell.name.split())} {number(cell.values.mean(), decimals)}" for cell in known]
     return f"{what}: {', '.join(means) if means else 'no such questions'}."
 
 

@@ -168,11 +168,6 @@ class Drawn:
             return _rendered(self.figure, kind, about)
 
 
-def as_svg(figure: Figure) -> str:
-    """The figure as SVG text without a date; call it inside the style."""
-    return _rendered(figure, "svg", {"Date": None}).decode()
-
-
 def _rendered(figure: Figure, kind: str, about: dict[str, Any]) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format=kind, metadata=about)
@@ -345,11 +340,3 @@ def settle(figure: Figure) -> None:
     if engine is not None:
         engine.execute(figure)
         figure.set_layout_engine("none")
-
-
-# --- Words
-
-
-def plain(value: float, decimals: int = 1) -> str:
-    """A number for a sentence, with a true minus sign and no negative zero."""
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from analysis.figures.style import DOUBLE, GREY, INK, LOOKS, Drawn, Look, NotDrawnError, key, legend, plain, style
+from analysis.figures.style import DOUBLE, GREY, INK, LOOKS, Drawn, Look, NotDrawnError, key, legend, style
 from analysis.tuning import EXPLORATORY, Tuning
+from analysis.words import number
 
 if TYPE_CHECKING:
     from analysis.study import Study  # imports all of analysis, which `crosstax tune` does without
@@ -118,5 +119,5 @@ def _field(ax: Axes, tuning: Tuning, name: str) -> None:
 
 
 def _said(tuning: Tuning) -> str:
-    shares = ", ".join(f"{name} {plain(100 * share, 0)} %" for name, share in tuning.importance.items())
+    shares = ", ".join(f"{name} {number(100 * share, 0)} %" for name, share in tuning.importance.items())
     return tuning.verdict + (f" Importance: {shares}." if shares else "")

@@ -19,11 +19,11 @@ from analysis.figures.style import (
     Look,
     NotDrawnError,
     look_of,
-    plain,
     style,
 )
 from analysis.scores.yardsticks import YARDSTICKS
 from analysis.study import Study
+from analysis.words import number
 
 LOOKS = {  # of the yardsticks: no conditions, so without colour
     "knn": Look(INK, INK, "<"),
@@ -75,7 +75,7 @@ def yardstick_figure(study: Study) -> Drawn:
 def _text(blocks: list[tuple[str, list[_Row]]]) -> str:
     said = []
     for title, rows in blocks:
-        means = [f"{row.name} {plain(row.values['macro_f1'].mean())}" for row in rows]
+        means = [f"{row.name} {number(row.values['macro_f1'].mean())}" for row in rows]
         said.append(f"{title[0].upper()}{title[1:]}, held-out macro F1: {', '.join(means)}.")
     return " ".join(said)
 
@@ -119,7 +119,7 @@ def _panel(ax: Axes, blocks: list[tuple[str, list[_Row]]], score: str, decimals:
             look = row.look
             ax.plot(values, [place] * len(values), look.marker, color=look.colour, mec=look.ink, mew=0.5, zorder=3)
             ax.annotate(
-                plain(values.mean(), decimals), (1, place), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
+                number(values.mean(), decimals), (1, place), xycoords=ax.get_yaxis_transform(), xytext=(4, 0),
                 textcoords="offset points", va="center", fontsize=SMALL, color=look.ink,
             )  # fmt: skip
         place += 1.6

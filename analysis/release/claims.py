@@ -69,13 +69,3 @@ def prints_as(value: float, printed: float, decimals: int) -> bool:
     rounded = abs(value - printed) <= step / 2 + slack
     cut = value * printed >= 0 and -slack <= abs(value) - abs(printed) < step - slack
     return bool(rounded or cut)
-
-
-def signed(value: float, decimals: int = 1) -> str:
-    """A difference for a sentence: +3.9, −0.5."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
-
-
-def interval(low: float, high: float, decimals: int = 1) -> str:
-    """An interval for a sentence: 95 % interval −13.6 to +21.4."""
-    return f"95 % interval {signed(low, decimals)} to {signed(high, decimals)}"

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy.special import stdtrit
 
-from analysis.release.claims import Claim, Found, Statement, check, interval, signed
+from analysis.release.claims import Claim, Found, Statement, check
 from analysis.release.files import BACKBONE, VISUAL_COHERENCE, WEIGHTED, AbsentError, find, read_table
 from analysis.release.means import mean_and_sd
 from analysis.release.models import describe, effect, fit, null_sentence, verdict
 from analysis.release.scores import HELDOUT, Release, taxonomy_names
 from analysis.statistics.contrasts import correlation, mean_interval
 from analysis.statistics.equivalence import tost
+from analysis.words import interval, number
 
 FORMULA = "f1 ~ backbone_f1 + avg_cosine + (backbone_f1 + avg_cosine || category) + (1 | model:seed)"
 LMS = ("Qwen3-0.6B", "Qwen3-1.7B")
@@ -69,7 +70,7 @@ def _model(release: Release) -> Sequence[Found]:
     coherence, own = effect(model, "avg_cosine"), effect(model, "backbone_f1")
     # A hundredth of cosine is to F1 in points what one is to F1 in 0..1.
     ends = interval(coherence.low, coherence.high)
-    slope = f"{signed(coherence.estimate)} points of F1 for 0.01 more cosine, {ends}."
+    slope = f"{number(coherence.estimate, sign=True)} points of F1 for 0.01 more cosine, {ends}."
     spread = 100 * float(data["backbone_f1"].std())
     null = null_sentence("One SD more of the LM's own F1 goes with", spread * own.estimate, spread * own.se, own.df)
     unprinted = "Satterthwaite; not printed in the paper."
@@ -105,9 +106,10 @@ def _figure_7_macro(release: Release) -> Found:
     runs = {name: _correlation(rows) for name, rows in coherence_data(release).groupby("run_name")}
     r, low, high, n = _correlation(_figure_7(release))
     every = [each for each, *_ in runs.values()]
+    least, most = (number(end, 2, sign=True) for end in (min(every), max(every)))
     note = (
         "With macro F1, the measure of the rest of the paper; the figure shows support-weighted F1. "
-        f"{interval(low, high, 2)}; over the {len(every)} runs r is {signed(min(every), 2)} to {signed(max(every), 2)}."
+        f"{interval(low, high, 2)}; over the {len(every)} runs r is {least} to {most}."
     )
     return Found(r, n, note)
 
@@ -130,8 +132,8 @@ def _means(release: Release) -> Sequence[Found]:
     gap, low, high = mean_interval((wide["local_shuffled"] - wide["original"]).to_numpy(), 0.95)
     se = (high - low) / 2 / float(stdtrit(n - 1, 0.975))
     same = (
-        f"The paper calls it identical to the original's: difference {signed(gap, 4)}, {interval(low, high, 4)}, "
-        f"paired by hypernym; {verdict(tost(gap, se, n - 1, margin=COSINE_MARGIN))}."
+        f"The paper calls it identical to the original's: difference {number(gap, 4, sign=True)}, "
+        f"{interval(low, high, 4)}, paired by hypernym; {verdict(tost(gap, se, n - 1, margin=COSINE_MARGIN))}."
     )
     return [
         Found(original, n),

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.special import stdtrit
 
-from analysis.release.claims import Claim, Found, Statement, check, interval, signed
+from analysis.release.claims import Claim, Found, Statement, check
 from analysis.release.files import AbsentError
 from analysis.release.scores import HELDOUT, Release
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
 from analysis.statistics.equivalence import Equivalence, tost
 from analysis.statistics.formula import MixedModelError
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
+from analysis.words import interval, p_text, points
 
 
 def fit(formula: str, data: pd.DataFrame) -> MixedModel:
@@ -51,17 +52,12 @@ def null_sentence(what: str, estimate: float, se: float, df: float) -> str:
     """`what` (in points) with its 95 % interval and the equivalence test at `EQUIVALENCE_MARGIN` points."""
     half = float(stdtrit(df, 0.975)) * se
     test = tost(estimate, se, df, margin=EQUIVALENCE_MARGIN)
-    return f"{what} {signed(estimate)} points, {interval(estimate - half, estimate + half)}; {verdict(test)}."
+    return f"{what} {points(estimate)}, {interval(estimate - half, estimate + half)}; {verdict(test)}."
 
 
 def verdict(test: Equivalence) -> str:
     """An equivalence test in words."""
-    return f"{test.verdict}, TOST at ±{test.margin:g}: p {p_text(test.p)}"
-
-
-def p_text(p: float) -> str:
-    """A p for a sentence: = .412, < .001."""
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".")
+    return f"{test.verdict}, TOST at ±{test.margin:g}: {p_text(test.p)}"
 
 
 FORMULA = "f1 ~ enc*lm + (1+enc*lm | seed) + (1+enc*lm | hypernym)"

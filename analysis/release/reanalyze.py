@@ -23,6 +23,7 @@ from analysis.release.means import (
 from analysis.release.models import encoder_claims
 from analysis.release.scores import Release
 from analysis.release.swap import swap_claims
+from analysis.words import MISSING, json_rows
 from cachegen.common.files import write_json, write_text
 
 
@@ -38,7 +39,7 @@ class Reanalysis:
 
     def as_json(self) -> dict[str, list[dict[str, Any]]]:
         """{"claims": [...], "means": [...]}, missing values as None."""
-        return {"claims": _records(self.claims), "means": _records(self.means)}
+        return {"claims": json_rows(self.claims), "means": json_rows(self.means)}
 
 
 def reanalyze(root: Path, removed: Removed) -> Reanalysis:
@@ -72,13 +73,8 @@ def write_reanalysis(found: Reanalysis, out: Path) -> None:
     write_json(out / "claims.json", found.as_json())
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table.astype(object).where(table.notna(), None)
-    return [dict(zip(table.columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
-
-
 WIDE = 150  # columns from which notes have a column of their own
-VERDICTS = {True: ("yes", "green"), False: ("no", "bold red"), None: ("–", "dim")}
+VERDICTS = {True: ("yes", "green"), False: ("no", "bold red"), None: (MISSING, "dim")}
 
 
 def reanalysis_text(found: Reanalysis, width: int) -> RenderableType:
@@ -124,4 +120,4 @@ def _notes(claims: pd.DataFrame) -> list[Text]:
 
 
 def _short(value: object) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return MISSING if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,8 +10,9 @@ from scipy import stats
 from analysis.release.claims import Claim, Found, Statement, check
 from analysis.release.files import MACRO, AbsentError, find, read_f1
 from analysis.release.means import mean_and_sd
-from analysis.release.models import null_sentence, p_text
+from analysis.release.models import null_sentence
 from analysis.release.scores import HELDOUT, LEAVES, TOY_HYPERNYMS, Release
+from analysis.words import p_text
 
 MAJORITY = f"{MACRO}/catwise_hyp_guess_f1_scores.csv"
 
@@ -62,7 +63,7 @@ def _tests(release: Release) -> Sequence[Found]:
     other = (welch.pvalue < 0.05) != (paired.pvalue < 0.05)
     units = (
         f"{'The same values as in the unpaired test lead to another conclusion. ' if other else ''}By hypernym, seeds "
-        f"averaged (n = {len(by_hypernym)}): t = {averaged.statistic:.2f}, p {p_text(averaged.pvalue)}."
+        f"averaged (n = {len(by_hypernym)}): t = {averaged.statistic:.2f}, {p_text(averaged.pvalue)}."
     )
     return [
         Found(welch.statistic, len(control) + len(swapped), f"Welch, unpaired. {null}"),

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.conditions import CELL
 from analysis.figures.contents import Figures, draw_figures
 from analysis.figures.style import Drawn
-from analysis.predictions import Sweep
+from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.report.dictionary import describe_columns
 from analysis.scores.dose import dose_table
@@ -157,7 +157,7 @@ FOLDER = "figures"
 MANY_RUNS = 24  # with fewer, figures are small and a second process takes as long to start as it saves
 
 
-def analyze(sweep: Sweep, out: Path, probes: Sequence[Probe] = ()) -> Study:
+def analyze(sweep: SavedRuns, out: Path, probes: Sequence[Probe] = ()) -> Study:
     """Write the tables into `out` and the figures into `out/figures`; return the study that holds them all."""
     study = measure(sweep, probes)
     write_study(study, out)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from analysis.report.page import Data, Page
-from analysis.report.table import Column, Table, number, p_value, table
+from analysis.report.table import Column, Table, table
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
 from analysis.statistics.equivalence import Equivalence
 from analysis.statistics.mixed_effects import MixedModel
 from analysis.statistics.models import Fitted
 from analysis.statistics.residuals import Residuals, check_residuals
+from analysis.words import number, p_text
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,6 @@ def residual_sentence(checks: Residuals) -> str:
         f"(0.3 % if normal), the farthest at {number(checks.largest, sign=True)}; SD {low} in the third with the "
         f"lowest fitted values, {high} in that with the highest{outside}."
     )
-
-
-def p_text(p: Any) -> str:
-    """ "p = .045", "p < .001"."""
-    text = p_value(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _listed(correlations: tuple[float, ...]) -> str:

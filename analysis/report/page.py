@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.beside_paper import Pair, pair_cells
-from analysis.conditions import CELL, FAMILIES, LM_NAMES, SEEDS, encoder_names, last_part, shown_runs
+from analysis.conditions import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
@@ -17,6 +17,7 @@ from analysis.report.table import Column
 from analysis.statistics.comparisons import Comparison, compare_yardsticks
 from analysis.statistics.contrasts import Contrast, confirmatory_contrasts
 from analysis.study import Study
+from engine.design.condition import SEEDS
 
 FORMATS = ("svg", "pdf", "png")
 NARROW = 5.0  # inches

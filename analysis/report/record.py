@@ -10,14 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import LABELS, PROVENANCE, SEEDS
-from analysis.predictions import Sweep
+from analysis.conditions import LABELS, PROVENANCE
+from analysis.predictions import SavedRuns
 from analysis.report.dictionary import CAPTIONS
 from analysis.report.examples import data_uri
 from analysis.report.methods import methods_of
 from analysis.report.page import Data, Page
 from analysis.report.table import EMBEDDED_BYTES, Column, Table, table
 from cachegen.common.files import read_json
+from engine.design.condition import SEEDS
 
 UNTOLD = ("files", "leaf_words", "hypernyms")  # of the manifest: long, and not for people
 
@@ -73,7 +74,7 @@ def provenance(page: Page) -> Data:
     }
 
 
-def _record(sweep: Sweep, run_id: str) -> Data:
+def _record(sweep: SavedRuns, run_id: str) -> Data:
     """What a run's directory says of itself: config.json, the hashes in DONE, and its times where it logged them."""
     run = sweep.opened[run_id]
     times = {line["stage"]: line for line in _json_lines(run.directory.file("timing.jsonl")) if "stage" in line}
@@ -115,7 +116,7 @@ def _inputs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
     return table("inputs", caption, sorted(used.items()), columns)
 
 
-def _stores(sweep: Sweep) -> Table | None:
+def _stores(sweep: SavedRuns) -> Table | None:
     """How features were made, as the runs or else their stores record it; None where neither does any more."""
     facts: dict[str, tuple[str, dict[str, Any]]] = {}
     for run in sweep.opened.values():

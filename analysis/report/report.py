@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis.predictions import Sweep
+from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.published import PAPER
 from analysis.report.contents import SECTIONS
@@ -23,15 +23,16 @@ from analysis.report.files import write_study
 from analysis.report.page import Page, page_figure
 from analysis.report.result import finding
 from analysis.report.summary import summary
-from analysis.report.table import EMBEDDED_BYTES, Table, number, p_value
+from analysis.report.table import EMBEDDED_BYTES, Table
 from analysis.study import measure
+from analysis.words import number, p_value
 from cachegen.common.files import read_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    sweep: Sweep, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
+    sweep: SavedRuns, out: Path, *, world: Path | None, seconds: Mapping[str, float], probes: Sequence[Probe] = ()
 ) -> dict[str, Any]:
     """Write `out/index.html` with its tables and figures beside it, and return the summary.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.conditions import CELL, SEEDS, seed_text, short_name
+from analysis.conditions import CELL, seed_text, short_name
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
 from analysis.report.table import Column, Table, table
@@ -14,6 +14,8 @@ from analysis.scores.means import f1_means
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, Contrast
 from analysis.statistics.contrasts import EXPLORATORY as CONTRASTS_EXPLORATORY
 from analysis.tuning import EXPLORATORY
+from analysis.words import MISSING
+from engine.design.condition import SEEDS
 
 RULE_TEXT = {
     ("across", "paper"): "a plain permutation, in which some leaves stay among their own by chance",
@@ -35,7 +37,7 @@ def design(page: Page) -> Data:
         Column("hypernyms withheld", "withheld", "text"),
         Column("runs", "n", digits=0),
         Column("run seeds", lambda row: row["seeds"]["run_seed"], "text"),
-        Column("LM seeds", lambda row: row["seeds"]["lm_seed"] if row["lm_init"] == "random" else "–", "text"),
+        Column("LM seeds", lambda row: row["seeds"]["lm_seed"] if row["lm_init"] == "random" else MISSING, "text"),
         Column("permutations", lambda row: _permutations(row) if permutations else "", "text"),
         Column("data seeds", lambda row: row["seeds"]["data_seed"], "text"),
     ]
@@ -72,7 +74,7 @@ def condition_rows(cells: list[Row]) -> list[Row]:
 
 
 def _permutations(row: Row) -> str:
-    return "–" if row["arm"] == "original" else str(row["seeds"]["permutation"])
+    return MISSING if row["arm"] == "original" else str(row["seeds"]["permutation"])
 
 
 def _rules(runs: pd.DataFrame, shuffle: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The essentials of a study for a terminal, and its numbers as JSON."""
 
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from analysis.scores.dose import dose_table
 from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
+from analysis.words import MISSING, json_safe, number, p_value
 
 COHERENT = ("original", "across", "within")  # arms whose coherence is reported
 
@@ -47,7 +47,7 @@ def summary(study: Study) -> dict[str, Any]:
     coherence = study.hypernym_coherence().merge(shown[["map", "shuffle"]].drop_duplicates(), on="map")
     means = coherence.groupby("shuffle")[["all_pairs", "centred"]].mean().reindex(COHERENT)
     tuning = study.tuning
-    return _json_safe(
+    return json_safe(
         {
             **({} if tuning is None else {"tuning": {"exploratory": tuning.exploratory, "best": tuning.best}}),
             "baseline": {
@@ -78,20 +78,6 @@ def summary(study: Study) -> dict[str, Any]:
             "dose": dose_table(study.dose).to_dict("records"),
         }
     )
-
-
-def _json_safe(value: Any) -> Any:
-    """NaN and missing become None, numpy numbers plain ones."""
-    if isinstance(value, dict):
-        return {key: _json_safe(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_json_safe(inner) for inner in value]
-    if value is None or value is pd.NA or (isinstance(value, float | np.floating) and not math.isfinite(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
-MISSING = "–"
 
 
 def essentials(study: Study) -> dict[str, Any]:
@@ -157,11 +143,11 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
     cells = list(dict.fromkeys([*leaves, *own]))
     rows: list[list[str]] = []
     for key in cells:
-        first, clean_f1, true_f1 = (_number(part.get(key, {}).get("f1")) for part in (leaves, no_homonyms, by_image))
+        first, clean_f1, true_f1 = (number(part.get(key, {}).get("f1")) for part in (leaves, no_homonyms, by_image))
         row = own.get(key, {})
         seeds = str((row or leaves[key])["n_seeds"])
         mean = _interval(*(row.get(name, np.nan) for name in ("f1", "boot_low", "boot_high")))
-        baseline, area = _number(row.get("permuted_f1")), _number(row.get("auc"), 2)
+        baseline, area = number(row.get("permuted_f1")), number(row.get("auc"), 2)
         rows.append([seeds, first, mean, clean_f1, true_f1, baseline, area])
     told = [place for place in range(len(names)) if any(row[place] != MISSING for row in rows)]
     table = _table("macro F1", *(names[place] for place in told))
@@ -180,7 +166,7 @@ def _contrasts(contrasts: pd.DataFrame) -> Table:
     for row in contrasts.to_dict("records"):
         name = ": ".join(filter(None, [row["setup"], f"{row['above']} − {row['below']}"]))
         own = _interval(row["difference"], row["low"], row["high"], sign=True)
-        seeds = f"[{_number(row['boot_low'], sign=True)}, {_number(row['boot_high'], sign=True)}]"
+        seeds = f"[{number(row['boot_low'], sign=True)}, {number(row['boot_high'], sign=True)}]"
         table.add_row(Text(name), own, seeds, Text(row["verdict"]))
     return table
 
@@ -200,7 +186,7 @@ def _models(models: pd.DataFrame) -> Table:
             name, step = f"{name}, {row['comparison']}", f"{row['term']}, {step}"
         ends = _interval(value, low, high, sign=True)
         text = Text(f"{name}: {step}")
-        table.add_row(text, ends, _number(row["df"]), _p(row["p"]), Text(row["verdict"]))
+        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(row["verdict"]))
     return table
 
 
@@ -208,7 +194,7 @@ def _swap(swap: pd.DataFrame) -> Table:
     table = _table("hypernym-level swap", "control − swapped [95 %]", "t", "df", "p", "verdict", words=1)
     for row in swap.to_dict("records"):
         name = ", ".join(filter(None, [row["setup"], LM_NAMES[row["lm_init"]], row["test"]]))
-        numbers = [_number(row["statistic"], 2), _number(row["df"]), _p(row["p"])]
+        numbers = [number(row["statistic"], 2), number(row["df"]), p_value(row["p"])]
         ends = _interval(row["difference"], row["low"], row["high"], sign=True)
         table.add_row(Text(name), ends, *numbers, Text("" if pd.isna(row["verdict"]) else row["verdict"]))
     return table
@@ -242,17 +228,7 @@ def _cell(setup: str, arm: str, lm_init: str) -> Text:
     return Text(", ".join(filter(None, [setup, LM_NAMES[lm_init], arm])))
 
 
-def _number(value: float | None, digits: int = 1, sign: bool = False) -> str:
-    if value is None or not np.isfinite(value):
-        return MISSING
-    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
-
-
 def _interval(value: float, low: float, high: float, sign: bool = False) -> str:
     if not np.isfinite(low):
-        return _number(value, sign=sign)
-    return f"{_number(value, sign=sign)} [{_number(low, sign=sign)}, {_number(high, sign=sign)}]"
-
-
-def _p(p: float) -> str:
-    return MISSING if not np.isfinite(p) else "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+        return number(value, sign=sign)
+    return f"{number(value, sign=sign)} [{number(low, sign=sign)}, {number(high, sign=sign)}]"

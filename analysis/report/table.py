@@ -2,13 +2,12 @@
 
 import csv
 import io
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import pandas as pd
+from analysis.words import missing
 
 # text, prose (wraps), code, verdict (words, and whether it was shown) and noted (words, and smaller words below) are
 # words; the rest are numbers, some with others beside them: see PARTS.
@@ -90,25 +89,6 @@ def table(name: str, caption: str, rows: Iterable[Any], columns: Iterable[Column
     kept = [column for column in columns if not column.words or any(map(_said, values[column.label])) or not rows]
     cells = zip(*(values[column.label] for column in kept), strict=True)
     return Table(name, caption, kept, [list(row) for row in cells], file)
-
-
-def missing(value: Any) -> bool:
-    """Whether there is no number: None, NA or not finite."""
-    return value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value))
-
-
-def number(value: Any, digits: int = 1, sign: bool = False) -> str:
-    """A number for people: a dash for a missing one, a true minus sign."""
-    if missing(value):
-        return "–"
-    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
-
-
-def p_value(p: Any) -> str:
-    """A p-value as papers print it: three digits, "< .001" below that."""
-    if missing(p):
-        return "–"
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def _said(value: Any) -> bool:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.conditions import LM_NAMES
 from analysis.statistics.contrasts import correlation
+from analysis.words import number
 
 RESPONSE = ["setup", "rule", "lm_init"]
 MEASURED = ["f1", "auc", "coherence", "coherence_centred", "pairs_kept", "permuted_f1", "coin_f1"]
@@ -68,7 +69,7 @@ def dose_sentences(points: pd.DataFrame) -> list[str]:
         maps = rows.groupby("map")[["coherence_centred", "f1"]].mean().astype(float)
         r, low, high, n = correlation(maps["coherence_centred"].to_numpy(), maps["f1"].to_numpy())
         if r == r:
-            interval = f", 95 % interval {low:.2f} to {high:.2f}" if low == low else ""
-            text += f"; r with centred coherence over {n} label maps {r:.2f}{interval}".replace("-", "−")
+            interval = f", 95 % interval {number(low, 2)} to {number(high, 2)}" if low == low else ""
+            text += f"; r with centred coherence over {n} label maps {number(r, 2)}{interval}"
         sentences.append(text[0].upper() + text[1:] + ".")
     return sentences

@@ -1,9 +1,6 @@
 """Macro F1 and AUC per category, all categories at once (no loop over categories or questions).
 
-Legend: C = categories. A confusion table `counts` is (C, 2, 2): category x gold x predicted, index 1 = yes.
-The F1 rule is the published one, scikit-learn's default: the mean of the F1 of the labels that occur in gold *or*
-prediction. So a category with one label, all right, scores 1.0, and one wrong answer drops it below 0.5: always read
-n_yes and n_no beside it. AUC does not move with a bias to one answer.
+Legend: C = categories. The rule of F1 is `engine.runs.f1`'s; AUC does not move with a bias to one answer.
 """
 
 from collections.abc import Sequence
@@ -14,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.predictions import derive_answers
+from engine.runs.f1 import confusion_counts, macro_f1
 
 Array = NDArray[np.float64]
 
@@ -26,23 +24,6 @@ MEANS = [
 ]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
 BASELINES = ("majority_f1", "coin_f1", "permuted_f1")  # columns added by `baselines.add_baselines`
-
-
-def confusion_counts(
-    codes: NDArray[np.integer], gold: NDArray[np.bool_], predicted: NDArray[np.bool_], size: int
-) -> NDArray[np.int64]:
-    """Counts (C, 2, 2) of gold x predicted for questions with category number `codes` in 0..size-1."""
-    cells = codes.astype(np.int64) * 4 + gold * 2 + predicted
-    return np.bincount(cells, minlength=size * 4).reshape(size, 2, 2)
-
-
-def macro_f1(counts: NDArray[np.int64]) -> Array:
-    """Macro F1 in 0..1 of each category (C,), from counts (C, 2, 2); NaN for a category without questions."""
-    hits = counts[:, [0, 1], [0, 1]].astype(float)  # (C, label): answers right for "no" and "yes"
-    used = counts.sum(axis=2) + counts.sum(axis=1)  # (C, label): times the label occurs in gold plus in prediction
-    f1 = np.divide(2 * hits, used, out=np.zeros_like(hits), where=used > 0)
-    labels = (used > 0).sum(axis=1)
-    return np.divide(f1.sum(axis=1), labels, out=np.full(len(counts), np.nan), where=labels > 0)
 
 
 def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size: int) -> Array:
@@ -92,7 +73,7 @@ class Numbered:
 
 
 def measure_categories(answers: pd.DataFrame, numbered: Numbered | None = None) -> pd.DataFrame:
-    """One row per split, group and category of `Sweep.answers`, sorted. `numbered`: theirs, when already known.
+    """One row per split, group and category of `SavedRuns.answers`, sorted. `numbered`: theirs, when already known.
 
     Columns: split, group (leaf | seen | heldout), category, homonym (see `homonyms`), removed (by a systematic
     ablation), n_yes, n_no (gold), n_veridical_yes (the image's own leaf is of the category), said_yes (answers),

@@ -18,9 +18,10 @@ import pandas as pd
 
 from analysis.published import PROBE_ITEMS, PROBE_POOLED
 from analysis.scores.baselines import add_baselines, majority_macro_f1
-from analysis.scores.f1 import auc, confusion_counts, macro_f1
+from analysis.scores.f1 import auc
 from cachegen.common.errors import RunError
 from cachegen.common.files import read_json
+from engine.runs.f1 import confusion_counts, macro_f1
 
 SCHEMA = 1
 COLUMNS = ["leaf", "hypernym", "phrasing", "answer", "repeats", "logit_yes", "logit_no", "rank_yes", "rank_no"]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.conditions import PROVENANCE
-from analysis.predictions import Sweep
+from analysis.predictions import SavedRuns
 from analysis.scores.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
 from analysis.scores.neighbours import Neighbourhoods, find_neighbours, purity
 from analysis.scores.yardsticks import VISUAL, Eye, look, measure_yardstick
@@ -32,7 +32,7 @@ class MapKey(NamedTuple):
 class Visual:
     """Takes in one run after another; what it has computed stands in its lists of tables."""
 
-    sweep: Sweep
+    sweep: SavedRuns
     coherence: list[pd.DataFrame] = field(default_factory=list)
     purity: list[pd.DataFrame] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)

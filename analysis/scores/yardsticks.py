@@ -155,7 +155,7 @@ def fair_thresholds(votes_NH: Array, own_NH: NDArray[np.bool_], k: int) -> Array
 
 
 def composed_margins(answers: pd.DataFrame, text: pd.Series) -> Array:
-    """Margin of the composition for every question of `Sweep.answers`; NaN for leaf questions and where text is silent.
+    """Margin of the composition for every question of `SavedRuns.answers`; NaN of leaves, and where text is silent.
 
     `text`: the LM's margin for (leaf, hypernym), from its probe. A hypernym question is answered yes when, for one of
     the leaves the run was asked about in this image, the run says yes to the leaf and the LM says that such a leaf is

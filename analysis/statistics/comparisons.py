@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.conditions import CELL, LM_NAMES, shown_runs, shuffle_of
 from analysis.scores.yardsticks import CONTROLS, YARDSTICKS
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
+from analysis.words import interval, number
 
 Interval = tuple[float, float, float]
 Cell = tuple[str, str, str]  # setup, arm, lm_init
@@ -207,6 +208,6 @@ def _by_hypernym(categories: pd.DataFrame, runs: pd.DataFrame) -> dict[Cell, pd.
 
 
 def _interval(gap: Interval) -> str:
-    if np.isnan(gap[1]):
-        return f"{gap[0]:+.1f}".replace("-", "−")
-    return f"{gap[0]:+.1f}, 95 % interval {gap[1]:+.1f} to {gap[2]:+.1f}".replace("-", "−")
+    difference, low, high = gap
+    told = number(difference, sign=True)
+    return told if np.isnan(low) else f"{told}, {interval(low, high)}"

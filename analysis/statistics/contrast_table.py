@@ -28,6 +28,7 @@ from analysis.statistics.contrasts import (
 )
 from analysis.statistics.equivalence import Equivalence, holm, tost
 from analysis.statistics.intervals import percentiles, resampled_difference, resampled_means
+from analysis.words import points
 
 COLUMNS = [
     *("status", "kind", "setup", "above", "below", "difference", "low", "high", "boot_low", "boot_high", "worst"),
@@ -180,7 +181,7 @@ def _verdict(test: Equivalence, within: bool, apart: bool) -> str:
         small = f"equivalent within {EQUIVALENCE_MARGIN:g} points"
         return f"{small}, though different from zero" if test.different and apart else small
     if test.different and apart:
-        return f"different from zero: {test.difference:+.1f} points".replace("-", "−")
+        return f"different from zero: {points(test.difference)}"
     if test.different:
         return f"different {ONLY_THESE_SEEDS}"
     if test.equivalent:

@@ -15,6 +15,7 @@ from scipy.special import stdtrit
 
 from analysis.conditions import LM_NAMES
 from analysis.scores.f1 import BASELINES
+from analysis.words import points
 
 EQUIVALENCE_MARGIN = 5.0  # points of F1
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"  # fixed before any result, or not
@@ -56,12 +57,8 @@ class Contrast:
         if self.shown:
             return f"above by {self.difference:.1f} points"
         if np.isnan(self.low):
-            return f"not shown: {_points(self.difference)}, too few hypernyms for an interval"
-        return f"not shown: {_points(self.difference)}, the interval reaches zero or below"
-
-
-def _points(difference: float) -> str:
-    return f"{difference:+.1f} points".replace("-", "−")
+            return f"not shown: {points(self.difference)}, too few hypernyms for an interval"
+        return f"not shown: {points(self.difference)}, the interval reaches zero or below"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from analysis.statistics.contrasts import CONFIRMATORY, EQUIVALENCE_MARGIN, EXPL
 from analysis.statistics.equivalence import Equivalence, tost
 from analysis.statistics.formula import MixedModelError
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
+from analysis.words import points
 
 ABOUT = ["status", "question", "setup", "comparison"]
 EFFECT_COLUMNS = [
@@ -296,7 +297,7 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
 def in_points(test: Equivalence) -> str:
     """The verdict of an equivalence test of points of F1."""
     if test.different and not test.equivalent:
-        return f"different from zero: {test.difference:+.1f} points".replace("-", "−")
+        return f"different from zero: {points(test.difference)}"
     return test.verdict.replace(f"within {test.margin:g}", f"within {test.margin:g} points")
 
 

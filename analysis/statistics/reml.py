@@ -105,12 +105,15 @@ class Evaluation:
         self.products = products
         self.theta_t = np.array(theta_t, float)
         self.T = products.triangles(self.theta_t)
+        # A = Lambda' Z'Z Lambda + I: Lambda' M is (M' Lambda)', so that `times_lambda` serves for either side.
         self._ZZL_qq = self.times_lambda(products.ZZ_qq)
         A_qq = self.times_lambda(self._ZZL_qq.T)
         A_qq[np.diag_indices_from(A_qq)] += 1
         self._A = cho_factor(A_qq, lower=True, check_finite=False)
         right = self.times_lambda(np.column_stack([products.ZQ_qp, products.Zy_q]).T).T
         self._solved = cho_solve(self._A, right, check_finite=False)
+        # By the push-through identity [Q y]' V^-1 [Q y] = [Q y]'[Q y] + inner, with inner = -right' A^-1 right,
+        # (p + 1, p + 1), and right = Lambda' Z' [Q y], (q, p + 1); and Q'Q = I, Q'y = 0, y'y = n - p.
         inner = -right.T @ self._solved
         self.S_pp = np.eye(products.p) + inner[:-1, :-1]
         self.gamma_p = np.linalg.solve(self.S_pp, inner[:-1, -1])
@@ -130,6 +133,7 @@ class Evaluation:
         """M Lambda, for M with q columns."""
         out = np.empty_like(M)
         for span, T in zip(self.products.spans, self.T, strict=True):
+            # Columns run effect by effect: (rows, k, m); T mixes a level's k effects and is the same for all m levels.
             block = M[:, span.columns].reshape(len(M), span.k, span.m)
             out[:, span.columns] = np.einsum("rim,ij->rjm", block, T).reshape(len(M), -1)
         return out

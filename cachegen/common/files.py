@@ -1,25 +1,22 @@
-"""Files that are either whole or absent: atomic writes, digests, single-writer locks."""
+"""Files that are either whole or absent: atomic writes, digests."""
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
 import os
 import re
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, RunError, WriteError
+from cachegen.common.errors import CrosstaxError, WriteError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
 MOST_JSON = 2**28  # bytes; the plan of 100,000 runs has a tenth of them
 CHOOSE = "give `crosstax world --cache DIR`, or set CROSSTAX_CACHE to a folder of yours"
-HELD = (errno.EACCES, errno.EAGAIN)
 AGAIN = "give the same command again, it goes on from there"
 REMEDIES: dict[int, str] = {
     errno.ENOSPC: f"make room and {AGAIN}",
@@ -113,11 +110,6 @@ def remedy_of(error: Exception, damaged: str = "check the path and its file syst
     return REMEDIES.get(_number(error), damaged)
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether what was read is at fault, and not the file system that would not let it be read."""
-    return _number(error) not in REMEDIES and not isinstance(error, MemoryError)
-
-
 def _number(error: Exception) -> int:
     """The system's number of an error, 0 if it has none; HDF5 and safetensors hand it on as text."""
     if number := getattr(error, "errno", None) or NUMBERS.get(type(error)):
@@ -192,31 +184,6 @@ def digest_file(path: Path) -> str:
                 total.update(chunk)
                 advance(len(chunk) >> 20)
     return total.hexdigest()
-
-
-@contextlib.contextmanager
-def exclusive_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold the only writer's lock on `path` (a sidecar that names host and pid), or raise `RunError`.
-
-    The kernel frees an fcntl lock when its process dies, so a killed writer blocks no other.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("ab+", buffering=0)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
-    with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            handle.truncate(0)
-            handle.write(f"{socket.gethostname()} pid {os.getpid()}".encode())
-        except OSError as error:
-            if error.errno in HELD:
-                handle.seek(0)
-                holder = handle.read().decode(errors="replace").strip() or "another process"
-                raise RunError(f"{what} is being written by {holder}; wait for it or stop it") from None
-            raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
-        yield
 
 
 def default_cache() -> Path:

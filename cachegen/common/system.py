@@ -1,15 +1,11 @@
 """What differs between operating systems, and how worker processes begin."""
 
-import fcntl
 import io
 import multiprocessing
 import os
 import signal
-import struct
 import sys
 import threading
-
-FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"  # C's `struct flock`
 
 
 def cores() -> int:
@@ -39,15 +35,6 @@ def forget_cached(descriptor: int) -> None:
     """Ask the system not to keep a file's pages in memory; only Linux can be asked."""
     if sys.platform == "linux":
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def lock_holder_pid(descriptor: int) -> int | None:
-    """The process that holds a write lock on a file, asked of the kernel without taking it; None if it is free."""
-    mac = sys.platform == "darwin"
-    wanted = (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET) if mac else (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    answer = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(FLOCK, *wanted)))
-    kind, pid = (answer[3], answer[2]) if mac else (answer[0], answer[4])
-    return None if kind == fcntl.F_UNLCK else pid
 
 
 class _NoTerminal(io.TextIOWrapper):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cachegen.common.errors import SHOWN, listing
 from cachegen.common.files import digest_bytes
 from cachegen.common.system import cores
 from cachegen.data.dataset import Dataset
 from cachegen.data.images import decode, unreadable_reason
 
-SHOWN = 20  # lines of each kind
 FLAT = 2.0  # SD of grey values of 0 to 255: less is one shade, with the noise of its compression
 SMALL = 32  # pixels of the shorter side
 # Column of the table -> what it says of the pictures where it is true.
@@ -68,9 +68,9 @@ class Inspection:
             "across_leaves": "pictures are in several leaves, whose questions contradict each other; keep each in one",
             "across_split": "pictures are in several parts of split.csv, so that tests meet training; keep one of each",
         }
-        blocks = [shown(titles[where], map(_equal, keys)) for where, keys in self.duplicates().items()]
+        blocks = [_paragraph(titles[where], map(_equal, keys)) for where, keys in self.duplicates().items()]
         blocks += [
-            shown(f"pictures are {what}", self.images.loc[self.images[name], "key"]) for name, what in ODD.items()
+            _paragraph(f"pictures are {what}", self.images.loc[self.images[name], "key"]) for name, what in ODD.items()
         ]
         read = len(self.images) - len(self.unreadable)
         every = "all images can be read" if read == len(self.images) else f"{read:,} images can be read"
@@ -105,13 +105,9 @@ def inspect_images(dataset: Dataset) -> Inspection:
     return Inspection(pd.concat([dataset.images.reset_index(drop=True), looks], axis=1))
 
 
-def shown(title: str, lines: Iterable[str]) -> str:
-    """The lines under a title with their number, at most `SHOWN` of them; "" if there are none."""
+def _paragraph(title: str, lines: Iterable[str]) -> str:
     every = list(lines)
-    if not every:
-        return ""
-    more = [f"  and {len(every) - SHOWN:,} more"] if len(every) > SHOWN else []
-    return "\n".join([f"{len(every):,} {title}:", *(f"  {line}" for line in every[:SHOWN]), *more])
+    return listing(f"{len(every):,} {title}:", every) if every else ""
 
 
 def _equal(keys: Sequence[str]) -> str:

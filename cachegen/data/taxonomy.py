@@ -214,11 +214,6 @@ def composed_form(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _letter(byte: str) -> str:
-    """What Windows means by a byte that is not UTF-8."""
-    return os.fsencode(byte).decode("cp1252", "replace")
-
-
 NEAR: dict[str, Callable[[str], str]] = {
     "bytes that are not UTF-8": lambda name: (
         os.fsencode(name).decode("cp1252", "replace") if SURROGATES.search(name) else name

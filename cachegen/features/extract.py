@@ -38,7 +38,7 @@ BLOCKS_BEHIND = 2  # encoded and not yet durable
 LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "h5py")
 
 
-class Picture(NamedTuple):
+class DecodedFile(NamedTuple):
     """What decoding finds out of a file: why it cannot be read, whether EXIF asks for a turn, its hash and looks."""
 
     reason: str | None
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class PixelBlock:
     """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
 
     turned: how many of them EXIF asks to be turned. sha256 (B, 32) uint8 and looks (B, 3) int64 are of the pictures'
@@ -139,7 +139,7 @@ def extract(
         encoded, turned = sum(map(len, slices)), 0
         with progress_bar("encoding", encoded, "images") as advance:
 
-            def write(block: Block, fetch: Callable[[], list[np.ndarray]]) -> None:
+            def write(block: PixelBlock, fetch: Callable[[], list[np.ndarray]]) -> None:
                 *features, finite = fetch()
                 if not finite.all():
                     key = keys[block.start + int(finite.argmin())]
@@ -193,13 +193,13 @@ def _decoded(
     workers: int,
     pinned: bool,
     decoding: Decoding = DECODING,
-) -> Iterator[Block]:
+) -> Iterator[PixelBlock]:
     """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
 
     `pinned`: in memory that CUDA copies from without holding up the host.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[tuple[int, torch.Tensor, list[Future[Picture]]]] = deque()
+    waiting: deque[tuple[int, torch.Tensor, list[Future[DecodedFile]]]] = deque()
     try:
         for rows in slices:
             pixels = torch.zeros(len(rows), 3, transform.size, transform.size, pin_memory=pinned)
@@ -214,7 +214,7 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> Picture:
+def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> DecodedFile:
     """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
 
     Raises `StoreError` where the file system does not give its bytes.
@@ -226,15 +226,15 @@ def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndar
     except MemoryError as error:
         raise StoreError(f"picture {path}: not enough memory to decode it; make room and run it again") from error
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-        return Picture(unreadable_reason(path, error), False, digest, look)
-    return Picture(None, decoded.turned, digest, look)
+        return DecodedFile(unreadable_reason(path, error), False, digest, look)
+    return DecodedFile(None, decoded.turned, digest, look)
 
 
-def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[Picture]]) -> Block:
+def _gather(start: int, pixels: torch.Tensor, futures: Sequence[Future[DecodedFile]]) -> PixelBlock:
     reasons, turned, digests, looks = zip(*(future.result() for future in futures), strict=True)
     unreadable = {position: reason for position, reason in enumerate(reasons) if reason is not None}
     sha256 = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    return Block(start, pixels, unreadable, sum(turned), sha256, np.array(looks))
+    return PixelBlock(start, pixels, unreadable, sum(turned), sha256, np.array(looks))
 
 
 def _encoded(encoder: Encoder, pixels: torch.Tensor, dtype: str) -> Callable[[], list[np.ndarray]]:

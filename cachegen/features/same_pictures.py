@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cachegen.common.errors import StoreError
+from cachegen.common.errors import StoreError, some
 from cachegen.common.files import reason_of, remedy_of
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset
-from cachegen.features.store import PENDING, FeatureStore, in_threads, some, times_path
+from cachegen.features.store import PENDING, FeatureStore, in_threads, times_path
 
 ENTRY = 4 * 8  # bytes
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import h5py
 import numpy as np
 
-from cachegen.common.errors import StoreError
+from cachegen.common.errors import StoreError, listing, some
 from cachegen.common.files import digest_bytes, reason_of, remedy_of
 from cachegen.common.progress import progress_bar
 from cachegen.common.system import cores
@@ -213,10 +213,8 @@ class FeatureStore:
         damaged = [(self.keys[row], what) for row, what in zip(rows, faults, strict=True) if what]
         if damaged:
             what = " or ".join(dict.fromkeys(what for _, what in damaged))
-            lines = [f"{key}" for key, _ in damaged]
-            raise StoreError(
-                f"{self.path}: {len(lines):,} rows {what}; delete it and extract again, or restore it{listing(lines)}"
-            )
+            head = f"{self.path}: {len(damaged):,} rows {what}; delete it and extract again, or restore it"
+            raise StoreError(listing(head, [key for key, _ in damaged]))
 
     @cached_property
     def _verified(self) -> np.ndarray:
@@ -288,17 +286,6 @@ def in_threads(work: Callable[[int], Result], count: int, advance: Callable[[int
         return [done for block in blocks for done in take(block)]
     with ThreadPoolExecutor(cores()) as pool:
         return [done for block in pool.map(take, blocks) for done in block]
-
-
-def some(names: Sequence[str], shown: int = 3) -> str:
-    """A few of many names, in a sentence."""
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
-
-
-def listing(names: Sequence[str], shown: int = 20) -> str:
-    """Names one to a line, below a sentence that says how many they are."""
-    lines = [*names[:shown], *([f"... and {len(names) - shown:,} more"] if len(names) > shown else [])]
-    return "".join(f"\n  {line}" for line in lines)
 
 
 def all_finite(part: np.ndarray) -> bool:

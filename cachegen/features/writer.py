@@ -16,8 +16,9 @@ import numpy as np
 
 from cachegen.common.errors import StoreError
 from cachegen.common.files import reason_of, remedy_of, remove_leftovers, write_atomically, write_text
+from cachegen.common.locks import RowLocks
 from cachegen.common.system import reserve, sync_data
-from cachegen.features.parts import Part, RowLocks, part_rows
+from cachegen.features.parts import Part, part_rows
 from cachegen.features.store import (
     DONE,
     FEATURES,

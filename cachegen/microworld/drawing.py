@@ -35,7 +35,7 @@ STEEL: Colour = (150, 156, 166)
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What a leaf decides. Hues and values in 0..1; `aspect` stretches the body; parts in 0..1."""
 
     hue: float
@@ -48,7 +48,7 @@ class Look:
     texture: str
 
 
-def make_looks(size: Size, seed: int) -> list[list[Look]]:
+def make_looks(size: Size, seed: int) -> list[list[Appearance]]:
     """Return looks[family][leaf]: families of one parent share a part of the colour wheel, siblings differ in all."""
     looks = []
     start = generator(seed, "first hue").random()
@@ -65,7 +65,7 @@ def make_looks(size: Size, seed: int) -> list[list[Look]]:
         accents = (centre + 0.5 + rng.uniform(-0.12, 0.12, count)) % 1.0
         looks.append(
             [
-                Look(
+                Appearance(
                     hue=float(hues[i]),
                     value=float(values[i]),
                     saturation=float(rng.uniform(0.55, 0.85)),
@@ -89,7 +89,7 @@ def _spread(low: float, high: float, count: int, rng: np.random.Generator) -> np
 class Pen:
     """Draws in body-plan units on a transparent layer; knows the leaf's colours and texture."""
 
-    def __init__(self, look: Look, rng: np.random.Generator) -> None:
+    def __init__(self, look: Appearance, rng: np.random.Generator) -> None:
         self.look = look
         self.layer = Image.new("RGBA", (LAYER_PX, LAYER_PX))
         self._draw = ImageDraw.Draw(self.layer)
@@ -310,7 +310,7 @@ PLANS: dict[str, Callable[[Pen, np.random.Generator], None]] = {
 }
 
 
-def draw_image(family: str, look: Look, side: int, rng: np.random.Generator) -> Image.Image:
+def draw_image(family: str, look: Appearance, side: int, rng: np.random.Generator) -> Image.Image:
     """Return one RGB picture of `side` pixels: the object of `look` in a random pose on a random scene."""
     pen = Pen(look, rng)
     PLANS[family](pen, rng)

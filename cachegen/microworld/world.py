@@ -18,7 +18,6 @@ from cachegen.common.files import (
     default_cache,
     digest_bytes,
     digest_file,
-    exclusive_lock,
     fsync_directory,
     give_own_modes,
     read_json,
@@ -26,6 +25,7 @@ from cachegen.common.files import (
     write_json,
     write_text,
 )
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import progress_bar, quiet_transformers
 from cachegen.common.rng import generator
 from cachegen.data.splits import draw_split
@@ -82,10 +82,6 @@ class World:
     def twin(self, name: str) -> Path:
         """Folder of the twin `name`, built or not (see `twins.build_twin`)."""
         return self.path / TWINS_FOLDER / name
-
-    def random_lm(self, twin: int) -> Path:
-        """Folder of the randomly initialised twin number `twin` (0, 1, 2)."""
-        return self.path / f"lm-random-{twin}"
 
     def random_lm_seed(self, twin: int) -> int:
         """The `lm_seed` that makes this twin's weights from the LM's configuration."""

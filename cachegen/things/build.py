@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from cachegen.common.errors import DatasetError, listing, some
-from cachegen.common.files import exclusive_lock, remedy_of
+from cachegen.common.files import remedy_of
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures

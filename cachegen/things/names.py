@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Hypernym:
+class PaperHypernym:
     """One hypernym of the paper.
 
     name: in the official category file and in `taxonomy.csv`. article: "a", "an", or "" where the release has none.
@@ -35,9 +35,9 @@ def _row(
     depth: int = 1,
     f1_name: str = "",
     coherence_name: str = "",
-) -> Hypernym:
+) -> PaperHypernym:
     asked = question or name
-    return Hypernym(name, article, asked, plural or f"{asked}s", depth, f1_name or asked, coherence_name or asked)
+    return PaperHypernym(name, article, asked, plural or f"{asked}s", depth, f1_name or asked, coherence_name or asked)
 
 
 _ROWS = (
@@ -95,7 +95,7 @@ _ROWS = (
     _row("weapon"),
     _row("women's clothing", question="piece of women's clothing", plural="pieces of women's clothing"),
 )
-HYPERNYMS: dict[str, Hypernym] = {row.name: row for row in _ROWS}
+HYPERNYMS: dict[str, PaperHypernym] = {row.name: row for row in _ROWS}
 
 
 # Concepts whose name in a question is not their id without digits and underscores.

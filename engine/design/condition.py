@@ -2,16 +2,20 @@
 
 Paths, device, size of lockstep groups and time between checkpoints are not fields. The run id is made from the fields
 that differ from their defaults. So a new field whose default is the old behaviour leaves all ids as they were.
+The marks of a field say how other code treats it: what is counted again when it changes, what a lockstep group shares,
+how tables name it.
 """
 
 import json
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -30,6 +34,31 @@ MOST_COUNTS = {"epochs": 10**6, "batch": 10**6, "swap_leaves": 10**6}  # memory 
 PLACES = ("dataset", "features", "encoder", "lm")
 
 
+class Mark(Enum):
+    """What a field is about: one of the first four; and who else treats it by its mark, not by its name."""
+
+    LM = "the LM's weights"
+    ASKED = "which questions there are, with which answers"
+    PROMPT = "how they are put"
+    TRAINED = "how the projector is trained"
+    HEADLINE = "part of every cell's name, also where it does not vary"
+    GROUP = "the same for all runs of a lockstep group"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A field whose value only draws lots; `place`: among the seeds, where they are listed."""
+
+    place: int
+
+
+class Only:
+    """A variant of what `field` says: it means something only where that has one of these values."""
+
+    def __init__(self, field: str, *values: str) -> None:
+        self.field, self.values = field, values
+
+
 class Condition(BaseModel):
     """The scientific settings of one run, as an immutable pydantic model.
 
@@ -39,54 +68,80 @@ class Condition(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     # Language model (paper section 3.2)
-    lm_init: Literal["pretrained", "random"] = "pretrained"
-    lm_seed: int = Field(0, ge=0, description="weights of a randomly initialised LM; unused when pretrained")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    lm_init: Annotated[Literal["pretrained", "random"], Mark.LM, Mark.HEADLINE] = "pretrained"
+    lm_seed: Annotated[int, Mark.LM, Seed(4)] = Field(
+        0, ge=0, description="weights of a randomly initialised LM; unused when pretrained"
+    )
+    dtype: Annotated[Literal["float32", "bfloat16"], Mark.LM] = "float32"
 
     # Questions (paper sections 2 and 3)
-    shuffle: Literal["original", "across", "within", "swap"] = "original"
-    across_rule: Literal["paper", "disjoint"] = "paper"
-    within_rule: Literal["paper", "deranged", "release"] = "deranged"
-    shuffled: int = Field(100, ge=0, le=100, description="percent of the leaves that an across shuffle moves")
-    permutation: int = Field(0, ge=0, description="which permutation of this data seed: replicates of a shuffle")
-    subset: Literal["all", "swap"] = Field("all", description="swap: the leaves and hypernyms of the hypernym swap")
-    swap_rule: Literal["coherence", "published"] = "coherence"
-    swap_leaves: int = Field(20, ge=2, description="leaves sampled from each hypernym of the swap")
-    homonyms: Literal["keep", "drop"] = Field("keep", description="leaves that carry a hypernym's name")
-    ablation_kind: Literal["random", "systematic"] = "random"
-    ablation: int = Field(
+    shuffle: Annotated[Literal["original", "across", "within", "swap"], Mark.ASKED, Mark.HEADLINE] = "original"
+    across_rule: Annotated[Literal["paper", "disjoint"], Mark.ASKED, Only("shuffle", "across")] = "paper"
+    within_rule: Annotated[Literal["paper", "deranged", "release"], Mark.ASKED, Only("shuffle", "within")] = "deranged"
+    shuffled: Annotated[int, Mark.ASKED, Mark.HEADLINE] = Field(
+        100, ge=0, le=100, description="percent of the leaves that an across shuffle moves"
+    )
+    permutation: Annotated[int, Mark.ASKED, Seed(2)] = Field(
+        0, ge=0, description="which permutation of this data seed: replicates of a shuffle"
+    )
+    subset: Annotated[Literal["all", "swap"], Mark.ASKED, Mark.HEADLINE] = Field(
+        "all", description="swap: the leaves and hypernyms of the hypernym swap"
+    )
+    swap_rule: Annotated[Literal["coherence", "published"], Mark.ASKED, Only("subset", "swap")] = "coherence"
+    swap_leaves: Annotated[int, Mark.ASKED, Only("subset", "swap")] = Field(
+        20, ge=2, description="leaves sampled from each hypernym of the swap"
+    )
+    homonyms: Annotated[Literal["keep", "drop"], Mark.ASKED] = Field(
+        "keep", description="leaves that carry a hypernym's name"
+    )
+    ablation_kind: Annotated[Literal["random", "systematic"], Mark.ASKED, Mark.HEADLINE] = "random"
+    ablation: Annotated[int, Mark.ASKED, Mark.HEADLINE] = Field(
         100, ge=0, description="random: percent of each hypernym's leaves withheld; systematic: hypernyms withheld"
     )
-    ablation_levels: Literal["nested", "independent"] = "nested"
-    scope: Literal["leaf", "mapping"] = "leaf"
-    removed_list: Literal["drawn", "published"] = "drawn"
-    removed_as_negative: Literal["keep", "never"] = "keep"
-    data_seed: int = Field(0, ge=0, description="split, negatives, ablation sample, permutation")
+    ablation_levels: Annotated[
+        Literal["nested", "independent"], Mark.ASKED, Only("ablation_kind", "random", "systematic")
+    ] = "nested"
+    scope: Annotated[Literal["leaf", "mapping"], Mark.ASKED, Only("ablation_kind", "random", "systematic")] = "leaf"
+    removed_list: Annotated[Literal["drawn", "published"], Mark.ASKED, Only("ablation_kind", "systematic")] = "drawn"
+    removed_as_negative: Annotated[Literal["keep", "never"], Mark.ASKED, Only("ablation_kind", "systematic")] = "keep"
+    data_seed: Annotated[int, Mark.ASKED, Seed(1)] = Field(
+        0, ge=0, description="split, negatives, ablation sample, permutation"
+    )
 
     # Prompt: `{image}` marks where the patches go; without it they follow the first token, as in the release.
-    template: str = "{image}\n{question}\n"
-    question_singular: str = "Is there {phrase} in this image?"
-    question_plural: str = "Are there {phrase} in this image?"
-    answer_yes: str = "Yes"
-    answer_no: str = "No"
+    template: Annotated[str, Mark.PROMPT, Mark.GROUP] = "{image}\n{question}\n"
+    question_singular: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Is there {phrase} in this image?"
+    question_plural: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Are there {phrase} in this image?"
+    answer_yes: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Yes"
+    answer_no: Annotated[str, Mark.PROMPT, Mark.GROUP] = "No"
 
     # Training (paper Table 1); one batch counts (image, question) pairs in both orders.
-    run_seed: int = Field(0, ge=0, description="data order, and initial weights unless shared")
-    shared_initial_weights: bool = False
-    projector_layers: Literal[2, 3] = Field(2, description="3: the release's projector for fused encoders")
-    order: Literal["pairs", "images"] = "pairs"
-    epochs: int = Field(5, ge=1)
-    batch: int = Field(16, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of all steps")
-    clip: float = Field(1.0, gt=0)
-    supervise: Literal["answer", "answer_eos"] = Field("answer", description="answer_eos: the release's loss")
+    run_seed: Annotated[int, Mark.TRAINED, Seed(3)] = Field(
+        0, ge=0, description="data order, and initial weights unless shared"
+    )
+    shared_initial_weights: Annotated[bool, Mark.TRAINED] = False
+    projector_layers: Annotated[Literal[2, 3], Mark.TRAINED] = Field(
+        2, description="3: the release's projector for fused encoders"
+    )
+    order: Annotated[Literal["pairs", "images"], Mark.TRAINED] = "pairs"
+    epochs: Annotated[int, Mark.TRAINED] = Field(5, ge=1)
+    batch: Annotated[int, Mark.TRAINED] = Field(16, ge=1)
+    learning_rate: Annotated[float, Mark.TRAINED] = Field(2e-5, gt=0)
+    weight_decay: Annotated[float, Mark.TRAINED] = Field(0.1, ge=0)
+    warmup: Annotated[float, Mark.TRAINED] = Field(0.03, ge=0, lt=1, description="share of all steps")
+    clip: Annotated[float, Mark.TRAINED] = Field(1.0, gt=0)
+    supervise: Annotated[Literal["answer", "answer_eos"], Mark.TRAINED, Mark.GROUP] = Field(
+        "answer", description="answer_eos: the release's loss"
+    )
 
     # Needed by the microworld's tiny models, absent from the paper.
-    standardise: bool = Field(False, description="patch features per dimension, by the training images' mean and SD")
-    output_scale: Literal["none", "embedding_rms"] = "none"
-    loss: Literal["vocabulary", "answers"] = Field("vocabulary", description="cross-entropy over all tokens, or yes/no")
+    standardise: Annotated[bool, Mark.TRAINED] = Field(
+        False, description="patch features per dimension, by the training images' mean and SD"
+    )
+    output_scale: Annotated[Literal["none", "embedding_rms"], Mark.TRAINED] = "none"
+    loss: Annotated[Literal["vocabulary", "answers"], Mark.TRAINED, Mark.GROUP] = Field(
+        "vocabulary", description="cross-entropy over all tokens, or yes/no"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,6 +209,33 @@ class Condition(BaseModel):
         control = ["control"] if self.subset == "swap" and self.shuffle == "original" else []
         names = [_slug(encoder), _slug(lm), weights, shuffle, *control, ablation]
         return "-".join([*names, f"d{self.data_seed}", f"r{self.run_seed}", digest_bytes(canonical.encode())[:8]])
+
+
+def marked(mark: Mark) -> list[str]:
+    """The fields with this mark."""
+    return [name for name, field in Condition.model_fields.items() if mark in field.metadata]
+
+
+def variants(field: str, value: str) -> list[str]:
+    """The fields that mean something only where `field` has this value, or this one among others: those last."""
+    found = [
+        (len(mark.values), name)
+        for name, about in Condition.model_fields.items()
+        for mark in about.metadata
+        if isinstance(mark, Only) and mark.field == field and value in mark.values
+    ]
+    return [name for _, name in sorted(found, key=lambda pair: pair[0])]
+
+
+SEEDS = [
+    name
+    for _, name in sorted(
+        (mark.place, name)
+        for name, field in Condition.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Seed)
+    )
+]
 
 
 def _problem(error: ValidationError) -> str:

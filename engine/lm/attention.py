@@ -47,17 +47,19 @@ class _MatmulAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
     ) -> torch.Tensor:
-        row = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, H or G, E)
+        row = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, H or G, E): a token's heads side by side
         prefixes, buckets = _parts(layout, key.shape[1])
         out = query.new_empty(row[0].shape)
         q, k, v = (prefixes.take(x) for x in row)
-        share = _over_itself(q, k, prefixes, scale)
+        share = _over_itself(q, k, prefixes, scale)  # (N G, R P, P) probabilities
         prefixes.put(out, share @ v)
+        # Prefixes are done; what follows only reads their k and v, so that an image's are computed once for all its Q.
         saved = [out, q, k, v, share]
         for part in buckets:
             q, own_k, own_v = (part.take(x) for x in row)
             share = _over_prefix_and_itself(q, k[part.prefixes], own_k, part, scale)
             on_prefix, on_self = part.split(share)
+            # One softmax over P + S keys, two products: all Q questions with the prefix, each with itself.
             part.put(out, (on_prefix @ v[part.prefixes]).add_((on_self @ part.inside(own_v)).view_as(q)))
             saved += [q, own_k, own_v, share]
         ctx.save_for_backward(*saved)
@@ -72,6 +74,8 @@ class _MatmulAttention(torch.autograd.Function):
         length, heads, width = out.shape
         grad_query, grad_key, grad_value = (grad.new_empty(length, n, width) for n in (heads, *[prefixes.groups] * 2))
 
+        # Softmax backward: grad of scores = share * (grad of share - c), with grad of share = g v' and c, per query and
+        # head, the sum over all keys of share * (g v'). That is g . out, so that prefix and text need not be joined.
         grad_and_common = [grad, *_common(grad, out)]
         g, *off = map(prefixes.take, grad_and_common)
         grad_scores = _product_minus(g, v, off).mul_(share)
@@ -87,6 +91,7 @@ class _MatmulAttention(torch.autograd.Function):
             part.put(grad_query, grad_q.add_(_product(to_self, part.inside(own_k), scale).view_as(q)))
             part.put(grad_key, _product(to_self.mT, part.inside(q), scale))
             part.put(grad_value, on_self.mT @ part.inside(g))
+            # An image's prefix is read by all its questions: their gradients add up.
             grad_k[part.prefixes] += _product(to_prefix.mT, q, scale)
             grad_v[part.prefixes] += on_prefix.mT @ g
         prefixes.put(grad_key, grad_k)

@@ -63,6 +63,7 @@ class Layout:
 
     def answer_rows(self, lengths_Q: torch.Tensor) -> torch.Tensor:
         """(Q,) places in the row of each question's last token, where its answer is predicted."""
+        # Suffixes are padded behind to S tokens, so that a question's last token stands at its own length.
         starts = self.images * self.prefix + self.suffix * torch.arange(self.questions, device=lengths_Q.device)
         return starts + lengths_Q - 1
 
@@ -98,7 +99,7 @@ def sdpa_attention(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    border = layout.images * layout.prefix
+    border = layout.images * layout.prefix  # tokens before it are prefixes, behind it suffixes
 
     def prefixes(x: torch.Tensor) -> torch.Tensor:
         """(1, H, T, E) -> (I, H, P, E)"""
@@ -108,13 +109,15 @@ def sdpa_attention(
     out_IHPE = functional.scaled_dot_product_attention(
         prefixes(query), key_IHPE, value_IHPE, is_causal=True, scale=scale
     )
-    outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]
+    outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]  # (I P, H, E): row order again
     for images, tokens, questions in layout.spans():
 
         def suffixes(x: torch.Tensor, images: slice = images, tokens: slice = tokens) -> torch.Tensor:
             """(1, H, T, E) -> (images of this bucket, H, Q S, E)"""
             return x[0, :, tokens].unflatten(1, (images.stop - images.start, -1)).transpose(0, 1)
 
+        # All questions of an image are one sequence of Q S queries: their prefix's keys, computed once above, are read
+        # by all of them, and the mask (Q S, P + Q S) keeps each question's own tokens from the others'.
         out = functional.scaled_dot_product_attention(
             suffixes(query),
             torch.cat([key_IHPE[images], suffixes(key)], dim=2),

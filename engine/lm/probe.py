@@ -46,7 +46,7 @@ from engine.lm.language_model import (
     resolve_lm,
     rows_of,
 )
-from engine.lm.prompts import encode, refuse_beyond, refuse_phrases, shortened
+from engine.lm.prompts import encode, quoted, refuse_beyond, refuse_phrases
 
 SCHEMA = 1
 
@@ -78,7 +78,7 @@ except Exception:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSettings:
     """How a probe asks.
 
     phrasings: questions with {leaf_phrase} ("a crow"), {leaf_noun} ("crow"), {is}, {Is} (by the leaf's number),
@@ -109,7 +109,7 @@ class Probe:
             raise ConditionError(f"template {self.template!r} needs {{question}}, and {{answer}} at its end")
         for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings):
             if len(text) > MOST_CHARACTERS:
-                raise ConditionError(f"{shortened(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
+                raise ConditionError(f"{quoted(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
         for phrasing in self.phrasings:
             if "{leaf_" not in phrasing or "{hypernym_" not in phrasing:
                 raise ConditionError(f"phrasing {phrasing!r} must name both: {{leaf_phrase}} and {{hypernym_phrase}}")
@@ -130,13 +130,13 @@ MICROWORLD: dict[str, Any] = {
 }
 
 
-def settings_for(lm: str, **given: Any) -> Probe:
+def settings_for(lm: str, **given: Any) -> ProbeSettings:
     """Settings that suit an LM: `MICROWORLD` for one that lies in a world's folder, else the defaults; then `given`."""
-    return Probe(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
+    return ProbeSettings(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
 
 
 @dataclass(frozen=True)
-class PromptTokens:
+class ProbeTokens:
     """`ids`: tokens of every prompt, an answer to come next. `yes`, `no`: tokens of that answer, then of the forms in
     other case that are one token too; the first of each is the one whose logit is saved."""
 
@@ -186,8 +186,8 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
 
 
 def tokenise_prompts(
-    questions: list[str], tokenizer: Any, settings: Probe, chat: bool, rows: int | None = None
-) -> PromptTokens:
+    questions: list[str], tokenizer: Any, settings: ProbeSettings, chat: bool, rows: int | None = None
+) -> ProbeTokens:
     """Tokens of the prompts, each answer tokenised together with every one of them; `rows`: that the LM embeds.
 
     Raises `ConditionError` unless both answers are one further token of their own after each prompt, and what
@@ -217,7 +217,7 @@ def tokenise_prompts(
         tokens = [added(word) for word in dict.fromkeys([answer, answer.lower(), answer.capitalize()])]
         if tokens[0] is None:
             raise ConditionError(
-                f"answer {answer!r} is not one known token of its own after {shortened(texts[0])}; give another "
+                f"answer {answer!r} is not one known token of its own after {quoted(texts[0])}; give another "
                 f"{option}, or another --template (a line break, a space or nothing before {{answer}})"
             )
         forms.append([token for token in tokens if token is not None])
@@ -226,7 +226,7 @@ def tokenise_prompts(
             f"{settings.answer_yes!r} and {settings.answer_no!r} share a token; give answers that differ"
         )
     refuse_beyond(tokenizer, rows, [*ids, *forms])
-    return PromptTokens(ids, *forms)
+    return ProbeTokens(ids, *forms)
 
 
 def _in_chat_template(questions: list[str], tokenizer: Any) -> list[str]:
@@ -259,7 +259,7 @@ def _in_chat_template(questions: list[str], tokenizer: Any) -> list[str]:
 
 
 @torch.no_grad()
-def ask(model: Any, prompts: PromptTokens, max_tokens: int, advance: Callable[[int], None]) -> pd.DataFrame:
+def ask(model: Any, prompts: ProbeTokens, max_tokens: int, advance: Callable[[int], None]) -> pd.DataFrame:
     """Logits and ranks of the answers, one row per prompt: logit_yes, logit_no (float32), rank_yes, rank_no (int32).
 
     A rank is the number of tokens with a larger logit than the best form of that answer. A batch holds prompts of one
@@ -315,7 +315,7 @@ def answers_in_float32(model: Any, tokens: list[int]) -> Iterator[None]:
 
 
 def run_probe(
-    dataset: Dataset, lm: str, settings: Probe, device: str = "auto", max_tokens: int = 4096
+    dataset: Dataset, lm: str, settings: ProbeSettings, device: str = "auto", max_tokens: int = 4096
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Ask one LM; return (table, record).
 

@@ -115,7 +115,7 @@ def encode(tokenizer: Any, texts: list[str], **options: Any) -> Any:
         if not is_fault(error):
             raise
         raise ModelError(
-            f"the LM's tokenizer fails on {shortened(longest)} ({first_line(error)[:200]}); choose another LM"
+            f"the LM's tokenizer fails on {quoted(longest)} ({first_line(error)[:200]}); choose another LM"
         ) from None
 
 
@@ -142,11 +142,11 @@ def refuse_phrases(tokenizer: Any, phrases: Iterable[str]) -> None:
     for phrase in phrases:
         if len(phrase) > MOST_CHARACTERS:
             raise ConditionError(
-                f"a question of {len(phrase):,} characters: {shortened(phrase)}; write at most {MOST_CHARACTERS:,}"
+                f"a question of {len(phrase):,} characters: {quoted(phrase)}; write at most {MOST_CHARACTERS:,}"
             )
         if found := next((sign for sign in signs if sign in phrase), None):
             raise ConditionError(
-                f"{shortened(phrase)} holds {found!r}, a special token of this tokenizer, no text; write it otherwise"
+                f"{quoted(phrase)} holds {found!r}, a special token of this tokenizer, no text; write it otherwise"
             )
 
 
@@ -174,7 +174,7 @@ def _refuse_end(tokenizer: Any, text: str, ids: list[int]) -> None:
         )
 
 
-def shortened(text: str) -> str:
+def quoted(text: str) -> str:
     """A text in quotes, of a long one its end."""
     return repr(text if len(text) <= 200 else f"...{text[-160:]}")
 
@@ -187,7 +187,7 @@ def _cut(offsets: list[tuple[int, int]], position: int, text: str) -> int:
         raise ConditionError("the tokenizer adds a token after the prompt; this engine needs the answer to come last")
     if cut < len(offsets) and offsets[cut][0] < position:
         raise ConditionError(
-            f"a token spans the image position in {shortened(text)}; put a space or a line break beside {{image}} "
+            f"a token spans the image position in {quoted(text)}; put a space or a line break beside {{image}} "
             "in the template"
         )
     return cut
@@ -201,7 +201,7 @@ def _answer_token(tokenizer: Any, texts: list[str], prompts: list[list[int]], an
         if not _adds_one(ids, with_answer):
             problem = _why_not_one(tokenizer, ids, with_answer)
             raise ConditionError(
-                f"answer {answer!r} is not exactly one token after {shortened(text)}: {problem}; "
+                f"answer {answer!r} is not exactly one token after {quoted(text)}: {problem}; "
                 f"{_what_would_be_one(tokenizer, texts, answer)}"
             )
         added.add(with_answer[-1])

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from cachegen.common.errors import CrosstaxError, RunError, StoreError
+from cachegen.common.files import expanded
 from cachegen.data.dataset import SPLITS, Dataset, load_dataset
 from cachegen.features.store import IDENTITY, STORAGE, FeatureStore
 from engine.design.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
-from engine.runs.places import NAMES, Places, candidates, expanded
+from engine.runs.places import NAMES, Places, candidates
 from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_table
 
 if TYPE_CHECKING:  # take seconds to import; readers of results do without
@@ -127,7 +128,10 @@ class FinishedRun:
         is in its place.
         """
         told, named = getattr(self.given, what), self.named(what)
-        places = candidates(self.directory.path, what, named) if told is None else [expanded(told)]
+        if told is None:
+            places = candidates(self.directory.path, what, named)
+        else:
+            places = [str(expanded(told)) if str(told).startswith("~") else str(told)]  # "./lm" is no id of a hub
         problem: CrosstaxError | None = None
         for place in places:
             if not Path(place).exists() and told is None and (what not in NAMES or place.startswith("/")):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import CrosstaxError
+from cachegen.common.files import expanded
 from engine.design.condition import Inputs
 from engine.runs.config import read_record
 
@@ -32,14 +33,9 @@ class Places:
     encoder: str | None = None
 
 
-def expanded(place: str | Path) -> str:
-    """The place with ~ as the home folder, where there is one."""
-    return os.path.expanduser(place)  # noqa: PTH111 - that of pathlib raises for an unknown user
-
-
 def absolute(place: str | Path) -> str:
     """The place from the root on; symbolic links stay, since they are what moves with a study."""
-    return os.path.normpath(Path(expanded(place)).absolute())
+    return os.path.normpath(expanded(place).absolute())
 
 
 def absolute_places(run: Path, inputs: Inputs, encoder: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.design.condition import Condition, Inputs
+from engine.design.condition import Condition, Inputs, Mark, marked
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,5 @@ class PlannedRun:
     @property
     def shares(self) -> tuple[Any, ...]:
         """What runs of one lockstep group have in common: dataset, store, LM weights, precision, prompt and loss."""
-        c = self.condition
-        prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no)
-        return (self.inputs, tuple(sorted(self.digests.items())), self.weights, prompt, c.loss, c.supervise)
+        fields = [getattr(self.condition, name) for name in marked(Mark.GROUP)]
+        return (self.inputs, tuple(sorted(self.digests.items())), self.weights, *fields)

@@ -12,7 +12,7 @@ from typing import Self
 import pandas as pd
 
 from cachegen.data.dataset import Dataset
-from engine.design.condition import Condition
+from engine.design.condition import Condition, Mark, marked
 from engine.design.questions import build_questions
 from engine.lm.prompts import question_text
 from engine.lm.shape import LMShape
@@ -30,13 +30,6 @@ KNOWN_PATCHES = {"vit_large_patch14_reg4_dinov2": (256, 1024), "vit_so400m_patch
 
 CHARACTERS_OF_A_TOKEN = 4  # of English text, where no tokenizer is at hand
 QUESTION_CHARACTERS = 51  # of THINGS' longest question, "Is there a piece of women's clothing in this image?"
-
-# Fields that say how a run is trained, not what it is asked.
-NOT_ASKED = {
-    "lm_init", "lm_seed", "dtype", "template", "question_singular", "question_plural", "answer_yes", "answer_no",
-    "run_seed", "shared_initial_weights", "projector_layers", "order", "epochs", "batch", "learning_rate",
-    "weight_decay", "warmup", "clip", "supervise", "standardise", "output_scale", "loss",
-}  # fmt: skip
 
 # Bytes of a row in questions.parquet, predictions.parquet and metrics.jsonl, measured on THINGS' question tables.
 ROW_BYTES = {"questions": 16, "predictions": 24, "metrics": 105}
@@ -181,7 +174,7 @@ def question_counter() -> Callable[[Dataset, Condition], Questions]:
     known: dict[tuple[str, str], Questions] = {}
 
     def count(dataset: Dataset, condition: Condition) -> Questions:
-        key = (dataset.digest, condition.model_dump_json(exclude=NOT_ASKED))
+        key = (dataset.digest, condition.model_dump_json(include={*marked(Mark.ASKED)}))
         if key not in known:
             known[key] = Questions.of(build_questions(dataset, condition))
         return known[key]

@@ -11,7 +11,7 @@ from cachegen.common.errors import CrosstaxError
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.store import FeatureStore
-from engine.design.condition import Condition
+from engine.design.condition import SEEDS, Condition, Mark, marked
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import (
     KNOWN_PATCHES,
@@ -36,9 +36,6 @@ ASSUMED_EFFICIENCY = 0.6
 
 THINGS_PROBED = 2_040 + 7_296  # distinct (leaf, hypernym) pairs of the published probe
 PROMPT_TOKENS = 24  # of a probe's question in a chat template
-
-SEEDS = {"run_seed": 0, "lm_seed": 0, "data_seed": 0, "permutation": 0}
-SHOWN = ("lm_init", "shuffle", "shuffled", "subset", "ablation_kind", "ablation")
 
 
 @dataclass(frozen=True)
@@ -196,10 +193,13 @@ def _cells(forecasts: Sequence[Forecast]) -> list[tuple[dict[str, Any], list[For
     members: dict[tuple[Any, ...], list[Forecast]] = {}
     for forecast in forecasts:
         run = forecast.run
-        members.setdefault((run.encoder, run.lm, run.condition.model_copy(update=SEEDS)), []).append(forecast)
+        members.setdefault((run.encoder, run.lm, run.condition.model_copy(update=dict.fromkeys(SEEDS, 0))), []).append(
+            forecast
+        )
     conditions = [condition.model_dump() for _, _, condition in members]
     first = conditions[0]
-    varying = [name for name in first if name in SHOWN or any(fields[name] != first[name] for fields in conditions)]
+    always = marked(Mark.HEADLINE)
+    varying = [name for name in first if name in always or any(fields[name] != first[name] for fields in conditions)]
     return [
         ({"encoder": encoder, "lm": lm} | {name: getattr(condition, name) for name in varying}, found)
         for (encoder, lm, condition), found in members.items()
@@ -245,11 +245,11 @@ def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset
 
 def dry_run_probe(asked: ProbeTable, dataset: Path | None) -> dict[str, Any]:
     """Forecast of a sweep of text-only probes: prompts of each LM, and operations where the LM's sizes are known."""
-    from engine.lm.probe import Probe, probe_pairs
+    from engine.lm.probe import ProbeSettings, probe_pairs
 
     opened = _open_dataset(dataset)
     pairs = len(probe_pairs(opened, asked.negatives, asked.data_seed)) if opened else THINGS_PROBED
-    prompts = pairs * len(Probe().phrasings)
+    prompts = pairs * len(ProbeSettings().phrasings)
     shapes = {name: lm_shape(name) for name in asked.lm}
     return {
         "lm": {

@@ -7,12 +7,14 @@ status` estimates the time left.
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import RunError
 from cachegen.common.files import digest_bytes, read_json, remove_leftovers, write_json
+from cachegen.common.locks import exclusive_lock, waiting_lock
 from cachegen.data.taxonomy import name_problem
 
 SCHEMA = 3
@@ -46,6 +48,15 @@ class Group:
     def lock(self, out: Path) -> Path:
         """What the process that works on it holds."""
         return out / ".locks" / self.runs[0]
+
+    def held(self, out: Path) -> AbstractContextManager[None]:
+        """Hold it while working on it. Raises `RunError`, which names the holder, if another process does."""
+        return exclusive_lock(self.lock(out), f"group {out / self.runs[0]}")
+
+
+def plan_lock(out: Path) -> AbstractContextManager[None]:
+    """Hold the plan of the sweep folder `out`: it neither changes nor is a group of it begun meanwhile."""
+    return waiting_lock(out / ".locks" / "plan")
 
 
 def read_plan(out: Path) -> list[Group]:

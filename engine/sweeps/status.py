@@ -5,14 +5,13 @@ Works while the sweep runs, after it was killed, and when it is done.
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import RunError
-from cachegen.common.system import lock_holder_pid
+from cachegen.common.locks import lock_holder
 from engine.runs.directory import RunDirectory
 from engine.sweeps.plan_file import FILE, Group, read_plan
 from engine.sweeps.timing import checkpoint_step, duration, measured_rate, read_events
@@ -147,21 +146,6 @@ def _current_rate(
         seconds = max(written, default=begun["unix"]) - begun["unix"]
         return taken / seconds if taken and seconds > 0 else None
     return None
-
-
-def lock_holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the writer's lock, asked of the kernel without taking it: host, pid, since when; None if free."""
-    try:
-        with path.open("rb") as handle:
-            pid = lock_holder_pid(handle.fileno())
-            named = handle.read().decode().split(" pid ")
-    except OSError:
-        return None
-    if pid is None:
-        return None
-    host = named[0] if len(named) == 2 else "unknown host"
-    since = round(max(0.0, time.time() - path.stat().st_mtime), 1)  # a clock can have been set back since
-    return {"host": host, "pid": int(named[1]) if len(named) == 2 and named[1].isdigit() else pid, "seconds": since}
 
 
 def status_text(status: dict[str, Any]) -> str:

@@ -12,19 +12,17 @@ from socket import gethostname
 import torch
 
 from cachegen.common.errors import CrosstaxError, RunError
-from cachegen.common.files import exclusive_lock
+from cachegen.common.locks import exclusive_lock, lock_holder
 from cachegen.common.progress import console
 from engine.design.condition import Sweep
 from engine.runs.config import condition_of, inputs_of, read_config
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.executors.jobs import Executor, in_this_process
-from engine.sweeps.locks import group_lock, plan_lock
 from engine.sweeps.plan import MIN_TOKENS, Unplanned, extend_plan, loading_order, plan_each, plan_runs
-from engine.sweeps.plan_file import Group, read_plan, write_plan
+from engine.sweeps.plan_file import Group, plan_lock, read_plan, write_plan
 from engine.sweeps.preflight import Preflight
 from engine.sweeps.rate import device_name
-from engine.sweeps.status import lock_holder
 from engine.sweeps.timing import append_event, checkpoint_step, read_events
 from engine.training.checkpoint import CheckpointError
 from engine.training.group import Opener, Shared, concerns_all, fail, out_of_memory, run_group
@@ -306,7 +304,7 @@ class _Carrier:
                 if group not in read_plan(self.out) or all(RunDirectory(self.out / run).over for run in group.runs):
                     return False
                 try:
-                    held.enter_context(group_lock(self.out, group))
+                    held.enter_context(group.held(self.out))
                     return True
                 except RunError as error:
                     if time.monotonic() >= until:

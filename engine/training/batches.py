@@ -37,6 +37,7 @@ def epoch_batches(image: np.ndarray, order: str, batch: int, run_seed: int, epoc
     if order == "pairs":
         rows = rng.permutation(len(image))
     else:
+        # Images in random order, each one's questions together, in the order in which the table has them.
         rank = np.empty(image.max() + 1, dtype=np.int64)
         present = np.unique(image)
         rank[rng.permutation(present)] = np.arange(len(present))
@@ -66,7 +67,10 @@ def pack(image: np.ndarray, run: np.ndarray, n_runs: int, prefix: int, suffix: i
     An image whose own questions exceed `max_tokens` has a row to itself.
     """
     pairs, item_of_question, counts = np.unique(np.stack([run, image]), axis=1, return_inverse=True, return_counts=True)
+    # pairs (2, I): run and image of each item, in (run, image) order; counts (I,): its questions. Sorted by count,
+    # items of equally many questions stand side by side and are one bucket of the layout: none is padded to the most.
     order = np.argsort(counts, kind="stable")  # equal counts stay in (run, image) order
+    # costs (I,): tokens of all items up to here; a row takes as many items as add `max_tokens`, and at least one.
     costs = np.cumsum(prefix + suffix * counts[order])
     rows, start = [], 0
     while start < len(order):
@@ -90,8 +94,10 @@ def _row(
     layout = Layout(tuple(zip(sizes.tolist(), values.tolist(), strict=True)), prefix, suffix)
     listed = np.argsort(pairs[0, chosen], kind="stable")  # run by run
     items = [pairs[1, chosen[listed]][pairs[0, chosen[listed]] == number] for number in range(n_runs)]
+    # Features come run by run (`listed`), the row is by count (`chosen`): place[in the row] = in the list.
     place = np.empty(len(chosen), dtype=np.int64)
     place[listed] = np.arange(len(chosen))
+    # rank (I,): an item's place in this row; those of other rows come last and are cut off.
     rank = np.full(pairs.shape[1], len(chosen))
     rank[chosen] = np.arange(len(chosen))
     by_item = np.argsort(rank[item_of_question], kind="stable")

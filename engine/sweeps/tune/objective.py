@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cachegen.common.errors import RunError
+from engine.runs.f1 import confusion_counts, macro_f1
 from engine.runs.tables import LOGITS, read_table
 
 Objective = Literal["seen", "unseen"]
@@ -52,14 +53,6 @@ def run_scores(folder: Path, objective: Objective) -> dict[str, float]:
 
 
 def _mean_macro_f1(category: pd.Series, gold: np.ndarray, said: np.ndarray) -> float:
-    """Mean over categories of F1 over the answers that occur there, in gold or as said: scikit-learn's default."""
+    """Mean macro F1 over categories, in 0..100."""
     codes, names = pd.factorize(category)
-    f1 = np.full((2, len(names)), np.nan)
-    for label in (False, True):
-        hits, golden, stated = (
-            np.bincount(codes[mask], minlength=len(names))
-            for mask in ((gold == label) & (said == label), gold == label, said == label)
-        )
-        used = golden + stated
-        np.divide(2 * hits, used, out=f1[int(label)], where=used > 0)
-    return float(100 * np.nanmean(f1, axis=0).mean())
+    return float(100 * macro_f1(confusion_counts(codes, gold, said, len(names))).mean())

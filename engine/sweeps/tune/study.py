@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.files import exclusive_lock
+from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import console
 from engine.design.condition import Condition, Inputs, Sweep
 from engine.runs.directory import RunDirectory
@@ -108,7 +108,7 @@ class _Batch:
 
     def _climb(self, alive: list[_Candidate], epochs: int | None, execution: Execution, executor: Executor) -> None:
         """Train candidates for this many epochs, as one sweep, and score them."""
-        runs_of = {candidate.number: shortened(candidate.sweep, epochs) for candidate in alive if candidate.sweep}
+        runs_of = {candidate.number: for_epochs(candidate.sweep, epochs) for candidate in alive if candidate.sweep}
         everything = Sweep(runs=tuple(dict.fromkeys(run for runs in runs_of.values() for run in runs)))
         ids = dict(zip(everything.runs, (run.id for run in plan_runs(everything)), strict=True))
         run_sweep(everything, self.out, execution, executor=executor)
@@ -152,7 +152,7 @@ class _Batch:
                 candidate.state = "pruned"
 
 
-def shortened(sweep: Sweep, epochs: int | None) -> tuple[tuple[Inputs, Condition], ...]:
+def for_epochs(sweep: Sweep, epochs: int | None) -> tuple[tuple[Inputs, Condition], ...]:
     """Runs of a sweep, trained for `epochs` only; None: as they are."""
     if epochs is None:
         return sweep.runs
@@ -190,7 +190,7 @@ def _check_same(record: Record, table: TuneTable, runs_of: RunsOf, out: Path) ->
     names: list[str] = []
     for trial in record.trials:
         for rung, epochs in zip(trial.rungs, [*(table.prune.epochs if table.prune else ()), None], strict=False):
-            runs += shortened(runs_of(trial.params), epochs)
+            runs += for_epochs(runs_of(trial.params), epochs)
             names += rung.runs
     if not runs:
         return

@@ -88,6 +88,12 @@ def with_config(**changed):
     return make
 
 
+def cut_off(folder, study):
+    shutil.copytree(study.lm, folder)
+    os.truncate(folder / "model.safetensors", 1000)
+    return folder
+
+
 def with_small_vocabulary(folder, study):
     """Its tokenizer does not know the answers' words."""
     shutil.copytree(study.lm, folder)
@@ -111,7 +117,9 @@ BAD = {
     "of no known type": (with_config(model_type="qwen99"), "qwen99", True),
     "no heads": (with_config(num_attention_heads=0), "", None),
     "layers a text": (with_config(num_hidden_layers="many"), "num_hidden_layers", None),
-    "weights of another width": (with_config(hidden_size=64), "", False),
+    "weights of another width": (with_config(hidden_size=64), "other shapes", False),
+    "weights cut off": (cut_off, "model.safetensors is cut off", True),
+    "of no known activation": (with_config(hidden_act="swoosh"), "no 'swoosh' is known", False),
     "weights missing": (without("model.safetensors"), "model.safetensors", None),
     "config missing": (without("config.json"), "config.json", True),
     "folder missing": (nowhere, "not-there", True),

@@ -521,3 +521,11 @@ def test_a_prompt_uses_ids_of_the_tokenizer_that_tokenise_was_given(folder):
     assert tokenise(condition, lm.tokenizer, [("a crow", "singular")], most + 1).yes == tokens.yes
     with pytest.raises(ModelError, match="do not belong together"):
         tokenise(condition, lm.tokenizer, [("a crow", "singular")], most)
+
+
+def test_weights_that_are_not_finite_are_no_fault_of_the_architecture():
+    model = tiny_lm("qwen3")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError, match=r"not finite, first model\.layers\.0\.mlp\.up_proj\.weight"):
+        FrozenLM.wrap(model, None, torch.device("cpu"))

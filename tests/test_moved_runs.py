@@ -13,6 +13,7 @@ from synthetic_sweep import World, id_of, mark_done, write_sweep
 from twins import save_hf
 
 from analysis.predictions import load_sweep
+from analysis.report.examples import _picture
 from cachegen.common.errors import RunError
 from cachegen.common.files import digest_file
 from cachegen.data.dataset import load_dataset
@@ -431,3 +432,32 @@ def test_given_places_reach_the_run(made):
     run = open_run(run_of(made), Places(dataset=made / "dataset", features=made / "features.h5", lm=str(made / "lm")))
     assert run.dataset().root == made / "dataset"
     assert run.lm[1] == made / "lm"
+
+
+def test_a_damaged_dataset_is_to_be_restored_not_corrected(crosstax, study):
+    """What `extract` would have one do with it, as dropping a row, would make it another dataset."""
+    copy = shutil.copytree(study / "dataset", study / "copy")
+    picture = next((study / "dataset").rglob("crow/0.png"))
+    content = picture.read_bytes()
+    shutil.rmtree(picture.parent)
+    for more in ((), ("--dataset", str(study / "dataset"))):
+        error = refused(crosstax, "evaluate", study, *more)
+        assert "needs its dataset as it was in training; restore it, or give an unchanged copy with --dataset" in error
+    works(crosstax, "evaluate", study, "--dataset", str(copy))
+    shutil.copytree(copy / "images" / "crow", picture.parent)
+    assert picture.read_bytes() == content
+    works(crosstax, "evaluate", study)
+
+
+def test_the_report_shows_no_picture_that_the_run_was_not_asked_about(made, tmp_path):
+    """One of the same name and size, under a dataset that has moved here since."""
+    study = shutil.copytree(made, tmp_path / "study")
+    sweep = load_sweep(study / "runs")
+    (run,) = sweep.opened.values()
+    key = str(run.answers("test")["key"].iloc[0])
+    assert _picture(sweep.inputs, run, key).startswith("data:image/")
+    file = study / "dataset" / "images" / key
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    assert _picture(sweep.inputs, run, key) == ""

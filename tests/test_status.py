@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,3 +209,19 @@ def test_status_imports_nothing_heavy():
     code = "import sys, engine.sweeps.status; print({'torch', 'transformers', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_damaged_run_is_not_done_and_hides_nobody(small_study, tmp_path):
+    """Also one whose configuration cannot be read; the same command mends both, and status says so."""
+    runs = small_study.sweep(run_seed=[1, 2, 3])
+    first, second, third = run_sweep(runs, tmp_path, Execution(device="cpu", group_size=1))
+    (first / "projector.safetensors").unlink()
+    (second / "config.json").write_text("{}")
+    status = sweep_status(tmp_path)
+    assert (status["counts"]["done"], status["counts"]["stopped"]) == (1, 2)
+    assert "evaluating" not in status_text(status).split(second.name)[0].splitlines()[-1]
+    for file in third.iterdir():  # another run's files under its name
+        shutil.copy2(file, first / file.name)
+    assert sweep_status(tmp_path)["counts"]["done"] == 1
+    run_sweep(runs, tmp_path, Execution(device="cpu", group_size=1))
+    assert sweep_status(tmp_path)["counts"]["done"] == 3

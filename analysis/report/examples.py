@@ -9,9 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.inputs import Inputs
 from analysis.study import Study
 from cachegen.common.rng import generator
 from cachegen.data.images import read_image
+from cachegen.features.same_pictures import read_picture
+from engine.runs.finished import FinishedRun
 
 PICTURE_PX = 160
 
@@ -51,8 +54,8 @@ def pick_examples(study: Study, count: int = 8) -> list[Example]:
     rng = generator(0, "examples")
     hypernyms = rng.permutation(sorted(asked["category"].unique()))[:count]
     keys = [str(rng.choice(sorted(asked.loc[asked["category"] == name, "key"]))) for name in sorted(hypernyms)]
-    root = study.runs.loc[next(iter(chosen.values())), "dataset_path"]
-    return [_example(key, tests, root) for key in dict.fromkeys(keys)]
+    run = study.sweep.opened[next(iter(chosen.values()))]
+    return [_example(key, tests, _picture(study.sweep.inputs, run, key)) for key in dict.fromkeys(keys)]
 
 
 def picture_uri(path: Path, size: int = PICTURE_PX) -> str:
@@ -83,7 +86,20 @@ def _runs_to_show(study: Study) -> dict[str, str]:
     return {"original": str(original.index[0]), **{str(row["arm"]): str(run_id) for run_id, row in across.iterrows()}}
 
 
-def _example(key: str, tests: dict[str, pd.DataFrame], root: object) -> Example:
+def _picture(inputs: Inputs, run: FinishedRun, key: str) -> str:
+    """Data URI of the picture that a run was asked about; "" where it is gone, or another one by now."""
+    dataset, store = inputs.dataset(run), inputs.store(run)
+    if dataset is None:
+        return ""
+    path = Path(dataset[0]) / "images" / key
+    known = None if store is None or store[1].sha256 is None else store[1].sha256[store[1].row_of[key]].tobytes()
+    try:
+        return picture_uri(path) if known in (None, read_picture(path)[1]) else ""
+    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
+        return ""
+
+
+def _example(key: str, tests: dict[str, pd.DataFrame], picture: str) -> Example:
     panels, leaf = [], ""
     for arm, table in tests.items():
         rows = table[table["key"] == key].sort_values(["kind", "answer", "question"], ascending=[True, False, True])
@@ -92,8 +108,4 @@ def _example(key: str, tests: dict[str, pd.DataFrame], root: object) -> Example:
         leaf = str(rows["image_leaf"].iloc[0])
         shown = rows[["kind", "group", "phrase", "answer", "predicted", "p_yes"]].to_dict("records")
         panels.append(Panel(arm, str(rows["label_leaf"].iloc[0]), shown))
-    try:
-        picture = picture_uri(Path(str(root)) / "images" / key)
-    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
-        picture = ""
     return Example(key, leaf, picture, panels)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -254,6 +254,13 @@ class FrozenLM:
         # Half of the dtype's digits: rounding stays far below, a wrong mask or position far above.
         bound = torch.finfo(self.dtype).eps ** 0.5 * plain.abs().max().item()
         difference = (shared - plain).abs().max().item()
+        if not plain.isfinite().all():
+            bad = [each for each, values in self.model.named_parameters() if not values.isfinite().all()]
+            what = f"weights that are not finite, first {bad[0]}" if bad else "answers that are not finite"
+            raise ModelError(
+                f"the LM ({name}) has {what}, in {str(self.dtype)[6:]} and with Hugging Face's own attention too; save "
+                "or download it again" + ("" if self.dtype is torch.float32 else ', or take dtype = "float32"')
+            )
         if not difference <= bound:
             raise ModelError(
                 f"{name}: answers with a shared image prefix differ from Hugging Face's own by {difference:.2g} "
@@ -350,7 +357,7 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
             _check_memory(folder)
             model = random_init_lm(config, lm_seed).to(precision)
         else:
-            _check_weights(weight_files(folder))
+            check_weights(folder)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=precision,
@@ -366,7 +373,10 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
             raise ModelError(
                 f"the LM in {folder} does not fit into memory ({first_line(error)}); choose a smaller LM, or bfloat16"
             ) from None
-        raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check the directory") from None
+        reason = f"no {first_line(error)} is known" if isinstance(error, KeyError) else first_line(error)
+        if "ignore_mismatched_sizes" in reason:  # transformers tells the sizes in a log of its own
+            reason = "its weights have other shapes than its config.json says"
+        raise ModelError(f"cannot load the LM in {folder}: {reason}; download config.json and weights again") from None
     if missing_keys:  # transformers would have filled them with random numbers
         raise ModelError(f"the LM in {folder} lacks weights, first {min(missing_keys)}; download or save it again")
     return model, tokenizer
@@ -381,16 +391,20 @@ def _check_memory(folder: Path) -> None:
         )
 
 
-def _check_weights(files: list[Path]) -> None:
-    """Raise `ModelError` if weights are in a format of fewer bits, whose scales transformers would not know of."""
-    for path in files:
-        with safe_open(path, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                if name.endswith("weight") and (dtype := tensors.get_slice(name).get_dtype()) not in FLOATS:
-                    raise ModelError(
-                        f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
-                        "version in bfloat16 or float32"
-                    )
+def check_weights(folder: Path) -> None:
+    """Raise `ModelError` for weights that are cut off, or in a format of fewer bits; only their headers are read."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, "pt") as tensors:
+                dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError(f"{path} is cut off or damaged ({first_line(error)}); download it again") from None
+        for name, dtype in dtypes.items():
+            if name.endswith("weight") and dtype not in FLOATS:  # transformers would not know of its scales
+                raise ModelError(
+                    f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
+                    "version in bfloat16 or float32"
+                )
 
 
 @torch.no_grad()

@@ -196,8 +196,17 @@ class RunDirectory:
             return self.reason
         return None if self.file("DONE").exists() else "not finished; repeat the command that made it"
 
-    def check_seal(self) -> dict[str, str]:
-        """The hashes in `DONE`, which all files still have. Raises `CrosstaxError` naming the first that has not."""
+    @property
+    def looks_done(self) -> bool:
+        """Whether it is `done` as far as can be told without reading the large files."""
+        try:
+            self._seal()
+            return bool(read_config(self.path).get("run_id") == self.path.name)
+        except CrosstaxError:
+            return False
+
+    def _seal(self) -> dict[str, str]:
+        """The hashes in `DONE`, whose files are all there. Raises `CrosstaxError`."""
         seal = self.file("DONE")
         hashes = read_record(seal)
         if not isinstance(hashes, dict):
@@ -206,10 +215,15 @@ class RunDirectory:
             raise RunError(f"{seal} names {strange[0]!r}, no file of the run; delete the run and repeat it")
         if unlisted := sorted(set(HASHED) - set(hashes)):
             raise RunError(f"{seal} holds no hash of {unlisted[0]}; delete the run and repeat it")
+        if gone := [name for name in sorted(hashes) if not self.file(name).is_file()]:
+            raise RunError(f"{self.file(gone[0])} is missing though DONE lists it; delete the run and repeat it")
+        return hashes
+
+    def check_seal(self) -> dict[str, str]:
+        """The hashes in `DONE`, which all files still have. Raises `CrosstaxError` naming the first that has not."""
+        hashes = self._seal()
         for name, expected in sorted(hashes.items()):
             path = self.file(name)
-            if not path.is_file():
-                raise RunError(f"{path} is missing though DONE lists it; delete the run and repeat it")
             try:
                 same = digest_file(path) == expected
             except OSError as error:

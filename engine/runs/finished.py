@@ -151,9 +151,12 @@ class FinishedRun:
                 f"{self.directory.path}: its {WORDS[what]} is not where it was ({named or 'place not recorded'}), nor "
                 f"in the same place beside the run; say where it is now with --{what}"
             )
-        if told is None and not isinstance(problem, RunError):
-            raise type(problem)(f"{problem} (needed for {self.directory.path}; if it has moved, give --{what})")
-        raise problem
+        if isinstance(problem, RunError):
+            raise problem
+        raise type(problem)(
+            f"{self.directory.path} needs its {WORDS[what]} as it was in training; restore it, or give an unchanged "
+            f"copy with --{what}: {problem}"
+        )
 
     def _another(self, what: str, place: str, digest: str) -> RunError:
         if getattr(self.given, what) is not None:

@@ -12,7 +12,15 @@ from cachegen.common.errors import ModelError, is_fault
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition
-from engine.lm.language_model import check_decoder, load_config, load_tokenizer, positions_of, resolve_lm, rows_of
+from engine.lm.language_model import (
+    check_decoder,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    positions_of,
+    resolve_lm,
+    rows_of,
+)
 from engine.lm.prompts import PromptTokens, tokenise
 from engine.runs.planned import PlannedRun
 
@@ -42,6 +50,8 @@ class Preflight:
         prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no, c.supervise)
         root = None if dataset is None else dataset.root
         config = self._once(("config", folder), lambda: _decoder_config(folder))
+        if c.lm_init == "pretrained":
+            self._once(("weights", folder), lambda: check_weights(folder))
         tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
         tokens = self._once(
             ("tokens", folder, root, prompt), lambda: tokenise(c, tokenizer, _asked(dataset), rows_of(config))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import RunError
+from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.locks import lock_holder
 from engine.runs.directory import RunDirectory
 from engine.sweeps.plan_file import FILE, Group, read_plan
@@ -69,10 +69,14 @@ def _runs(out: Path, group: Group, is_current: bool) -> list[_Run]:
 
 def _run(directory: RunDirectory, is_current: bool, saved: int) -> _Run:
     """State of one run; `saved`: steps at its group's checkpoint, where it resumes if no process works on it now."""
-    name, steps = directory.path.name, directory.steps
+    name = directory.path.name
+    try:
+        steps = directory.steps
+    except CrosstaxError:  # a damaged configuration is written again when the sweep resumes
+        steps = 0
     if directory.failed:
         return _Run(name, "failed", 0, steps, directory.reason)
-    if directory.file("DONE").is_file():
+    if directory.looks_done:
         return _Run(name, "done", steps, steps, None)
     if is_current:
         return _Run(name, "running", min(_last_step(directory.file("metrics.jsonl")), steps), steps, None)
@@ -169,7 +173,7 @@ def status_text(status: dict[str, Any]) -> str:
     for group in status["groups"]:
         progress = (
             "trained, evaluating"
-            if group["step"] == group["steps"]
+            if group["step"] == group["steps"] > 0
             else f"step {group['step']:,} of {group['steps']:,}"
         )
         over = f"{group['done']} done" + (f", {group['failed']} failed" if group["failed"] else "")

@@ -160,6 +160,7 @@ class World:
             verify_pooled=lambda: None,
             pooled_patches=patches,
             pooled_all_tokens=patches * 2,
+            sha256=None,
             digest="store digest",
             attributes={},
             rows=lambda wanted: np.array([position[key] for key in wanted]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.inputs import Inputs
+from analysis.inputs import FoundInputs
 from analysis.study import Study
 from cachegen.common.rng import generator
 from cachegen.data.images import read_image
@@ -86,7 +86,7 @@ def _runs_to_show(study: Study) -> dict[str, str]:
     return {"original": str(original.index[0]), **{str(row["arm"]): str(run_id) for run_id, row in across.iterrows()}}
 
 
-def _picture(inputs: Inputs, run: FinishedRun, key: str) -> str:
+def _picture(inputs: FoundInputs, run: FinishedRun, key: str) -> str:
     """Data URI of the picture that a run was asked about; "" where it is gone, or another one by now."""
     dataset, store = inputs.dataset(run), inputs.store(run)
     if dataset is None:

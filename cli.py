@@ -106,10 +106,10 @@ def _run() -> None:
 
 def _in_short(error: Exception) -> str:
     """What a user needs of an error, also of one that no room of ours has put into words: a line, or a listing."""
-    from cachegen.common.errors import ITEM
+    from cachegen.common.errors import ITEM, LONGEST, shortened
 
     if not isinstance(error, OSError):
-        return ITEM.join(" ".join(line.split("\n")) for line in str(error).split(ITEM))
+        return ITEM.join(shortened(" ".join(line.split("\n")), LONGEST) for line in str(error).split(ITEM))
     from cachegen.common.files import reason_of, remedy_of
 
     where = f"{error.filename}: " if error.filename else ""

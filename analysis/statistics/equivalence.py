@@ -54,9 +54,14 @@ def tost(difference: float, se: float, df: float, *, margin: float = MARGIN, alp
     The default margin is for F1 in 0..1; give `contrasts.EQUIVALENCE_MARGIN` for points. A slope on a -1/+1 code is
     half the difference between its two levels: double it and its standard error first.
     Without any spread (`se` 0) the interval is the difference itself: p is 0 or 1, and .5 on the margin. Missing input
-    gives a missing p and no equivalence. Raises CrosstaxError for a margin that is not positive.
+    gives a missing p and no equivalence. Raises CrosstaxError for a margin that is not positive and finite, a negative
+    `se`, and an `alpha` that is not between 0 and .5, where the interval would be none.
     """
-    if not margin > 0:
+    if se < 0 or not 0 < alpha < 0.5:
+        raise CrosstaxError(
+            f"se is {se:g} and alpha {alpha:g}; give an se of at least 0, and an alpha between 0 and .5"
+        )
+    if not 0 < margin < np.inf:
         raise CrosstaxError(
             f"equivalence margin is {margin:g}; give the largest difference that does not matter, above 0"
         )

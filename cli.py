@@ -108,10 +108,10 @@ def _run() -> None:
 
 def _in_short(error: Exception) -> str:
     """An error as the user sees it: one line, or a list of problems. The system's own errors get a remedy too."""
-    from cachegen.common.errors import ITEM
+    from cachegen.common.errors import ITEM, LONGEST, shortened
 
     if not isinstance(error, OSError):
-        return ITEM.join(" ".join(line.split("\n")) for line in str(error).split(ITEM))
+        return ITEM.join(shortened(" ".join(line.split("\n")), LONGEST) for line in str(error).split(ITEM))
     from cachegen.common.files import reason_of, remedy_of
 
     where = f"{error.filename}: " if error.filename else ""

@@ -86,7 +86,7 @@ TAXONOMIES = [
     table("quote left open", HEADER + '\n"crow,a crow,singular,bird,a bird\n', "not readable CSV"),
     table("huge cell", HEADER + "\n" + "x" * 200_000 + ",a,singular,b,b\n", "field larger than field limit"),
     table("only NULs", b"\0" * 10_000, r"taxonomy\.csv:1: has NUL bytes"),
-    row("cells missing", "crow,a crow", "2 cells where the header has 5; quote commas"),
+    row("cells missing", "crow,a crow", "2 cells where the header has 5; fill in the row"),
     row("comma not quoted", "crow,a crow, black,singular,bird,a bird", "6 cells where the header has 5"),
     row("parent as leaf", "../crow,a crow,singular,bird,a bird", r"leaf id '\.\./crow' would leave or hide"),
     row("dots as leaf", "..,a crow,singular,bird,a bird", r"leaf id '\.\.' would leave or hide"),

@@ -173,10 +173,13 @@ def test_train_starts_from_settings(crosstax, small_study, tmp_path):
     [
         (["train", "shuffle=accross"], "shuffle: Input should be 'original', 'across', 'within' or 'swap'"),
         (["train", "no_such_field=1"], "is not NAME=VALUE"),
+        (["train", "epoch=1"], "a field of a condition, did you mean 'epochs'; fields are lm_init"),
+        (["train", "x" * 100_000], "is not NAME=VALUE"),
         (["train", "answer_yes=certainly"], "no token of its own"),
         (["train", "--device", "gpu"], "there is no device 'gpu'"),
         (["train", "--device", "cuda:99"], "cuda:99"),
         (["sweep", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["sweep", "fig6"], "give the preset of this name as --preset fig6"),
         (["sweep", "--preset", "fig13"], "there is no preset 'fig13'; presets are "),
         (["sweep", "--preset", "fig3", "--dataset", "things"], "`crosstax extract things --encoder vit_large"),
         (["sweep", "--preset", "fig3", "--only", "lm=gpt2"], "no run fits --only lm=gpt2"),
@@ -198,6 +201,7 @@ def test_mistakes_are_one_line_and_exit_code_2(crosstax, small_study, tmp_path, 
     assert out == ""
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
+    assert len(errors[0]) < 5_000
     assert message in errors[0]
     assert "Traceback" not in err
 

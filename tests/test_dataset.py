@@ -362,6 +362,7 @@ def test_a_very_long_cell_does_not_fill_the_screen(tmp_path: Path, name: str) ->
 
 
 PLAIN = "\n".join((HEADER, *ROWS)) + "\n"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 @pytest.mark.parametrize(
@@ -370,6 +371,9 @@ PLAIN = "\n".join((HEADER, *ROWS)) + "\n"
         PLAIN.replace(HEADER, HEADER.title()),
         PLAIN.replace(HEADER, "Leaf, Leaf phrase , NUMBER,hypernym,Hypernym Phrase"),
         PLAIN.replace("\n", ",,\n"),
+        PLAIN.replace("\n", ",,\n").replace(HEADER + ",,", HEADER),
+        PLAIN.replace(HEADER, HEADER + ",,"),
+        PLAIN.replace(HEADER, HEADER.replace("_", "-")),
         "\ufeff" + PLAIN,
         PLAIN.replace("\n", "\r\n"),
         PLAIN.replace("\n", "\r"),
@@ -377,7 +381,20 @@ PLAIN = "\n".join((HEADER, *ROWS)) + "\n"
         "\ufeff\ufeff" + PLAIN,
         PLAIN.replace("singular", "Singular "),
     ],
-    ids=["capitals", "blanks", "empty columns", "mark", "windows", "old mac", "blank lines", "two marks", "cells"],
+    ids=[
+        "capitals",
+        "blanks",
+        "empty columns",
+        "empty cells",
+        "empty names",
+        "hyphens",
+        "mark",
+        "windows",
+        "old mac",
+        "blank lines",
+        "two marks",
+        "cells",
+    ],
 )
 def test_a_table_that_loses_nothing_is_read_as_it_is_meant(tmp_path: Path, text: str) -> None:
     plain = load_dataset(build(tmp_path)).digest
@@ -405,6 +422,8 @@ def test_a_table_that_loses_nothing_is_read_as_it_is_meant(tmp_path: Path, text:
         (PLAIN.replace("a crow", "a " + "very " * 300 + "black crow"), "1,000"),
         (PLAIN.replace("a bird\n", "a bird,x\n"), "6 cells"),
         (PLAIN.replace("\n", ",,x\n").replace(",,x", ",,", 1), "column without a name"),
+        (PLAIN.replace("\n", ",plural\n").replace("plural", "hypernym_nunber", 1), "write hypernym_number, or drop it"),
+        (LFS, "git lfs pull"),
         (PLAIN + "owl,an owl,singular,Bird,a bird\ncrow,a crow,singular,Bird,a bird\n", "'bird' and 'Bird' collide"),
     ],
 )
@@ -415,12 +434,16 @@ def test_a_wrong_table_is_named_as_what_it_is(tmp_path: Path, content: str | byt
 
 
 @pytest.mark.parametrize("name", ["taxonomy.csv", "split.csv"])
-@pytest.mark.parametrize("how", ["pipe", "device", "large"])
-def test_a_file_without_end_is_not_read(tmp_path: Path, name: str, how: str) -> None:
+@pytest.mark.parametrize("how", ["pipe", "device", "large", "nowhere"])
+def test_a_file_without_end_is_not_read_and_a_link_to_nothing_not_passed_over(
+    tmp_path: Path, name: str, how: str
+) -> None:
     root = build(tmp_path)
     path = root / name
     path.unlink(missing_ok=True)
-    if how == "pipe":
+    if how == "nowhere":
+        path.symlink_to("nowhere.csv")
+    elif how == "pipe":
         os.mkfifo(path)
     elif how == "device":
         path.symlink_to("/dev/zero")
@@ -430,10 +453,38 @@ def test_a_file_without_end_is_not_read(tmp_path: Path, name: str, how: str) -> 
     assert f"{name}: " in refusal(root)
 
 
+@pytest.mark.parametrize("how", ["pipe", "device", "large", "nowhere", "circle"])
+def test_no_picture_without_end_is_opened_and_every_such_file_is_named(tmp_path: Path, how: str) -> None:
+    root = build(tmp_path)
+    for path in (root / "images" / "crow" / "a.png", root / "images" / "gull" / "b.png"):
+        if how == "pipe":
+            os.mkfifo(path)
+        elif how == "large":
+            with path.open("wb") as handle:
+                handle.truncate(2**40)
+        else:
+            path.symlink_to({"device": "/dev/zero", "nowhere": "nowhere.png", "circle": path.name}[how])
+    said = refusal(root).splitlines()
+    assert [place for place in said if "a.png" in place][0].startswith("  images/crow: ")
+    assert [place for place in said if "b.png" in place][0].startswith("  images/gull: ")
+    assert len(said) == 3
+    for path in root.glob("images/*/[ab].png"):
+        path.unlink()
+    load_dataset(root)
+
+
+def test_columns_that_are_swapped_are_asked_about(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    assert not any("swapped" in note for note in load_dataset(root).notes)
+    text = (root / "taxonomy.csv").read_text()
+    (root / "taxonomy.csv").write_text(text.replace(",hypernym,hypernym_phrase", ",hypernym_phrase,hypernym"))
+    assert any("'a bird' has the phrase 'bird'; are the two columns swapped?" in n for n in load_dataset(root).notes)
+
+
 @pytest.mark.parametrize(
     "written",
     [r"crow\crow_0.jpg", "images/crow/crow_0.jpg", "/data/x/images/crow/crow_0.jpg", "./crow/crow_0.jpg",
-     r"C:\data\images\crow\crow_0.jpg", "crow_0.jpg", "Crow/crow_0.JPG"],
+     r"C:\data\images\crow\crow_0.jpg", "crow_0.jpg", "Crow/crow_0.JPG", "crow/crow_0.png", "crow_0", "crow/crow_0"],
 )  # fmt: skip
 def test_a_key_that_is_another_form_of_one_is_told_the_right_one(tmp_path: Path, written: str) -> None:
     root = build(tmp_path)
@@ -442,6 +493,15 @@ def test_a_key_that_is_another_form_of_one_is_told_the_right_one(tmp_path: Path,
     (root / "split.csv").write_text(text.replace("\ncrow/crow_0.jpg", f"\n{written}"))
     line = next(line for line in refusal(root).splitlines() if "split.csv:2:" in line)
     assert "'crow/crow_0.jpg'" in line
+
+
+def test_a_split_whose_columns_are_swapped_is_named_as_that(tmp_path: Path) -> None:
+    root = build(tmp_path)
+    rows = [f"{key},train\n" for key in load_dataset(root).images["key"]]
+    (root / "split.csv").write_text("split,key\n" + "".join(rows))
+    assert "split.csv:2: 'train' is no image of this dataset; swap the names" in refusal(root)
+    (root / "split.csv").write_text("key,split\n" + "".join(rows))  # the remedy
+    load_dataset(root)
 
 
 @pytest.mark.parametrize("lacking", ["train", "test"])

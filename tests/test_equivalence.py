@@ -48,6 +48,14 @@ def test_missing_numbers_are_never_equivalent_and_a_margin_must_be_positive() ->
     assert not missing.equivalent
     with pytest.raises(CrosstaxError, match="margin is 0"):
         tost(0.1, 0.1, 5, margin=0)
+    with pytest.raises(CrosstaxError, match="margin is inf"):  # everything would be equivalent
+        tost(0.1, 0.1, 5, margin=np.inf)
+
+
+@pytest.mark.parametrize(("se", "alpha"), [(-1.0, 0.05), (0.1, 0.0), (0.1, 0.5), (0.1, 2.0), (0.1, np.nan)])
+def test_no_interval_is_turned_round(se: float, alpha: float) -> None:
+    with pytest.raises(CrosstaxError, match="se is .* and alpha"):
+        tost(0.01, se, 9, alpha=alpha)
 
 
 def test_holm_equals_statsmodels() -> None:

@@ -97,6 +97,14 @@ def int8(folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def large(name):
+    def change(folder):
+        with (folder / name).open("ab") as handle:
+            handle.truncate(2**30)
+
+    return change
+
+
 def model(config, cls):
     def change(folder):
         getattr(transformers, cls)(getattr(transformers, config)(**SHAPE)).save_pretrained(folder)
@@ -115,6 +123,7 @@ FOLDERS = {
     "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
     "pointer for config.json": (put("config.json", LFS), "config.json is a pointer of Git LFS"),
     "web page for config.json": (put("config.json", b"\n<!DOCTYPE html><html>"), "config.json is a web page"),
+    "large file": (large("tokenizer.json"), "tokenizer.json has 1,073,741,824 bytes, more than 268,435,456"),
     "pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no plain file"),
     "GGUF alone": (alone("model-Q4_K_M.gguf"), r"GGUF \(model-Q4_K_M.gguf\)"),
     "Llama's own format": (alone("consolidated.00.pth", "params.json"), "the maker's own format"),
@@ -295,6 +304,19 @@ def test_a_folder_that_has_moved_is_no_question_to_the_hub(name, tmp_path, monke
 def test_a_name_that_no_id_has_is_a_folder_that_is_not_there(name):
     with pytest.raises(ModelError, match="does not exist"):
         resolve_lm(name)
+
+
+@pytest.mark.parametrize("written", ["{} ", "{}_", "{upper}"])
+def test_a_folder_of_nearly_this_name_is_named(written, folder):
+    asked = written.format(folder, upper=folder.with_name("LM"))
+    assert f"{asked} does not exist, but {str(folder)!r} does" in refusal(asked)
+    with pytest.raises(ModelError, match=r"does not exist, but .*lm' does"):
+        read_name(asked)
+
+
+def test_the_address_of_a_page_is_told_its_id():
+    for address in ("https://huggingface.co/Qwen/Qwen3-0.6B", "https://hf.co/Qwen/Qwen3-0.6B/tree/main"):
+        assert refusal(address).endswith("give the id in it, Qwen/Qwen3-0.6B")
 
 
 def test_a_hub_that_cannot_be_reached_is_told_from_a_missing_folder(monkeypatch):

@@ -233,13 +233,13 @@ def test_lm_and_twins_load_as_any_causal_lm(tiny: World) -> None:
     lm = AutoModelForCausalLM.from_pretrained(tiny.lm)
     assert lm.get_input_embeddings().weight is lm.get_output_embeddings().weight
     for twin in range(recipe.RANDOM_TWINS):
-        saved = AutoModelForCausalLM.from_pretrained(tiny.random_lm(twin))
+        saved = AutoModelForCausalLM.from_pretrained(tiny.path / f"lm-random-{twin}")
         made = random_init_lm(lm.config, tiny.random_lm_seed(twin))
         assert saved.config.to_dict() == lm.config.to_dict() | {"_name_or_path": saved.config._name_or_path}
         pairs = list(zip(saved.parameters(), made.parameters(), strict=True))
         assert len(pairs) > 10
         assert all(torch.equal(a, b) for a, b in pairs)
-        assert AutoTokenizer.from_pretrained(tiny.random_lm(twin)).get_vocab() == tokenizer.get_vocab()
+        assert AutoTokenizer.from_pretrained(tiny.path / f"lm-random-{twin}").get_vocab() == tokenizer.get_vocab()
 
 
 def test_manifest_says_how_the_world_was_made(tiny: World) -> None:

@@ -268,6 +268,21 @@ def test_what_is_no_picture_is_named(content, words):
     assert reason.isprintable()
 
 
+def test_a_file_of_many_bytes_is_not_read(tmp_path):
+    with (tmp_path / "a.png").open("wb") as handle:
+        handle.truncate(2**40)
+    with pytest.raises(ValueError, match="more than 1,073,741,824 bytes"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_large_picture_is_read_without_a_warning(recwarn, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    assert decode_image(encoded(noise((64, 64)), "PNG")).size == (64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
+    with pytest.raises(Image.DecompressionBombError, match="more than 4,094 pixels; make it smaller"):
+        decode_image(encoded(noise((64, 64)), "PNG"))
+
+
 # Suffixes
 
 

@@ -70,9 +70,13 @@ def tost(difference: float, se: float, df: float, *, margin: float = MARGIN, alp
         The decision with its interval. Missing input gives a missing p and no equivalence.
 
     Raises:
-        CrosstaxError: The margin is not positive.
+        CrosstaxError: The margin is not positive and finite, `se` is negative, or `alpha` is not between 0 and .5.
     """
-    if not margin > 0:
+    if se < 0 or not 0 < alpha < 0.5:
+        raise CrosstaxError(
+            f"se is {se:g} and alpha {alpha:g}; give an se of at least 0, and an alpha between 0 and .5"
+        )
+    if not 0 < margin < np.inf:
         raise CrosstaxError(
             f"equivalence margin is {margin:g}; give the largest difference that does not matter, above 0"
         )

@@ -4,10 +4,12 @@ Every message says what is wrong, where, and what to do. Any other error is a bu
 and keeps its traceback. Several problems are a listing: a head, and a line for each.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 SHOWN = 20  # lines of a listing
 LINE = 400  # letters of one of them
+LONGEST = 4000  # letters of any line; more can only be what a user wrote, repeated
 ITEM = "\n  "
 
 
@@ -55,9 +57,15 @@ def first_of(lines: Sequence[str]) -> list[str]:
     return [*map(shortened, lines[:SHOWN]), *more]
 
 
-def shortened(line: str) -> str:
+def shortened(line: str, most: int = LINE) -> str:
     """A line without the middle of whatever makes it very long: it ends with what to do."""
-    return line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 2 :]}"
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """For the end of a clause: the one of the `known` names that `word` nearly is; empty if none is near."""
+    near = difflib.get_close_matches(word[:100], [*known], 1, 0.7)
+    return f", did you mean {near[0]!r}" if near else ""
 
 
 def some(names: Sequence[str], shown: int = 3) -> str:

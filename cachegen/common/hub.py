@@ -1,8 +1,11 @@
 """Models from the Hugging Face hub: what a folder holds, working offline, and advice when a download fails."""
 
+import contextlib
 import json
 import os
+import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ def offline() -> bool:
 
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+MOST_FILE = 2**28  # bytes of any small file; the largest tokenizer.json have a sixth
 MOST_CONFIG = 2**24  # bytes of a config.json; the largest, with names of 21,000 classes, have a tenth
 # Weights in formats of others, by what their files are called -> what they are.
 OTHERS = {
@@ -117,7 +121,22 @@ def missing(name: str, what: str) -> ModelError:
             f"{what} {name} is a file{kind}; give the folder of a model in transformers' format (config.json, "
             f"{SAFETENSORS})"
         )
-    return ModelError(f"{what} folder {name} does not exist; check the path, or give a Hugging Face id")
+    if page := re.match("https?://(?:huggingface.co|hf.co)/([^/]+/[^/?#]+)", name):
+        return ModelError(f"{what} {name} is the address of a page; give the id in it, {page[1]}")
+    return ModelError(f"{what} folder {name} does not exist{_near(path)}; check the path, or give a Hugging Face id")
+
+
+def _near(path: Path) -> str:
+    """The folder beside a path that is none, whose name differs in case, blanks or the like."""
+    with contextlib.suppress(OSError, ValueError):
+        around = [other for other in sorted(path.parent.iterdir()) if _bare(other) == _bare(path) and other.is_dir()]
+        return f", but {str(around[0])!r} does" if around else ""
+    return ""
+
+
+def _bare(path: Path) -> str:
+    """The letters and digits of a name, in whatever case and Unicode form."""
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", path.name)).casefold()
 
 
 def model_config(folder: Path) -> dict[str, Any]:
@@ -130,6 +149,8 @@ def model_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is a folder of the Hugging Face cache; give {instead}")
     for path in sorted(path for pattern in CHECKED for path in folder.glob(pattern)):
         _refuse_pointer(path)
+        if path.is_file() and (size := path.stat().st_size) > MOST_FILE:
+            raise ModelError(f"{path} has {size:,} bytes, more than {MOST_FILE:,}; download it again, or move it away")
     if adapters := sorted(
         path.name for pattern in ("adapter_config.json", "adapter_model*") for path in folder.glob(pattern)
     ):

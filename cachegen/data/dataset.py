@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from cachegen.common.errors import DatasetError, first_of, listing, shortened, some
-from cachegen.common.files import digest_bytes
-from cachegen.data.images import SUFFIXES, UNREAD_SUFFIXES
+from cachegen.common.files import digest_bytes, reason_of
+from cachegen.data.images import LARGEST, SUFFIXES, UNREAD_SUFFIXES
 from cachegen.data.taxonomy import (
     Taxonomy,
     alike,
@@ -98,7 +99,7 @@ def load_dataset(root: Path) -> Dataset:
     folders = _match_folders(taxonomy, sizes, problems, notes) if sizes and not taxonomy.leaves.empty else {}
     images = _image_table(sizes, folders)
     split_file = root / "split.csv"
-    if split_file.exists():
+    if split_file.exists() or split_file.is_symlink():  # a link that leads nowhere was meant to be a split
         images["split"] = _read_split(split_file, images["key"], problems)
     if problems:
         raise DatasetError(_listing(root, problems))
@@ -177,6 +178,8 @@ def _scan_leaf(
                     ignored.append(f"{leaf.name}/{file.name}")
                 elif reason := name_problem(file.name):
                     problems.append(f"images/{leaf.name}: file name {file.name!r} {reason}; rename it")
+                elif problem := _file_problem(file):
+                    problems.append(f"images/{leaf.name}: {problem}")
                 else:
                     sizes[file.name] = file.stat().st_size
     except OSError as error:
@@ -186,6 +189,19 @@ def _scan_leaf(
     unread.update(left_out)
     report_collisions(((f"images/{leaf.name}", name) for name in sorted(sizes)), "files", problems)
     return sizes
+
+
+def _file_problem(file: "os.DirEntry[str]") -> str | None:
+    """Why a file cannot be a picture, before any of it is read."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        return f"cannot be read ({reason_of(error)}: {file.path}); repair or remove it"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{file.name!r} is no plain file but a pipe, socket or device, which may have no end; remove it"
+    if status.st_size > LARGEST:
+        return f"{file.name!r} has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller or remove it"
+    return None
 
 
 def _of_unread_kinds(counts: Counter[str]) -> str:
@@ -268,17 +284,21 @@ def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
 
 
 def _near_keys(known: dict[str, str]) -> dict[str, str | None]:
-    """What a key, or the file's name alone, may also be written like -> the key; None where that may be several."""
+    """What a key, with or without its folder and suffix, may be written like -> the key; None if several may be."""
     near: dict[str, str | None] = {}
     for form, key in known.items():
-        for written in {alike(form), alike(form.rpartition("/")[2])}:
+        stem = form.removesuffix(Path(form).suffix)
+        for written in {alike(part) for each in (form, stem) for part in (each, each.rpartition("/")[2])}:
             near[written] = None if written in near else key
     return near
 
 
 def _key_advice(key: str, near: dict[str, str | None]) -> str:
     """What may be meant by a key that is none: a path, a file's name, or one of other case."""
-    meant = near.get(alike("/".join(key.replace("\\", "/").split("/")[-2:])))
+    if key.lower() in SPLITS:
+        return "swap the names of the two columns, or their cells"
+    end = "/".join(key.replace("\\", "/").split("/")[-2:])
+    meant = near.get(alike(end)) or near.get(alike(end.removesuffix(Path(end).suffix)))
     return f"write {meant!r}, a path inside images/ with / in it" if meant else "drop the row"
 
 

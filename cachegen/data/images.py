@@ -63,6 +63,9 @@ UPRIGHT = {
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF
 # Damaged EXIF data are no reason to say anything: only the orientation is read.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# Pictures up to twice the pixels at which Pillow warns are read, larger ones are refused.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+LARGEST = 2**30  # bytes of a picture's file; Pillow refuses the pixels that more would hold
 RESAMPLING = {filter.value: filter.name.lower() for filter in Image.Resampling}
 
 
@@ -130,6 +133,8 @@ def read_image(path: Path, decoding: Decoding = DECODING) -> Image.Image:
 
     Pillow raises OSError, SyntaxError, ValueError, DecompressionBombError and more on damaged files.
     """
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
     return decode_image(path.read_bytes(), decoding)
 
 
@@ -144,6 +149,9 @@ def decode(content: bytes, decoding: Decoding = DECODING) -> Decoded:
         file = Image.open(io.BytesIO(content), formats=FORMATS)
     except OSError as error:  # an UnidentifiedImageError is one
         raise type(error)(what_it_is(content)) from None
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise Image.DecompressionBombError(f"it claims more than {most:,} pixels; make it smaller") from None
     with file:
         raw = str(file.tile)  # says how samples are stored; empty once they are loaded
         deep = ";16" in raw or file.mode.startswith("I;16")

@@ -5,6 +5,7 @@ One CSV row per (leaf, hypernym) pair. Reading never stops at the first problem:
 """
 
 import csv
+import difflib
 import io
 import os
 import re
@@ -84,7 +85,7 @@ def read_taxonomy(path: Path, problems: list[str]) -> Taxonomy:
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], problems: list[str]) -> list[Row]:
     """Rows of a UTF-8 CSV with a header, cells stripped, blank lines skipped, missing optional cells empty.
 
-    Names of columns may have capitals and blanks ("Leaf phrase"), and columns without a name may be empty.
+    Names of columns may have capitals, blanks and hyphens ("Leaf phrase"); columns without a name must be empty.
     """
     name = path.name
     text = _read_text(path, problems)
@@ -95,24 +96,35 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
     start = 1  # where a row begins: an open quote takes all that follows into it
     try:
         cells = [cell.strip() for cell in next(filter(any, reader), [])]
-        header = ["_".join(cell.lower().split()) for cell in cells]
+        header = ["_".join(cell.lower().replace("-", " ").split()) for cell in cells]
+        columns = len(header)
+        while header and not header[-1]:
+            header.pop()
         named = [column for column in header if column]
         missing = [column for column in required if column not in header]
         if missing or len(set(named)) < len(named):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
             problems.append(f"{name}:{max(reader.line_num, 1)}: {what}; {_header_advice(text, cells, required)}")
             return []
+        for column in sorted({*named} - {*required, *optional}):
+            if meant := difflib.get_close_matches(column, {*optional} - {*named}, 1, 0.85):
+                problems.append(
+                    f"{name}:{reader.line_num}: column {column!r} is not read; write {meant[0]}, or drop it"
+                )
         start = reader.line_num + 1
         for cells in reader:
             place, start = f"{name}:{start}", reader.line_num + 1
             cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
-            nameless = any(cell for column, cell in zip(header, cells, strict=False) if not column)
-            if len(cells) != len(header) or nameless:
-                what = f"{len(cells)} cells where the header has {len(header)}"
-                what = "a cell in a column without a name" if nameless else what
-                problems.append(f"{place}: {what}; quote commas and line breaks")
+            while len(cells) > len(header) and not cells[-1]:
+                cells.pop()
+            if len(cells) > columns or len(cells) < len(header):
+                do = "quote commas and line breaks" if len(cells) > columns else "fill in the row"
+                problems.append(f"{place}: {len(cells)} cells where the header has {columns}; {do}")
+                continue
+            if len(cells) > len(header) or any(cell for column, cell in zip(header, cells, strict=True) if not column):
+                problems.append(f"{place}: a cell in a column without a name; name that column, or drop it")
                 continue
             row = dict(zip(header, cells, strict=True))
             rows.append((place, {column: row.get(column, "") for column in (*required, *optional)}))
@@ -159,6 +171,8 @@ def _read_text(path: Path, problems: list[str]) -> str | None:
 def _header_advice(text: str, cells: list[str], required: tuple[str, ...]) -> str:
     """What to do about a first line that is no header."""
     wanted, first = ",".join(required), text.lstrip("\r\n").partition("\n")[0].strip()
+    if first.startswith("version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
     if first.lower().startswith("sep="):
         return f"{first[:20]!r} is for Excel alone; delete this line, and separate cells by commas"
     for mark, what in SEPARATORS.items():
@@ -318,6 +332,9 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
         for phrase, names in table.groupby("phrase").groups.items():
             if len(names) > 1:
                 yield f"{kind} {some(list(names))} share the phrase {phrase!r}"
+    for name, phrase in hypernyms["phrase"].items():
+        if _noun(name) != _words(name) and _noun(name) == tuple(phrase.lower().split()):
+            yield f"hypernym {name!r} has the phrase {phrase!r}; are the two columns swapped?"
     homonyms = homonyms_of(leaves, hypernyms)
     phrases = leaves["phrase"].to_dict()
     for leaf, twin in homonyms.items():

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cachegen.common.errors import ConditionError
+from cachegen.common.errors import ConditionError, meant
 from cachegen.common.files import digest_bytes, expanded
 from cachegen.common.hub import is_folder
 
@@ -242,6 +242,8 @@ def _problem(error: ValidationError) -> str:
     """The first problem pydantic found, and where."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"])) or "condition"
+    if first["type"] == "extra_forbidden":
+        return f"{field}: there is no such field{meant(field, [*Condition.model_fields, *PLACES])}"
     return f"{field}: {first['msg'].removeprefix('Value error, ')}"
 
 
@@ -337,7 +339,8 @@ def parse_settings(settings: list[str], places: tuple[str, ...] = ()) -> dict[st
         name, separator, text = setting.partition("=")
         if not separator or name not in {*Condition.model_fields, *places}:
             known = ", ".join([*Condition.model_fields, *places])
-            raise ConditionError(f"{setting!r} is not NAME=VALUE with a field of a condition; fields are {known}")
+            near = meant(name, [*Condition.model_fields, *places])
+            raise ConditionError(f"{setting!r} is not NAME=VALUE with a field of a condition{near}; fields are {known}")
         try:
             grid[name] = parse_toml(f"value = {text}")["value"]
         except ValueError:

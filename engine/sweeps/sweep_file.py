@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cachegen.common.errors import ConditionError, StoreError
+from cachegen.common.errors import ConditionError, StoreError, meant
 from cachegen.common.files import expanded, read_bounded
 from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
-from engine.sweeps.presets import Preset, load_preset
+from engine.sweeps.presets import Preset, load_preset, preset_names
 
 MOST_BYTES = 2**20  # of a sweep file
 # Entry of a sweep file -> its type, what a list holds, and both in words.
@@ -145,13 +145,16 @@ def read_document(source: Path | Preset) -> dict[str, Any]:
     try:
         document = parse_toml(_text_of(read_bounded(source, MOST_BYTES)))
     except FileNotFoundError:
-        raise ConditionError(f"sweep file {source} does not exist; check the path") from None
+        preset = f"give the preset of this name as --preset {source}" if str(source) in preset_names() else ""
+        raise ConditionError(f"sweep file {source} does not exist; {preset or 'check the path'}") from None
     except OSError as error:
         raise ConditionError(f"sweep file {source} cannot be read ({error.strerror}); check the path") from None
     except ValueError as error:
         raise ConditionError(f"{source} is not valid TOML: {error}") from None
     if unknown := sorted(set(document) - set(FORMS)):
-        raise ConditionError(f"{source}: unknown table {unknown[0]!r}; use [defaults] and [[grid]]")
+        raise ConditionError(
+            f"{source}: unknown table {unknown[0]!r}{meant(unknown[0], FORMS)}; use [defaults] and [[grid]]"
+        )
     for name, value in document.items():
         kind, inside, what = FORMS[name]
         sound = isinstance(value, kind)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cachegen.common.errors import ConditionError
+from cachegen.common.errors import ConditionError, meant
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def load_preset(name: str) -> Preset:
     """Read one preset. Raises `ConditionError` that lists the names there are."""
     path = files(__name__) / f"{name}.toml"
     if path.name not in {each.name for each in files(__name__).iterdir()} or path.name != f"{name}.toml":
-        raise ConditionError(f"there is no preset {name!r}; presets are {', '.join(preset_names())}")
+        names = preset_names()
+        raise ConditionError(f"there is no preset {name!r}{meant(name, names)}; presets are {', '.join(names)}")
     text = path.read_text(encoding="utf-8")
     return Preset(name, text, tomllib.loads(text))

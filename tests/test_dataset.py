@@ -465,8 +465,8 @@ def test_no_picture_without_end_is_opened_and_every_such_file_is_named(tmp_path:
         else:
             path.symlink_to({"device": "/dev/zero", "nowhere": "nowhere.png", "circle": path.name}[how])
     said = refusal(root).splitlines()
-    assert [place for place in said if "a.png" in place][0].startswith("  images/crow: ")
-    assert [place for place in said if "b.png" in place][0].startswith("  images/gull: ")
+    assert next(place for place in said if "a.png" in place).startswith("  images/crow: ")
+    assert next(place for place in said if "b.png" in place).startswith("  images/gull: ")
     assert len(said) == 3
     for path in root.glob("images/*/[ab].png"):
         path.unlink()

@@ -54,7 +54,7 @@ def test_missing_numbers_are_never_equivalent_and_a_margin_must_be_positive() ->
 
 @pytest.mark.parametrize(("se", "alpha"), [(-1.0, 0.05), (0.1, 0.0), (0.1, 0.5), (0.1, 2.0), (0.1, np.nan)])
 def test_no_interval_is_turned_round(se: float, alpha: float) -> None:
-    with pytest.raises(CrosstaxError, match="se is .* and alpha"):
+    with pytest.raises(CrosstaxError, match=r"se is .* and alpha"):
         tost(0.01, se, 9, alpha=alpha)
 
 

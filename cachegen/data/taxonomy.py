@@ -332,7 +332,7 @@ def _notes(leaves: pd.DataFrame, hypernyms: pd.DataFrame, pairs: list[tuple[str,
         for phrase, names in table.groupby("phrase").groups.items():
             if len(names) > 1:
                 yield f"{kind} {some(list(names))} share the phrase {phrase!r}"
-    for name, phrase in hypernyms["phrase"].items():
+    for name, phrase in zip(map(str, hypernyms.index), map(str, hypernyms["phrase"]), strict=True):
         if _noun(name) != _words(name) and _noun(name) == tuple(phrase.lower().split()):
             yield f"hypernym {name!r} has the phrase {phrase!r}; are the two columns swapped?"
     homonyms = homonyms_of(leaves, hypernyms)

@@ -19,7 +19,10 @@ from cachegen.features import same_pictures
 from cachegen.features.extract import extract
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import PENDING, FeatureStore, times_path
+from engine.design.condition import Condition
 from engine.doctor import examine_features
+from engine.sweeps.dry_run import dry_run
+from engine.sweeps.sweep_file import Wanted
 from engine.training.features import Features
 
 CROW, GULL = "crow/crow_01.png", "gull/gull_02.png"
@@ -373,3 +376,13 @@ def test_a_picture_that_the_file_system_does_not_give_is_not_marked_as_unreadabl
 
 def run(home, encoder, **options):
     return extract(load_dataset(home / "dataset"), encoder, home / "new.h5", batch=BATCH, device="cpu", **options)
+
+
+def test_a_dry_run_says_that_pictures_have_changed(home, tmp_path):
+    wanted = [Wanted(home / "dataset", home / "f.h5", None, "my/lm", Condition())]
+    said = [note for note in dry_run(wanted, tmp_path / "runs", "cpu")["notes"] if "have changed" in note]
+    assert said == []
+    flip(picture(home, CROW), times=False)
+    (said,) = (note for note in dry_run(wanted, tmp_path / "runs", "cpu")["notes"] if "have changed" in note)
+    assert said.startswith("would fail: ")
+    assert CROW in said

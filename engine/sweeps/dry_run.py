@@ -10,6 +10,7 @@ from typing import Any
 from cachegen.common.errors import CrosstaxError
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
 from engine.lm.shape import lm_shape
@@ -74,6 +75,7 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
         "lms": _check_lms(runs, opened),
         "notes": [
             *(rate["note"] for rate in rates.values() if rate["note"]),
+            *_check_stores(runs, opened),
             *(note if times == len(runs) else f"{note} ({times} runs)" for note, times in notes.items()),
         ],
     }
@@ -123,6 +125,18 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
             kind = "" if isinstance(error, CrosstaxError) else f"{type(error).__name__}: "
             known["problem"] = kind + " ".join(str(error).split())
     return found
+
+
+def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> list[str]:
+    """A note for each feature store whose features are not those of the dataset's pictures."""
+    notes = []
+    for place, features in dict.fromkeys((run.dataset, run.features) for run in runs):
+        if (dataset := opened(place)) is not None and features is not None and features.is_file():
+            try:
+                check_pictures(dataset, FeatureStore.open(features, allow_pending=True))
+            except CrosstaxError as error:
+                notes.append(f"would fail: {error}")
+    return notes
 
 
 @cache

@@ -56,6 +56,7 @@ def split(name, change, says):
 
 LATIN = "crow,a crôw,singular,bird,a bird\n".encode("latin-1")
 TAXONOMIES = [
+    "a file that cannot be read",
     at("no folder", "dataset", remove, r"taxonomy\.csv: cannot be read \(No such file"),
     at("folder is a file", "dataset", lambda path: write(path, "x"), r"cannot be read \(Not a directory"),
     at("taxonomy missing", "dataset/taxonomy.csv", remove, r"taxonomy\.csv: cannot be read \(No such file"),
@@ -73,6 +74,7 @@ TAXONOMIES = [
         lambda p: (remove(p), p.symlink_to("/dev/zero")),
         "no plain file",
     ),
+    "content of another kind",
     at("taxonomy cut", "dataset/taxonomy.csv", lambda path: cut(path, 130), r"taxonomy\.csv:\d"),
     table("empty", "", r"taxonomy\.csv:1: missing column leaf, leaf_phrase"),
     table("header only", HEADER + "\n", "has no usable rows"),
@@ -86,27 +88,33 @@ TAXONOMIES = [
     table("quote left open", HEADER + '\n"crow,a crow,singular,bird,a bird\n', "not readable CSV"),
     table("huge cell", HEADER + "\n" + "x" * 200_000 + ",a,singular,b,b\n", "field larger than field limit"),
     table("only NULs", b"\0" * 10_000, r"taxonomy\.csv:1: has NUL bytes"),
+    "cells",
     row("cells missing", "crow,a crow", "2 cells where the header has 5; fill in the row"),
     row("comma not quoted", "crow,a crow, black,singular,bird,a bird", "6 cells where the header has 5"),
+    "ids that leave the folder",
     row("parent as leaf", "../crow,a crow,singular,bird,a bird", r"leaf id '\.\./crow' would leave or hide"),
     row("dots as leaf", "..,a crow,singular,bird,a bird", r"leaf id '\.\.' would leave or hide"),
     row("absolute path as leaf", "/etc,a crow,singular,bird,a bird", "leaf id '/etc' would leave or hide"),
     row("backslash in leaf", "..\\crow,a crow,singular,bird,a bird", "would leave or hide"),
     row("hidden leaf", ".crow,a crow,singular,bird,a bird", r"leaf id '\.crow' would leave or hide"),
     row("NUL in leaf", "cr\0w,a crow,singular,bird,a bird", r"taxonomy\.csv:6: has NUL bytes"),
+    "control characters",
     row("terminal codes in leaf", "cr\x1b[31mow,a crow,singular,bird,a bird", r"'cr\\x1b\[31mow' has control char"),
     row("right-to-left override in leaf", "cr\u202eow,a crow,singular,bird,a bird", r"'cr\\u202eow' has control"),
     row("isolate in hypernym", "crow,a crow,singular,b\u2067ird,a bird", r"'b\\u2067ird' has control"),
     row("line separator in leaf", "cr\u2028ow,a crow,singular,bird,a bird", r"'cr\\u2028ow' has control"),
     row("parent as hypernym", "crow,a crow,singular,../../bird,a bird", r"hypernym id '\.\./\.\./bird' would leave"),
+    "values",
     row("no leaf", ",a crow,singular,bird,a bird", "leaf id '' is empty"),
     row("no hypernym", "crow,a crow,singular,,a bird", "leaf 'crow' has no hypernym"),
     row("no phrase", "dodo,,singular,bird,a bird", "phrase '' is empty or not printable"),
     row("override in phrase", "crow,a \u202ecrow,singular,bird,a bird", "crow' has phrase .* make them agree"),
     row("number is a number", "crow,a crow,1,bird,a bird", "number '1', but 'singular'"),
+    "rows that disagree",
     row("phrases disagree", "crow,the crow,singular,tool,a tool", "phrase 'the crow', but 'a crow'"),
     row("pair twice", "crow,a crow,singular,bird,a bird", "the pair 'crow', 'bird' is already at"),
     row("one leaf only", "crow,a crow,singular,corvid,a corvid", "'corvid' has fewer than two leaves"),
+    "folders that disagree with the taxonomy",
     row("leaf without folder", "dodo,a dodo,singular,bird,a bird", "images/dodo: folder is missing"),
     row("very long leaf", "d" * 5000 + ",a dodo,singular,bird,a bird", "images/ddd.*folder is missing"),
     row("same but for case", "Crow,a crow,singular,bird,a bird", "'crow' and 'Crow' collide but for case"),
@@ -114,6 +122,7 @@ TAXONOMIES = [
         row(f"depth {depth}", f"crow,a crow,singular,bird,a bird,{depth}", "dataset has ", f"{HEADER},depth")
         for depth in ("nan", "inf", "-1", "1.5", "1e9", "99999999", "٣")
     ),
+    "folders of images",
     at("images missing", "dataset/images", remove, "images: cannot be read"),
     at("images are a file", "dataset/images", lambda path: write(path, "x"), "images: cannot be read"),
     at("images empty", "dataset/images", folder_there, "images: is empty"),
@@ -135,6 +144,7 @@ TAXONOMIES = [
         "control characters",
     ),
     at("override in a file name", "dataset/images/crow/\u202egnp.png", lambda path: write(path, "x"), "control char"),
+    "splits",
     at("split is a folder", "dataset/split.csv", folder_there, r"split\.csv: cannot be read"),
     split("split in utf-16", lambda text: text.encode("utf-16"), r"split\.csv:1: byte 0xff is not UTF-8"),
     split("split without rows", lambda _: "key,split\n", r"split\.csv: has no usable rows"),
@@ -198,10 +208,12 @@ FILES = {
 }
 PICTURE = "dataset/images/crow/0.png"
 PICTURES = [
+    "extracted",
     *(
         at(f"extract {name}", PICTURE, lambda path, content=content: write(path, content), r"crow/0\.png: unreadable")
         for name, content in FILES.items()
     ),
+    "asked about",
     *(
         at(
             f"ask {name}",
@@ -211,6 +223,7 @@ PICTURES = [
         )
         for name in ("empty", "png bomb", "postscript", "web page")
     ),
+    "asked about no file",
     at("ask a folder", "asked.png", folder_there, "asked.png: no such image file"),
     at("ask a loop", "asked.png", loop, "asked.png: no such image file"),
     at("ask nothing", "asked.png", remove, "asked.png: no such image file"),
@@ -302,6 +315,7 @@ def link_to(target):
 NOT_WHOLE = r"features\.h5: not a whole feature store.+; (copy it again, or )?delete it and extract again"
 N = 32
 STORES = [
+    "no file of HDF5",
     at("missing", "features.h5", remove, "features.h5: no feature store there"),
     at("empty", "features.h5", lambda path: write(path, b""), "an empty file"),
     at("text", "features.h5", lambda path: write(path, "features"), "no HDF5 file"),
@@ -313,9 +327,11 @@ STORES = [
     at("link to nothing", "features.h5", link_to("nothing"), "no feature store there"),
     at("git-lfs pointer", "features.h5", lambda path: write(path, LFS), "Git LFS pointer.*git lfs pull"),
     at("loop", "features.h5", loop, "grid 1: features is no path|no feature store there"),
+    "cut",
     at("half", "features.h5", lambda path: cut(path, path.stat().st_size // 2), NOT_WHOLE),
     at("last byte missing", "features.h5", lambda path: cut(path, -1), NOT_WHOLE),
     at("header only", "features.h5", lambda path: cut(path, 96), NOT_WHOLE),
+    "attributes",
     at("empty hdf5", "features.h5", hdf5(lambda _: None, "w"), "store schema none, this version reads 1"),
     at("another schema", "features.h5", attribute("schema", 2), "store schema 2, this version reads 1"),
     at("schema is text", "features.h5", attribute("schema", "one"), "store schema one, this"),
@@ -337,6 +353,7 @@ STORES = [
         at(f"no {name}", "features.h5", hdf5(lambda file, name=name: file.pop(name)), NOT_WHOLE)
         for name in ("key", "done", "crc32", "patches", "pooled_patches")
     ),
+    "arrays",
     at("a group for an array", "features.h5", hdf5(lambda f: (f.pop("key"), f.create_group("key"))), NOT_WHOLE),
     at("too few rows", "features.h5", replaced("patches", data=np.zeros((N - 1, 4, 8), "<u2")), NOT_WHOLE),
     at("flat patches", "features.h5", replaced("patches", data=np.zeros((N, 32), "<u2")), NOT_WHOLE),
@@ -352,6 +369,7 @@ STORES = [
         replaced("patches", data=np.zeros((N, 4, 8), "<u2"), chunks=(1, 4, 8)),
         NOT_WHOLE,
     ),
+    "absurd sizes",
     at("absurd rows", "features.h5", replaced("patches", shape=(10**12, 4, 8), dtype="<u2"), NOT_WHOLE),
     at("absurd width", "features.h5", replaced("patches", shape=(N, 4, 10**15), dtype="<u2"), NOT_WHOLE),
     at("absurd keys", "features.h5", replaced("key", shape=(10**12,), dtype="S8", chunks=(1024,)), NOT_WHOLE),
@@ -362,6 +380,7 @@ STORES = [
         replaced("done", shape=(10**12,), dtype="u1", chunks=(2**20,), compression=9),
         NOT_WHOLE,
     ),
+    "keys and flags",
     at("keys are numbers", "features.h5", replaced("key", data=np.arange(N)), NOT_WHOLE),
     at("keys are objects", "features.h5", replaced("key", data=["a"] * N, dtype=h5py.string_dtype()), NOT_WHOLE),
     at("keys not UTF-8", "features.h5", replaced("key", data=np.array([b"\xff%d" % i for i in range(N)])), NOT_WHOLE),
@@ -377,6 +396,7 @@ STORES = [
     at(
         "not finished", "features.h5", replaced("done", data=np.zeros(N, "u1")), "32 of 32 images are not extracted yet"
     ),
+    "data elsewhere",
     at("link out of the file", "features.h5", linked("patches", h5py.ExternalLink("/etc/passwd", "/x")), NOT_WHOLE),
     at("link in a circle", "features.h5", linked("patches", h5py.SoftLink("/patches")), NOT_WHOLE),
     at(
@@ -385,6 +405,7 @@ STORES = [
         replaced("patches", shape=(N, 4, 8), dtype="<u2", external=[("/etc/passwd", 0, 2048)]),
         NOT_WHOLE,
     ),
+    "reasons",
     at("reasons are no JSON", "features.h5", reasons("{crow"), NOT_WHOLE),
     at("reasons in utf-16", "features.h5", reasons("{}".encode("utf-16")), NOT_WHOLE),
     at("reasons are a list", "features.h5", reasons("[1]\n"), NOT_WHOLE),
@@ -425,29 +446,35 @@ BOTH = f"{DOCTOR} --dataset dataset"
 ANALYZE = "analyze runs --out new"
 CHANGED = r"features\.h5: 1 pictures of .*dataset have changed"
 USED = [
+    "rows, used",
     damaged("patches zero", hdf5(lambda f: f["patches"].__setitem__(..., 0))),
     damaged("a bit of a patch", flipped("patches", 3)),
     damaged("a bit of a pooled vector", flipped("pooled_patches", 3)),
+    "rows, analysed",
     damaged("a bit of a pooled vector, analysed", flipped("pooled_patches", 3), ANALYZE),
     damaged("a bit of the other pooled vector, analysed", flipped("pooled_all_tokens", 9, 5), ANALYZE),
     damaged("a bit of a hash, analysed", flipped("sha256", 9, 31), ANALYZE),
     damaged("a bit of a hash, examined", flipped("sha256", 9, 31), DOCTOR),
+    "pictures, trained",
     Case("picture changed, trained", same_size, SWEEP, CHANGED, PLANNED),
+    "pictures, elsewhere",
     Case("picture changed, evaluated", same_size, "evaluate RUN --device cpu", CHANGED),
     Case("picture changed, extracted", same_size, EXTRACT.replace("new", "features"), CHANGED),
     Case("picture changed, examined", same_size, BOTH, CHANGED),
     Case("picture changed, examined in full", same_size, f"{BOTH} --deep", CHANGED),
+    "nothing to compare",
     damaged("nothing to compare", hdf5(lambda _: None), f"{DOCTOR} --deep", "give --dataset and --features"),
 ]
 
 
-@pytest.mark.parametrize("case", USED, ids=[case.name for case in USED])
+@pytest.mark.parametrize("case", **ids(USED))
 def test_stores_whose_rows_or_pictures_changed(case, sound_study, tmp_path, crosstax, monkeypatch):
     case = replace(case, command=case.command.replace("RUN", f"runs/{run_name(sound_study)}"))
     check(case, sound_study, tmp_path / "study", crosstax, monkeypatch)
 
 
 CHECKED = [
+    "examined",
     at("infinite", "features.h5", infinite, "32 rows do not match their checksum", DOCTOR),
     at(
         "row of another picture",
@@ -456,6 +483,7 @@ CHECKED = [
         "1 rows do not match",
         DOCTOR,
     ),
+    "bombs",
     at(
         "doctor finds a bomb",
         PICTURE,
@@ -463,6 +491,7 @@ CHECKED = [
         "1 unreadable images",
         "doctor --dataset dataset",
     ),
+    "resumed",
     at(
         "resumed with another encoder",
         "features.h5",

@@ -113,16 +113,24 @@ def index(weight_map):
 
 
 MODELS = [
+    "weights of an LM",
     *(model(f"lm {name}", "lm/model.safetensors", content(text)) for name, text in NO_TENSORS.items()),
+    "weights of an encoder",
     *(encoder(name, "model.safetensors", content(text)) for name, text in NO_TENSORS.items()),
+    "config of an LM",
     *(model(f"lm config {name}", "lm/config.json", content(text)) for name, text in NO_OBJECT.items()),
+    "config of an encoder",
     *(encoder(f"config {name}", "config.json", content(text)) for name, text in NO_OBJECT.items()),
+    "tokenizer",
     *(model(f"lm tokenizer {name}", "lm/tokenizer.json", content(text)) for name, text in NO_OBJECT.items()),
+    "processor",
     *(encoder(f"processor {name}", "preprocessor_config.json", content(text)) for name, text in NO_OBJECT.items()),
+    "pickles",
     model(
         "lm a pickle only", "lm/model.safetensors", renamed("pytorch_model.bin"), "is a pickle|a pickle, which can run"
     ),
     encoder("a pickle only", "model.safetensors", renamed("pytorch_model.bin"), "a pickle, which can run code"),
+    "weights that do not fit",
     model("lm no weights", "lm/model.safetensors", remove, "has no model.safetensors"),
     model("lm weights loop", "lm/model.safetensors", loop, "has no model.safetensors"),
     model("lm weights cut", "lm/model.safetensors", lambda path: cut(path, -100)),
@@ -139,6 +147,7 @@ MODELS = [
         "lm/model.safetensors",
         tensors(lambda v: v.update({"model.embed_tokens.weight": np.zeros((5, 48), "f4")})),
     ),
+    "shards",
     model(
         "lm shards out of the folder",
         "lm/model.safetensors",
@@ -148,6 +157,7 @@ MODELS = [
     model("lm shards absolute", "lm/model.safetensors", index({"a": "/etc/passwd"}), "index.json is not an index"),
     model("lm shards numbers", "lm/model.safetensors", index({"a": 3}), "index.json is not an index"),
     model("lm shards none", "lm/model.safetensors", index([]), "index.json is not an index"),
+    "kinds of LM",
     model("lm of unknown kind", "lm/config.json", fields(model_type="qwen99")),
     model("lm of no kind", "lm/config.json", fields(model_type=...)),
     model("lm that is an encoder", "lm/config.json", fields(model_type="dinov2")),
@@ -156,21 +166,26 @@ MODELS = [
         "lm/config.json",
         fields(model_type="own", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
     ),
+    "sizes of an LM",
     model("lm of text layers", "lm/config.json", fields(num_hidden_layers="many")),
     model("lm of no heads", "lm/config.json", fields(num_attention_heads=0)),
     model("lm of billions of layers", "lm/config.json", fields(num_hidden_layers=10**9)),
     model("lm huge", "lm/config.json", fields(vocab_size=10**13)),
+    "no folder",
     model("lm folder is a file", "lm", content("x")),
     model("lm folder is empty", "lm", folder_there, "lm has no config.json"),
     model("lm folder loops", "lm", loop),
+    "kinds of encoder",
     encoder("of unknown kind", "config.json", fields(model_type="vit99")),
     encoder("that is an LM", "config.json", fields(model_type="qwen3"), "model type qwen3 is not supported"),
     encoder("with code of its own", "config.json", fields(model_type="own", auto_map={"AutoConfig": "evil.Config"})),
     encoder("architecture a path", "config.json", content('{"architecture": "../evil"}')),
     encoder("architecture a number", "config.json", content('{"architecture": 3}')),
+    "sizes of an encoder",
     encoder("huge", "config.json", fields(hidden_size=2**40)),
     encoder("patch of no size", "config.json", fields(patch_size=0)),
     encoder("one block", "config.json", fields(num_hidden_layers=1)),
+    "processor, its fields",
     encoder("no processor", "preprocessor_config.json", remove),
     encoder("processor without size", "preprocessor_config.json", fields(size=...)),
     encoder("processor of a huge size", "preprocessor_config.json", fields(size={"height": 10**7, "width": 10**7})),
@@ -179,6 +194,7 @@ MODELS = [
     encoder("processor without mean", "preprocessor_config.json", fields(image_mean=...)),
     encoder("processor with two means", "preprocessor_config.json", fields(image_mean=[0.5, 0.5])),
     encoder("processor with no deviation", "preprocessor_config.json", fields(image_std=[0, 0, 0])),
+    "weights not finite",
     encoder(
         "weights not finite",
         "model.safetensors",
@@ -253,11 +269,13 @@ def unplaced(**paths):
 
 ANY_RUN = r"config\.json|runs/encoder-lm"
 RUNS = [
+    "config that is no object",
     *(
         case
         for name, text in NO_OBJECT.items()
         for case in both(f"config {name}", "config.json", content(text), ANY_RUN)
     ),
+    "fields of a config",
     *both("config of another schema", "config.json", fields(schema=99), "has schema 99, this version reads 1"),
     *both("config without condition", "config.json", fields(condition=...), ANY_RUN),
     *both("condition a text", "config.json", fields(condition="original"), ANY_RUN),
@@ -266,27 +284,34 @@ RUNS = [
     *both("shuffle unknown", "config.json", inner("condition", shuffle=["x"]), ANY_RUN),
     *both("lm a number", "config.json", inner("condition", lm_init=3), ANY_RUN),
     run_file("seed a text", "config.json", inner("condition", run_seed="seven"), ANY_RUN),
+    "an edited config",
     *both("another seed", "config.json", inner("condition", run_seed=7), "was edited"),
     *both("another template", "config.json", inner("condition", template="{question}"), "was edited"),
     *both("another digest", "config.json", inner("digests", dataset="0"), "was edited"),
     *both("digest missing", "config.json", inner("digests", lm=...), "digests lacks an input"),
     *both("lm not named", "config.json", inner("condition", lm=...), "names no encoder or no lm"),
     *both("no Unicode", "config.json", inner("digests", dataset="\ud800"), "was edited"),
+    "a config beyond its bounds",
     *both("learning rate NaN", "config.json", inner("condition", learning_rate=float("nan")), "learning_rate"),
     *both("config huge", "config.json", lambda path: path.open("ab").truncate(2**25), "larger than any"),
     *both("config a folder", "config.json", folder_there, r"config\.json|begun|no run", sign=False),
+    "facts that a config lacks",
     run_file("store of text", "config.json", fields(store="x"), "store lacks a fact", command=ASK),
     run_file("store of no width", "config.json", inner("store", width="x"), "store lacks a fact", command=ASK),
     run_file("dataset not given", "config.json", unplaced(dataset=...), "--dataset", command="evaluate RUN"),
     run_file("lm out of reach", "config.json", unplaced(lm="/nowhere/lm"), "/nowhere/lm.*--lm", command="evaluate RUN"),
+    "no config",
     run_file("config missing", "config.json", remove, r"config\.json", sign=False),
     run_file("config loops", "config.json", loop, r"config\.json", sign=False),
     run_file("config changed", "config.json", fields(note="x"), "changed after the run finished", sign=False),
+    "DONE",
     *(case for name, text in NO_OBJECT.items() for case in both(f"DONE {name}", "DONE", content(text), r"DONE")),
+    "hashes in DONE",
     run_file("DONE of numbers", "DONE", content(json.dumps(dict.fromkeys(HASHED, 3))), "DONE|changed after"),
     run_file("DONE reaches out", "DONE", fields(**{"../../sweep.toml": "0"}), r"DONE .*'\.\./\.\./sweep\.toml'"),
     run_file("DONE absolute", "DONE", fields(**{"/etc/passwd": "0"}), r"DONE .*'/etc/passwd'"),
     run_file("DONE wrong", "DONE", fields(**{"predictions.parquet": "0" * 64}), "changed after the run finished"),
+    "tables that cannot be read",
     *(
         run_file(f"{file} {name}", f"{file}.parquet", content(text), rf"{file}\.parquet is not a readable table")
         for file in ("questions", "predictions")
@@ -305,6 +330,7 @@ RUNS = [
         lambda path: write(path, path.read_bytes()[:200] + path.read_bytes()[400:]),
         "predictions.parquet|questions",
     ),
+    "questions",
     *(
         run_file(f"questions {name}, evaluated", "questions.parquet", how, says, command="evaluate RUN --device cpu")
         for name, how, says in (
@@ -315,6 +341,7 @@ RUNS = [
             ("of other words", table(lambda t: t.assign(phrase="a wug")), "a wug"),
         )
     ),
+    "predictions",
     run_file("no logits", "predictions.parquet", table(lambda t: t.drop(columns="logit_no")), "with columns"),
     run_file(
         "logits of text",
@@ -340,6 +367,7 @@ RUNS = [
     run_file(
         "numbers of text", "predictions.parquet", table(lambda t: t.assign(question="x")), r"predictions\.parquet"
     ),
+    "columns of questions",
     run_file("questions without split", "questions.parquet", table(lambda t: t.drop(columns="split")), "with columns"),
     run_file("no questions", "questions.parquet", table(lambda t: t.iloc[:0]), r"questions|does not answer"),
     run_file(
@@ -351,6 +379,7 @@ RUNS = [
         table(lambda t: t.assign(split="dev")),
         r"questions\.parquet|does not answer",
     ),
+    "projectors",
     *(
         run_file(
             f"projector {name}", "projector.safetensors", content(text), "its projector cannot be read", command=command
@@ -379,6 +408,7 @@ RUNS = [
         "not finite",
         command='ask RUN dataset/images/crow/0.png "is there a bird?" --device cpu',
     ),
+    "logs",
     run_file("log of no JSON", "metrics.jsonl", content("{step\n"), r"metrics\.jsonl", command="report runs --out new"),
     run_file("log of lists", "metrics.jsonl", content("[1]\n"), r"metrics\.jsonl", command="report runs --out new"),
     run_file(
@@ -442,7 +472,10 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+FEW = {"empty", "without metadata", "log sizes beyond the log", "another run's"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in CHECKPOINTS])
 def test_checkpoints(name, sound_study, tmp_path, crosstax, monkeypatch):
     """Nothing of it counts: its run has failed, with a way out that the next command takes."""
     home = copy_of(sound_study, tmp_path / "study")
@@ -462,15 +495,19 @@ def test_checkpoints(name, sound_study, tmp_path, crosstax, monkeypatch):
 
 
 STARTED = [
+    "plans",
     *(plan(name, content(text)) for name, text in NO_OBJECT.items()),
+    "fields of a plan",
     plan("missing", remove, r"started: no sweep has started there"),
     plan("of another version", fields(schema=1), "was written by another version"),
     plan("without groups", fields(groups=...)),
     plan("of groups of text", fields(groups=["x"])),
     plan("with no runs", group(runs=[])),
     plan("with runs of numbers", group(runs=[1])),
+    "names in a plan",
     plan("with runs out of the folder", group(runs=["../../evil"])),
     plan("with absolute runs", group(runs=["/tmp/evil"]), command=RESUME),
+    "numbers in a plan",
     plan("with rows of text", group(max_tokens="many")),
     plan("with rows of nothing", group(max_tokens=0), command=RESUME),
     plan("with work of text", group(work=["much"])),
@@ -490,15 +527,19 @@ def probe(name, file, how, says=r"probe\.(parquet|json)"):
 
 
 PROBES = [
+    "records",
     *(probe(f"record {name}", "probe.json", content(text)) for name, text in NO_OBJECT.items()),
+    "fields of a record",
     probe("record missing", "probe.json", remove, "probe.json does not exist"),
     probe("record of another schema", "probe.json", fields(schema=2), "has schema 2, this version reads 1"),
     *(probe(f"record without {name}", "probe.json", fields(**{name: ...})) for name in ("lm_digest", "dataset_digest")),
     probe("record with a seed of text", "probe.json", fields(lm_seed="x", lm_init="random")),
+    "tables that cannot be read",
     probe("table missing", "probe.parquet", remove),
     probe("table empty file", "probe.parquet", content(b"")),
     probe("table a pickle", "probe.parquet", content(PICKLE)),
     probe("table cut", "probe.parquet", lambda path: cut(path, -30)),
+    "tables",
     probe("table without rows", "probe.parquet", table(lambda t: t.iloc[:0])),
     probe("table without logits", "probe.parquet", table(lambda t: t.drop(columns="logit_yes"))),
     probe("logits of text", "probe.parquet", table(lambda t: t.astype({"logit_yes": str}))),
@@ -531,9 +572,11 @@ def cell(text):
 
 
 RELEASES = [
+    "folders",
     release("no folder", remove, "release is no folder", "release"),
     release("loop", loop, "release is no folder", "release"),
     release("nothing in it", folder_there, "release holds none of", "release"),
+    "tables that cannot be read",
     release("empty", content("")),
     release("header only", lambda path: write(path, path.read_text().split("\n")[0] + "\n"), "has no rows"),
     release("cut", lambda path: cut(path, 3000), r"scores\.csv:\d+: "),
@@ -545,10 +588,12 @@ RELEASES = [
     release("huge cell", lambda path: write(path, path.read_text() + "x" * 200_000)),
     release("folder", folder_there),
     release("loops", loop),
+    "cells",
     *(
         release(f"number {text}", cell(text), r"scores\.csv:2: ")
         for text in ("nan", "inf", "-inf", "1.5", "-0.1", "high", "1e999", "0x1", "1_0", "٣", "=1+1")
     ),
+    "rows and columns",
     release("column twice", lambda path: write(path, path.read_text().replace("animal", "bird", 1))),
     release(
         "run twice",
@@ -600,6 +645,7 @@ def taxonomy(name, text, says):
 
 LONG = "category\tuniqueID\tWord\n"
 ZIPS = [
+    "no zip",
     zipped("empty", content(b""), r"images\.zip cannot be read as a zip"),
     zipped("text", content(b"images"), r"images\.zip cannot be read as a zip"),
     zipped("folder", folder_there, r"images\.zip holds no image of THINGS"),
@@ -612,14 +658,18 @@ ZIPS = [
         r"images\.zip cannot be read",
     ),
     zipped("no pictures", lambda path: write_zip(path, {"readme.txt": b"x"}, None), "holds no image of THINGS"),
+    "names that leave the folder",
     zipped("parent in a name", entry("../../crow/crow_09b.jpg"), "would leave the folder"),
     zipped("absolute name", entry("/tmp/crow/crow_09b.jpg"), "would leave the folder"),
     zipped("drive in a name", entry("c:\\crow\\crow_09b.jpg"), "would leave the folder"),
     zipped("override in a name", entry("object_images/crow/crow\u202e_09b.jpg"), "would leave|left out|crow"),
+    "entries",
     zipped("link", entry(OWL, b"/etc/passwd", external_attr=(stat.S_IFLNK | 0o777) << 16), "is a symbolic link"),
+    "sizes",
     zipped("bomb that says so", entry(OWL, bytes(70 * 2**20)), "declares 73,400,320 bytes"),
     zipped("bomb that lies", lying(100), "crow/crow_09b.jpg is damaged"),
     zipped("lie of gigabytes", lying(2**32 - 2), "declares 4,294,967,294 bytes"),
+    "packing",
     zipped("packed in another way", entry(OWL, compress_type=zipfile.ZIP_LZMA), "unpack the zip with 7-Zip"),
     zipped(
         "same picture twice",
@@ -639,6 +689,7 @@ ZIPS = [
         lambda path: write_zip(path, things_pictures(), b"secret"),
         "protected by a password",
     ),
+    "taxonomies",
     taxonomy("taxonomy empty", "", "category.tsv: is neither"),
     taxonomy("taxonomy latin-1", (LONG + "bird\tcr\xf4w\tx\n").encode("latin-1"), "category.tsv cannot be read"),
     taxonomy("taxonomy utf-16", LONG.encode("utf-16"), "category.tsv cannot be read"),
@@ -650,6 +701,7 @@ ZIPS = [
         "taxonomy with a pair twice", LONG + "bird\tcrow\tx\nbird\tcrow\tx\n", "the pair 'crow', 'bird' occurs twice"
     ),
     taxonomy("taxonomy with a huge cell", LONG + "bird\t" + "c" * 200_000 + "\tx\n", "category.tsv"),
+    "phrases",
     taxonomy("phrases of numbers", "{}\n", "category.tsv:1: is no line of"),
     taxonomy(
         "phrases of text leaves",

@@ -1,5 +1,6 @@
 """Bad input: one sound study, cases that each break a copy of it, and what every refusal must be."""
 
+import itertools
 import re
 import shutil
 import signal
@@ -9,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-# Commands that load every room and work for seconds before they can fail.
-LONG = ("report runs", "analyze runs --out sweep.toml", "reanalyze release --out sweep.toml")
 HANGS = 60  # seconds after which a case counts as hanging; none comes near
 # What a stopped command may leave behind: locks, and the folder a lock stands in.
 LOCK = re.compile(r"(^|/)(\.lock|\.locks(/.*)?|.*\.lock|.*\.h5\.times)$")
@@ -31,17 +30,19 @@ class Case:
 
 
 def ids(cases):
-    """Keyword arguments that name parametrised cases, each name once.
+    """Keyword arguments that name parametrised cases, each name once; a text among them heads a class of faults.
 
-    The normal run takes every third case that is not `LONG`; `-m "slow or not slow"` takes all of them.
+    The normal run takes the first case of each class; `-m "slow or not slow"` takes all of them.
     """
-    names = [case.name for case in cases]
+    names = [case.name for case in cases if isinstance(case, Case)]
     assert len(set(names)) == len(names), "two cases of one name"
-    quick = [number % 3 == 0 and not case.command.startswith(LONG) for number, case in enumerate(cases)]
+    assert not isinstance(cases[0], Case), "name the first class"
     marked = [
-        pytest.param(case, marks=() if fast else pytest.mark.slow) for case, fast in zip(cases, quick, strict=True)
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if isinstance(before, Case) else ())
+        for before, case in itertools.pairwise(cases)
+        if isinstance(case, Case)
     ]
-    return {"argvalues": marked, "ids": names}
+    return {"argvalues": marked}
 
 
 def copy_of(study: Path, place: Path) -> Path:

@@ -14,9 +14,9 @@ import torch
 from bad_input import Case, check, copy_of, cut, folder_there, ids, loop, remove, write
 from bad_input.study import run_name, things_pictures
 from encrypted_zip import write_zip
+from run_folders import seal
 from safetensors.numpy import load_file, save, save_file
 
-from cachegen.common.files import digest_file
 from engine.lm.projector import Projector
 from engine.runs.directory import HASHED
 from engine.sweeps.plan_file import read_plan
@@ -219,8 +219,7 @@ def run_file(name, file, how, says, command="analyze runs --out new", sign=True)
         run = study / "runs" / run_name(study)
         how(run / file)
         if sign and file != "DONE":
-            hashes = {name: digest_file(run / name) for name in HASHED if (run / name).is_file()}
-            write(run / "DONE", json.dumps(hashes))
+            seal(run)
 
     return Case(name, spoil, command, says)
 

@@ -5,14 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from run_folders import last_json, places_of, sweep_file
 from small_study import SETTINGS
 
 from commands import options
 from engine.sweeps.timing import read_events
-
-
-def last_json(stdout):
-    return json.loads(stdout.strip().splitlines()[-1])
 
 
 def inputs_of(study):
@@ -21,6 +18,10 @@ def inputs_of(study):
 
 def settings(**more):
     return [f"{name}={json.dumps(value)}" for name, value in {**SETTINGS, **more}.items()]
+
+
+def file_of(study, folder, grids):
+    return sweep_file(folder / "sweep.toml", places_of(study) | SETTINGS, grids)
 
 
 def test_train_evaluate_and_analyze_one_condition(crosstax, small_study, tmp_path):
@@ -48,15 +49,10 @@ def test_train_evaluate_and_analyze_one_condition(crosstax, small_study, tmp_pat
         assert results[f"{group}_macro_f1"].item() == pytest.approx(again["macro_f1"][group], abs=1e-6)
 
 
-def sweep_file(study, path, grids):
-    lines = [f"{name} = {json.dumps(value)}" for name, value in SETTINGS.items()]
-    places = f'dataset = "{study.dataset}"\nfeatures = "{study.features}"\nlm = "{study.lm}"\n'
-    path.write_text("[defaults]\n" + places + "\n".join(lines) + "\n" + grids)
-    return path
-
-
 def test_a_sweep_file_is_forecast_run_and_skipped(crosstax, small_study, tmp_path):
-    file = sweep_file(small_study, tmp_path / "sweep.toml", '[[grid]]\nshuffle = ["original", "within"]\n')
+    file = sweep_file(
+        tmp_path / "sweep.toml", places_of(small_study) | SETTINGS, '[[grid]]\nshuffle = ["original", "within"]\n'
+    )
     code, out, err = crosstax("sweep", file, "--threads", 1, "--dry-run", "--json")
     assert code == 0
     assert last_json(out)["runs"] == last_json(out)["total"]["known"] == 2
@@ -69,7 +65,7 @@ def test_a_sweep_file_is_forecast_run_and_skipped(crosstax, small_study, tmp_pat
 
 def test_parts_of_a_sweep_failures_and_status(crosstax, small_study, tmp_path):
     grids = '[[grid]]\nrun_seed = [1, 2]\n[[grid]]\nablation_kind = "systematic"\nablation = 10\n'
-    file, out = sweep_file(small_study, tmp_path / "sweep.toml", grids), tmp_path / "runs"
+    file, out = file_of(small_study, tmp_path, grids), tmp_path / "runs"
     words = ["sweep", file, "--out", out, "--threads", 1, "--json"]
     assert len(last_json(crosstax(*words, "--only", "run_seed=2")[1])["runs"]) == 1
     assert len(last_json(crosstax(*words, "--limit", 1)[1])["runs"]) == 1
@@ -86,7 +82,7 @@ def test_parts_of_a_sweep_failures_and_status(crosstax, small_study, tmp_path):
 
 @pytest.mark.slow
 def test_workers_of_a_sweep_give_the_bytes_of_one_process(crosstax, small_study, tmp_path):
-    file = sweep_file(small_study, tmp_path / "sweep.toml", "[[grid]]\nrun_seed = [1, 2]\n")
+    file = file_of(small_study, tmp_path, "[[grid]]\nrun_seed = [1, 2]\n")
     for name, more in (("one", ()), ("two", ("--workers", 2))):
         words = ["sweep", file, "--out", tmp_path / name, "--group-size", 1, "--threads", 1, *more]
         assert crosstax(*words)[0] == 0
@@ -100,7 +96,7 @@ def test_workers_of_a_sweep_give_the_bytes_of_one_process(crosstax, small_study,
 
 
 def test_workers_are_of_this_machine_only(crosstax, small_study, tmp_path):
-    file = sweep_file(small_study, tmp_path / "sweep.toml", "[[grid]]\nrun_seed = [1, 2]\n")
+    file = file_of(small_study, tmp_path, "[[grid]]\nrun_seed = [1, 2]\n")
     code, _, err = crosstax("sweep", file, "--out", tmp_path / "out", "--executor", "slurm", "--workers", 2)
     assert (code, err) == (2, "error: --workers needs --executor local\n")
     assert not (tmp_path / "out").exists()

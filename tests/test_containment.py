@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_folders import all_bytes, bytes_of, places_of, sweep_file
 from small_study import SETTINGS, word_tokenizer, write_features
 from test_executors import planned
 from tiny import tiny_lm
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, GPT2Config, OPTConfig
 
 from cachegen.data.dataset import load_dataset
-from engine.runs.directory import HASHED, RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps import plan, sweep
 from engine.sweeps.executors import local as local_executor
@@ -33,8 +34,10 @@ TINY = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 0}
 LAYERS = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def bytes_of(folder):
-    return {name: (folder / name).read_bytes() for name in HASHED}
+def file_of(path, study, lms):
+    fields = {**places_of(study), **SETTINGS, "epochs": 1}
+    del fields["lm"]
+    return sweep_file(path, fields, f"[[grid]]\nlm = {json.dumps(list(map(str, lms)))}")
 
 
 def saved(model, folder, study):
@@ -165,7 +168,7 @@ def test_a_bad_lm_fails_alone(small_study, good, tmp_path, monkeypatch, name):
 def test_the_command_says_what_failed_and_skips_it(small_study, tmp_path, crosstax):
     """Exit code 1; the same command again skips it and says how to try it; --retry-failed does, once it is mended."""
     bad = gpt2(tmp_path / "bad", small_study)
-    file = sweep_file(tmp_path / "sweep.toml", small_study, [bad, small_study.lm])
+    file = file_of(tmp_path / "sweep.toml", small_study, [bad, small_study.lm])
     words = ["sweep", file, "--out", tmp_path / "runs", "--device", "cpu"]
     code, _, err = crosstax(*words)
     assert code == 1
@@ -187,7 +190,7 @@ def test_the_command_says_what_failed_and_skips_it(small_study, tmp_path, crosst
 
 def test_what_could_not_be_planned_is_listed_until_it_can(small_study, tmp_path, crosstax):
     lm = tmp_path / "later"
-    words = ["sweep", sweep_file(tmp_path / "sweep.toml", small_study, [lm, small_study.lm])]
+    words = ["sweep", file_of(tmp_path / "sweep.toml", small_study, [lm, small_study.lm])]
     words += ["--out", tmp_path / "runs", "--device", "cpu"]
     for _ in range(2):
         code, out, err = crosstax(*words, "--json")
@@ -205,13 +208,6 @@ def test_what_could_not_be_planned_is_listed_until_it_can(small_study, tmp_path,
 def tiny_saved(folder):
     tiny_lm("qwen3", seed=5).save_pretrained(folder)
     return folder
-
-
-def sweep_file(path, study, lms):
-    fields = {"dataset": str(study.dataset), "features": str(study.features), **SETTINGS, "epochs": 1}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-    path.write_text("\n".join(["[defaults]", *lines, "[[grid]]", f"lm = {json.dumps(list(map(str, lms)))}"]))
-    return path
 
 
 @pytest.mark.parametrize("make", [gpt2, nowhere, without("tokenizer.json")], ids=["positions", "missing", "tokenizer"])
@@ -234,7 +230,7 @@ def test_train_says_it_in_one_line(small_study, tmp_path, crosstax, make):
 def test_a_dry_run_makes_the_same_checks(small_study, tmp_path, crosstax, name):
     make, says, _ = BAD[name]
     lms = [make(tmp_path / "bad", small_study), small_study.lm, "nobody/nothing"]
-    file = sweep_file(tmp_path / "sweep.toml", small_study, lms)
+    file = file_of(tmp_path / "sweep.toml", small_study, lms)
     code, out, err = crosstax("sweep", file, "--dry-run", "--device", "cpu", "--json")
     assert code == 0, err
     bad, sound, elsewhere = json.loads(out.splitlines()[-1])["lms"].values()
@@ -276,7 +272,7 @@ def raising_at(monkeypatch, place, error, which=1):
 @pytest.mark.parametrize(("place", "error"), [*zip(PLACES, RAISED, strict=True)], ids=[name for _, name in PLACES])
 def test_whatever_is_raised_is_one_groups(small_study, tmp_path, monkeypatch, place, error):
     runs = small_study.sweep(run_seed=[1, 2], epochs=1)
-    reference = [bytes_of(folder) for folder in run_sweep(runs, tmp_path / "whole", ALONE)]
+    reference = all_bytes(run_sweep(runs, tmp_path / "whole", ALONE))
     out = tmp_path / "runs"
     with monkeypatch.context() as patch:
         raising_at(patch, place, error)
@@ -293,7 +289,7 @@ def test_whatever_is_raised_is_one_groups(small_study, tmp_path, monkeypatch, pl
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "run_group", lambda *args: pytest.fail("went on"))
         run_sweep(runs, out, ALONE)
-    assert [bytes_of(folder) for folder in run_sweep(runs, out, ALONE, retry_failed=True)] == reference
+    assert all_bytes(run_sweep(runs, out, ALONE, retry_failed=True)) == reference
     assert not (first / "traceback.txt").exists()
 
 
@@ -313,14 +309,14 @@ def test_a_group_that_failed_in_training_goes_on_from_its_checkpoint(small_study
     """As after a store that could not be read for a moment; the bytes are those of one that never failed."""
     runs = small_study.sweep(run_seed=[1, 2], epochs=1)
     together = Execution(device="cpu", checkpoint_seconds=0.0)
-    reference = [bytes_of(folder) for folder in run_sweep(runs, tmp_path / "whole", together)]
+    reference = all_bytes(run_sweep(runs, tmp_path / "whole", together))
     out = tmp_path / "runs"
     with monkeypatch.context() as patch:
         raising_at(patch, (training, "step_loss"), OSError(116, "Stale file handle", "/elsewhere"), which=4)
         folders = run_sweep(runs, out, together)
     assert all(RunDirectory(folder).failed for folder in folders)
     run_sweep(runs, out, together)
-    assert [bytes_of(folder) for folder in run_sweep(runs, out, together, retry_failed=True)] == reference
+    assert all_bytes(run_sweep(runs, out, together, retry_failed=True)) == reference
     assert [event["from_step"] for event in read_events(out) if event["event"] == "begin"] == [0, 3]
 
 
@@ -405,7 +401,7 @@ def snapshot(folder):
 def test_a_finished_folder_is_left_as_it_is(small_study, tmp_path, crosstax):
     """So that it may be read-only, or somebody else's; what has failed there is said."""
     lms = [gpt2(tmp_path / "bad", small_study), small_study.lm]
-    words = ["sweep", sweep_file(tmp_path / "sweep.toml", small_study, lms)]
+    words = ["sweep", file_of(tmp_path / "sweep.toml", small_study, lms)]
     words += ["--out", tmp_path / "runs", "--device", "cpu"]
     assert crosstax(*words)[0] == 1
     before = snapshot(tmp_path / "runs")
@@ -417,7 +413,7 @@ def test_a_finished_folder_is_left_as_it_is(small_study, tmp_path, crosstax):
 def test_nothing_that_can_be_planned_is_one_line(small_study, tmp_path, crosstax, monkeypatch):
     """Also for an error that nobody expected."""
     monkeypatch.setattr(plan, "lm_digests", lambda *_: {}["weights"])
-    words = ["sweep", sweep_file(tmp_path / "sweep.toml", small_study, [small_study.lm])]
+    words = ["sweep", file_of(tmp_path / "sweep.toml", small_study, [small_study.lm])]
     code, _, err = crosstax(*words, "--out", tmp_path / "runs", "--device", "cpu")
     assert code == 2
     assert "KeyError" in err

@@ -290,13 +290,8 @@ def test_a_probe_can_be_forecast(small_study):
     assert {each["prompts"] for each in there["lm"].values()} == {4 * leaves * len(FAMILIES)}
 
 
-def test_the_rate_is_plausible_and_quick():
-    import time
-
-    started = time.perf_counter()
-    rate = gemm_rate(CPU, torch.float32)
-    assert time.perf_counter() - started < 5
-    assert 1e8 < rate < 1e14
+def test_the_rate_is_plausible():
+    assert 1e8 < gemm_rate(CPU, torch.float32) < 1e14
 
 
 def test_durations_for_people():

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from real_slurm import slurm_of_one_node
+from run_folders import begun, bytes_in, wait_for
 from small_study import make_small_study
 
 from cachegen.common.errors import ConditionError
@@ -30,22 +31,6 @@ PAIRS = Execution(device="cpu", group_size=1)
 EVERY_STEP = replace(PAIRS, checkpoint_seconds=0.0)
 
 
-def bytes_of(out):
-    folders = sorted(path.parent for path in out.glob("*/DONE"))
-    return {f"{folder.name}/{name}": (folder / name).read_bytes() for folder in folders for name in (*HASHED, "DONE")}
-
-
-def wait_for(what, seconds=300):
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.02)
-
-
-def begun(out):
-    return [event for event in read_events(out) if event["event"] == "begin"]
-
-
 @pytest.fixture(scope="module")
 def runs(small_study):
     """Two groups of one run."""
@@ -56,7 +41,7 @@ def runs(small_study):
 def reference(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("reference")
     run_sweep(runs, out, PAIRS)
-    found = bytes_of(out)
+    found = bytes_in(out)
     assert len(found) == 2 * (len(HASHED) + 1)
     return found
 
@@ -71,7 +56,7 @@ def long_runs(small_study):
 def long_reference(long_runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("long")
     run_sweep(long_runs, out, PAIRS)
-    return bytes_of(out)
+    return bytes_in(out)
 
 
 def planned(runs, out, execution=PAIRS):
@@ -88,7 +73,7 @@ def test_a_task_is_carried_out_once(runs, reference, tmp_path, monkeypatch):
     first, second = planned(runs, tmp_path)
     run_elsewhere(first, patience=0)
     run_elsewhere(second, patience=0)
-    assert bytes_of(tmp_path) == reference
+    assert bytes_in(tmp_path) == reference
     with monkeypatch.context() as patch:
         patch.setattr(sweep_module, "run_group", lambda *args: pytest.fail("went on"))
         run_elsewhere(first, patience=0)
@@ -126,7 +111,7 @@ def test_a_group_that_is_held_is_left_alone_and_seen(runs, reference, tmp_path, 
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     run_elsewhere(first, patience=0)
-    assert bytes_of(tmp_path) == reference
+    assert bytes_in(tmp_path) == reference
 
 
 def test_who_died_holding_a_group_is_waited_for(runs, tmp_path):
@@ -187,7 +172,7 @@ def test_the_plan_stands_still_while_it_is_held(tmp_path):
 @pytest.mark.slow
 def test_two_workers(runs, reference, tmp_path):
     run_sweep(runs, tmp_path, PAIRS, executor=local(workers=2))
-    assert bytes_of(tmp_path) == reference
+    assert bytes_in(tmp_path) == reference
     workers = [event["by"] for event in begun(tmp_path)]
     assert len(workers) == 2
     assert f"{socket.gethostname()} pid {os.getpid()}" not in workers
@@ -271,7 +256,7 @@ def test_submitit_in_this_process(submitit, runs, reference, tmp_path):
     from engine.sweeps.executors.slurm import slurm
 
     run_sweep(runs, tmp_path, PAIRS, executor=slurm({"partition": "gpu"}, wait=True, cluster="debug"))
-    assert bytes_of(tmp_path) == reference
+    assert bytes_in(tmp_path) == reference
 
 
 @pytest.mark.slow
@@ -287,7 +272,7 @@ def test_a_job_that_is_interrupted_goes_on_from_its_checkpoint(submitit, long_ru
     (worker,) = [int(event["by"].split()[-1]) for event in begun(tmp_path) if event["group"] == submitted[0]["group"]]
     os.kill(worker, signal.SIGUSR2)
     wait_for(lambda: sweep_status(tmp_path)["counts"]["done"] == 2)
-    assert bytes_of(tmp_path) == long_reference
+    assert bytes_in(tmp_path) == long_reference
     starts = [event["from_step"] for event in begun(tmp_path) if event["group"] == submitted[0]["group"]]
     assert starts[0] == 0 < starts[1]
     assert all((tmp_path / event["log"]).is_file() for event in submitted)
@@ -311,7 +296,7 @@ def test_a_real_slurm(submitit, slurm_cluster, long_runs, long_reference, tmp_pa
     assert first["job"] in status_text(sweep_status(out))
     subprocess.run(["scancel", "--signal", "USR2", first["job"]], check=True)
     wait_for(lambda: sweep_status(out)["counts"]["done"] == 2, seconds=400)
-    assert bytes_of(out) == long_reference
+    assert bytes_in(out) == long_reference
     starts = [event["from_step"] for event in begun(out) if event["group"] == first["group"]]
     assert starts[0] == 0 < starts[1]
     assert all((out / event["log"]).is_file() for event in (first, second))
@@ -328,7 +313,7 @@ def test_slurms_own_clock(submitit, slurm_cluster, small_study, tmp_path):
     options = {"partition": "main", "time": "3", "signal_delay_s": "60"}
     run_sweep(runs, tmp_path / "runs", EVERY_STEP, executor=slurm(options))
     wait_for(lambda: sweep_status(tmp_path / "runs")["counts"]["done"] == 1, seconds=900)
-    assert bytes_of(tmp_path / "runs") == bytes_of(tmp_path / "reference")
+    assert bytes_in(tmp_path / "runs") == bytes_in(tmp_path / "reference")
     starts = [event["from_step"] for event in begun(tmp_path / "runs")]
     assert len(starts) > 1
     assert starts == sorted(set(starts))

@@ -16,13 +16,13 @@ from bad_input.study import run_name
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from run_folders import seal
 from safetensors.numpy import save
 
 from analysis.predictions import load_sweep
 from analysis.release.files import read_f1, read_table
 from analysis.scores.probe import read_probe
 from cachegen.common.errors import CrosstaxError
-from cachegen.common.files import digest_file
 from cachegen.data.images import read_image, unreadable_reason
 from cachegen.data.taxonomy import read_taxonomy
 from cachegen.features.store import FeatureStore
@@ -162,7 +162,7 @@ def test_run_directories(folder, study, damages, file):
         (run / name).write_bytes((study / "runs" / run.name / name).read_bytes())
     (run / file).write_bytes(damaged((run / file).read_bytes(), damages))
     if file != "DONE":
-        (run / "DONE").write_text(json.dumps({name: digest_file(run / name) for name in HASHED}))
+        seal(run)
 
     def load():
         sweep = load_sweep(folder / "runs")

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from bad_input import listing
 from picture_study import PLAIN, save_encoder, write_lm, write_pictures
+from run_folders import seal
 from synthetic_sweep import World, id_of, mark_done, write_sweep
 from twins import save_hf
 
 from analysis.predictions import load_sweep
 from analysis.report.examples import _picture
 from cachegen.common.errors import RunError
-from cachegen.common.files import digest_file
 from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
 from engine.design.condition import Sweep
@@ -107,10 +107,6 @@ def refused(crosstax, command, study, *more, **how):
     assert error.count("error: ") == 1
     assert "Traceback" not in error
     return error[error.index("error: ") :]
-
-
-def seal(run: Path) -> None:
-    (run / "DONE").write_text(json.dumps({name: digest_file(run / name) for name in HASHED}))
 
 
 def edit(run: Path, change) -> None:

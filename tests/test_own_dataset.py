@@ -1,12 +1,10 @@
 """A user's own pictures and a CSV written by hand, mistakes and all, to a report, through the commands alone."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
+from run_folders import last_json, sweep_file
 from small_study import SETTINGS, word_tokenizer
-from test_cli import last_json
 from test_extract import save_encoder
 from tiny import tiny_lm
 
@@ -76,19 +74,9 @@ def test_from_pictures_to_a_report_without_code(crosstax, root, tmp_path):
     assert code == 0
     assert list(last_json(out)["unreadable"]) == ["rose hip/IMG 4.jpg"]
 
-    sweep = tmp_path / "sweep.toml"
-    settings = {
-        **SETTINGS,
-        "epochs": 1,
-        "standardise": True,
-        "dataset": str(root),
-        "features": str(store),
-        "lm": str(lm),
-    }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-    sweep.write_text(
-        "\n".join(["[defaults]", *lines, "[[grid]]", 'shuffle = ["original", "across"]', "run_seed = [1, 2]"])
-    )
+    fields = {**SETTINGS, "epochs": 1, "dataset": str(root), "features": str(store), "lm": str(lm)}
+    grid = '[[grid]]\nshuffle = ["original", "across"]\nrun_seed = [1, 2]'
+    sweep = sweep_file(tmp_path / "sweep.toml", fields, grid)
     code, out, _ = crosstax("sweep", sweep, "--out", tmp_path / "runs", "--threads", 1, "--device", "cpu", "--json")
     assert code == 0
     assert len(last_json(out)["runs"]) == 4

@@ -15,8 +15,8 @@ import torch
 import transformers
 from picture_study import LEAVES, save_encoder, train_run, write_lm, write_pictures
 from PIL import Image, ImageOps
+from run_folders import last_json
 from test_ask import saved_and_asked
-from test_cli import last_json
 from timm.models import save_for_hf
 from twins import SIDE, randomise, save_hf
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from real_slurm import free_ports
+from run_folders import begun, bytes_in, wait_for
 from small_study import make_small_study
-from test_executors import EVERY_STEP, PAIRS, begun, bytes_of, planned, wait_for
+from test_executors import EVERY_STEP, PAIRS, planned
 
 from cachegen.common.errors import ConditionError
 from engine.runs.directory import RunDirectory
@@ -52,7 +53,7 @@ def test_ray_started_for_the_command(small_study, disconnected, tmp_path):
     runs = small_study.sweep(run_seed=[1, 2])
     run_sweep(runs, tmp_path / "local", PAIRS)
     run_sweep(runs, tmp_path / "ray", PAIRS, executor=choose_executor("ray", {"address": "local"}))
-    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "local") != {}
+    assert bytes_in(tmp_path / "ray") == bytes_in(tmp_path / "local") != {}
     workers = {event["by"].split()[-1] for event in begun(tmp_path / "ray")}
     assert len(workers) == 2
     assert str(os.getpid()) not in workers
@@ -162,7 +163,7 @@ def test_a_node_dies_in_the_middle_of_a_group(small_study, cluster, tmp_path):
     run_sweep(runs, out, EVERY_STEP, executor=choose_executor("ray", {"address": cluster.address}))
     killer.join()
     assert raised == []
-    assert bytes_of(out) == bytes_of(tmp_path / "local") != {}
+    assert bytes_in(out) == bytes_in(tmp_path / "local") != {}
     starts = [event["from_step"] for event in begun(out) if event["group"] == hit[0]]
     assert starts[0] == 0 < starts[1]
     first, second = (path.read_bytes() for path in out.glob("*/projector.safetensors"))

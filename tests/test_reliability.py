@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from kill_commands import make_encoder, make_pictures
 from kill_harness import ended, spawn
+from run_folders import places_of, sweep_file
 from small_study import SETTINGS, make_small_study
 
 import cli
@@ -42,18 +43,9 @@ def inputs(tmp_path_factory):
     make_pictures(home / "pictures")
     (home / "pictures" / "images" / "crow" / "4.png").unlink()
     make_encoder(home / "encoder")
-    write_sweep_file(home / "sweep.toml", make_small_study(home / "study"))
+    fields = {**places_of(make_small_study(home / "study")), **SETTINGS, "epochs": 1}
+    sweep_file(home / "sweep.toml", fields, "[[grid]]\nrun_seed = [1, 2]")
     return home
-
-
-def write_sweep_file(path, study):
-    fields = {"dataset": study.dataset, "features": study.features, "lm": study.lm, **SETTINGS, "epochs": 1}
-    lines = [f"{name} = {quoted(value)}" for name, value in fields.items()]
-    path.write_text("\n".join(["[defaults]", *lines, "[[grid]]", "run_seed = [1, 2]"]))
-
-
-def quoted(value):
-    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, int | float) else f'"{value}"'
 
 
 def extracting(home, out):

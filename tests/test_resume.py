@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from run_folders import all_bytes, kill_on_call, killed
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from cachegen.common.errors import RunError
-from engine.runs.directory import HASHED, RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import read_events
@@ -23,10 +24,6 @@ EVERY_STEP = Execution(device="cpu", checkpoint_seconds=0.0)
 CPU = Execution(device="cpu")
 
 
-def bytes_of(folders):
-    return [{name: (folder / name).read_bytes() for name in HASHED} for folder in folders]
-
-
 @pytest.fixture(scope="module")
 def runs(small_study):
     return small_study.sweep(shuffle=["original", "across"])
@@ -34,31 +31,7 @@ def runs(small_study):
 
 @pytest.fixture(scope="module")
 def uninterrupted(runs, tmp_path_factory):
-    return bytes_of(run_sweep(runs, tmp_path_factory.mktemp("whole"), CPU))
-
-
-def in_a_child_that_is_killed(work):
-    """Run `work` in a fork that must end by SIGKILL, as a machine that is switched off ends it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-
-
-def kill_on_call(monkeypatch, module, name, number):
-    """SIGKILL this process when `module.name` is called for the `number`-th time."""
-    original, calls = getattr(module, name), []
-
-    def wrapper(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(module, name, wrapper)
+    return all_bytes(run_sweep(runs, tmp_path_factory.mktemp("whole"), CPU))
 
 
 @pytest.mark.parametrize(
@@ -71,11 +44,11 @@ def kill_on_call(monkeypatch, module, name, number):
 def test_killed_and_resumed_equals_uninterrupted(runs, uninterrupted, tmp_path, monkeypatch, module, name, number):
     with monkeypatch.context() as patch:
         kill_on_call(patch, module, name, number)
-        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+        killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
     (planned,) = json.loads((tmp_path / "plan.json").read_text())["groups"]
     assert not all(RunDirectory(tmp_path / run).done for run in planned["runs"])
     folders = run_sweep(runs, tmp_path, CPU)
-    assert bytes_of(folders) == uninterrupted
+    assert all_bytes(folders) == uninterrupted
     assert not list(tmp_path.glob("*.safetensors"))
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -84,7 +57,7 @@ def test_negative_control_moments_matter(runs, uninterrupted, tmp_path, monkeypa
     """Resuming without the optimizer's moments gives other bytes: the comparison can fail."""
     with monkeypatch.context() as patch:
         kill_on_call(patch, training, "write_checkpoint", 9)
-        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+        killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
     original = checkpoint.read_checkpoint
 
     def forgetful(path, projectors, optimizer, directories):
@@ -94,7 +67,7 @@ def test_negative_control_moments_matter(runs, uninterrupted, tmp_path, monkeypa
 
     monkeypatch.setattr(training, "read_checkpoint", forgetful)
     assert (
-        bytes_of(run_sweep(runs, tmp_path, CPU))[0]["projector.safetensors"]
+        all_bytes(run_sweep(runs, tmp_path, CPU))[0]["projector.safetensors"]
         != uninterrupted[0]["projector.safetensors"]
     )
 
@@ -107,14 +80,14 @@ def test_what_is_done_is_skipped_and_a_changed_file_is_not_done(runs, uninterrup
     predictions = folders[0] / "predictions.parquet"
     predictions.write_bytes(predictions.read_bytes()[:-1])
     assert not RunDirectory(folders[0]).done
-    assert bytes_of(run_sweep(runs, tmp_path, CPU)) == uninterrupted
+    assert all_bytes(run_sweep(runs, tmp_path, CPU)) == uninterrupted
 
 
 def test_new_runs_join_an_old_sweep_in_groups_of_their_own(small_study, runs, uninterrupted, tmp_path):
     first = run_sweep(runs, tmp_path, CPU)
     both = run_sweep(small_study.sweep(shuffle=["original", "across", "within"]), tmp_path, CPU)
     assert both[:2] == first
-    assert bytes_of(first) == uninterrupted
+    assert all_bytes(first) == uninterrupted
     groups = json.loads((tmp_path / "plan.json").read_text())["groups"]
     assert [len(group["runs"]) for group in groups] == [2, 1]
 
@@ -132,7 +105,7 @@ def stopped(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         kill_on_call(patch, training, "write_checkpoint", 3)
-        in_a_child_that_is_killed(lambda: run_sweep(runs, out, EVERY_STEP))
+        killed(lambda: run_sweep(runs, out, EVERY_STEP))
     return out
 
 
@@ -156,7 +129,7 @@ def of_another_sweep(**changed):
             kill_on_call(patch, training, "write_checkpoint", 3)
             execution = replace(EVERY_STEP, group_size=2, max_tokens=changed.pop("max_tokens", None))
             other = small_study.sweep(shuffle=["original", "across"], **changed)
-            in_a_child_that_is_killed(lambda: run_sweep(other, out, execution))
+            killed(lambda: run_sweep(other, out, execution))
         (found,) = out.glob("*.safetensors")
         found.rename(file)
 
@@ -183,13 +156,13 @@ def test_a_checkpoint_that_is_not_its_groups_never_counts(small_study, runs, uni
     assert all((folder / "traceback.txt").is_file() for folder in folders)
     assert run_sweep(runs, out, CPU) == folders
     assert not any(RunDirectory(folder).done for folder in folders)
-    assert bytes_of(run_sweep(runs, out, CPU, retry_failed=True)) == uninterrupted
+    assert all_bytes(run_sweep(runs, out, CPU, retry_failed=True)) == uninterrupted
     assert not any((folder / "traceback.txt").exists() for folder in folders)
 
 
 def test_negative_control_an_untouched_checkpoint_counts(runs, uninterrupted, stopped, tmp_path):
     out = shutil.copytree(stopped, tmp_path / "runs")
-    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
+    assert all_bytes(run_sweep(runs, out, CPU)) == uninterrupted
     assert [event["from_step"] for event in read_events(out) if event["event"] == "begin"] == [0, 2]
 
 
@@ -201,7 +174,7 @@ def test_a_checkpoint_of_an_earlier_version_is_not_trusted(runs, uninterrupted, 
         head = {name: opened.metadata()[name] for name in ("step", "log_sizes")}
     tensors = {name: value * 2 for name, value in load_file(file).items()}
     file.write_bytes(save(tensors, metadata=head))
-    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
+    assert all_bytes(run_sweep(runs, out, CPU)) == uninterrupted
     assert "begin anew" in capsys.readouterr().err
 
 
@@ -237,7 +210,7 @@ def test_a_plan_that_was_edited_is_refused(runs, uninterrupted, stopped, tmp_pat
         path.unlink()
     file.write_bytes(whole)
     for folder in (out, deleted):
-        assert bytes_of(run_sweep(runs, folder, CPU)) == uninterrupted
+        assert all_bytes(run_sweep(runs, folder, CPU)) == uninterrupted
 
 
 def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, tmp_path):
@@ -245,7 +218,7 @@ def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, 
     plan = json.loads((out / "plan.json").read_text())
     del plan["digest"]
     (out / "plan.json").write_text(json.dumps(plan | {"schema": 2}))
-    assert bytes_of(run_sweep(runs, out, CPU)) == uninterrupted
+    assert all_bytes(run_sweep(runs, out, CPU)) == uninterrupted
 
 
 def test_two_writers_at_once_are_refused(runs, tmp_path):
@@ -269,7 +242,7 @@ def test_two_writers_at_once_are_refused(runs, tmp_path):
 def test_checkpoints_hold_tensors_and_no_pickle(runs, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_on_call(patch, training, "write_checkpoint", 5)
-        in_a_child_that_is_killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
+        killed(lambda: run_sweep(runs, tmp_path, EVERY_STEP))
     (file,) = tmp_path.glob("*.safetensors")
     tensors = load_file(file)
     assert {name.split(".", 1)[0] for name in tensors} == {"0", "1"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from real_slurm import slurm_of_one_node
+from run_folders import bytes_in
 from small_study import write_dataset
-from test_executors import bytes_of
 from test_extract import BATCH, SIDE, save_encoder
 
 from cachegen.data.dataset import load_dataset
@@ -45,7 +45,7 @@ def executor(request, tmp_path, monkeypatch):
 def chosen(out):
     """Bytes of what a sweep is for: projectors and predictions."""
     wanted = ("projector.safetensors", "predictions.parquet")
-    return {name: content for name, content in bytes_of(out).items() if name.endswith(wanted)}
+    return {name: content for name, content in bytes_in(out).items() if name.endswith(wanted)}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def reference(sweep, small_study, tmp_path_factory):
     found = chosen(out)
     assert len(found) == len(chosen(other)) == 8
     assert set(found.values()).isdisjoint(chosen(other).values())
-    return bytes_of(out)
+    return bytes_in(out)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def images(tmp_path_factory):
 @pytest.mark.slow
 def test_the_same_bytes(executor, sweep, reference, images, tmp_path):
     run_sweep(sweep, tmp_path / "runs", GROUPS_OF_TWO, executor=executor)
-    assert bytes_of(tmp_path / "runs") == reference
+    assert bytes_in(tmp_path / "runs") == reference
     dataset, encoder, store = images
     extract_in_parts(dataset, tmp_path / "two.h5", Encoding(encoder, BATCH, "stop", "cpu", "auto"), 2, executor)
     assert (tmp_path / "two.h5").read_bytes() == store

@@ -6,9 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from run_folders import wait_for
 
 from cachegen.common.errors import RunError
 from cachegen.common.locks import exclusive_lock, lock_holder
@@ -52,13 +52,6 @@ def reaped(process):
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         GONE.add(process)
-
-
-def wait_for(what, seconds=30):
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.01)
 
 
 @pytest.fixture

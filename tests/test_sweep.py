@@ -1,21 +1,19 @@
 """Sweeps of many runs: failures that stop nobody else, parts of a sweep, groups that fit into memory."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 import torch
+from run_folders import all_bytes, kill_on_call, killed
 from small_study import write_features
-from test_resume import in_a_child_that_is_killed
 from tiny import tiny_lm
 
 from cachegen.common.errors import StoreError
 from cachegen.data.dataset import load_dataset
 from engine.design.condition import Condition, Sweep
 from engine.lm.shape import lm_shape
-from engine.runs.directory import HASHED, RunDirectory
+from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps import sweep
 from engine.sweeps.cost import Sizes
@@ -38,23 +36,11 @@ def groups_of(out):
     return [list(each.runs) for each in read_plan(out)]
 
 
-def bytes_of(folders):
-    return [{name: (folder / name).read_bytes() for name in HASHED} for folder in folders]
-
-
 def killed_after_checkpoint(work, monkeypatch):
-    """Run `work` in a fork that is killed at its third checkpoint."""
+    """Run `work` in a fork that is killed after its third checkpoint."""
     with monkeypatch.context() as patch:
-        original, calls = training.write_checkpoint, []
-
-        def wrapper(*args):
-            original(*args)
-            calls.append(1)
-            if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        patch.setattr(training, "write_checkpoint", wrapper)
-        in_a_child_that_is_killed(work)
+        kill_on_call(patch, training, "write_checkpoint", 3, after=True)
+        killed(work)
 
 
 def test_a_run_that_cannot_be_asked_fails_alone(small_study, tmp_path):
@@ -66,7 +52,7 @@ def test_a_run_that_cannot_be_asked_fails_alone(small_study, tmp_path):
     assert failed.reason.startswith("ablation = 10 removes more than the 4 hypernyms")
     assert not failed.begun
     assert all(directory.done for directory in others)
-    assert bytes_of(folders[1:]) == bytes_of(run_sweep(good, tmp_path / "good", CPU))
+    assert all_bytes(folders[1:]) == all_bytes(run_sweep(good, tmp_path / "good", CPU))
 
 
 def test_failed_runs_are_skipped_and_tried_again_on_request(small_study, tmp_path, monkeypatch):
@@ -77,7 +63,7 @@ def test_failed_runs_are_skipped_and_tried_again_on_request(small_study, tmp_pat
         patch.setattr(sweep, "run_group", lambda *args: pytest.fail("went on"))
         assert run_sweep(mixed, tmp_path, CPU) == folders
     assert groups_of(tmp_path) == before
-    done = bytes_of(folders[:1])
+    done = all_bytes(folders[:1])
 
     original = group.build_questions
     fixed = Condition.model_validate({"ablation": 50})
@@ -91,7 +77,7 @@ def test_failed_runs_are_skipped_and_tried_again_on_request(small_study, tmp_pat
     run_sweep(mixed, tmp_path, CPU, retry_failed=True)
     assert RunDirectory(folders[1]).done
     assert groups_of(tmp_path) == [[folders[0].name], [folders[1].name]]
-    assert bytes_of(folders[:1]) == done
+    assert all_bytes(folders[:1]) == done
 
 
 def test_an_lm_that_cannot_answer_fails_its_own_runs_only(small_study, tmp_path):
@@ -128,14 +114,14 @@ def test_a_part_of_a_group_that_has_not_started_leaves_it(small_study, tmp_path,
 def test_a_part_of_a_group_that_has_started_takes_all_of_it_along(small_study, tmp_path, monkeypatch, capsys):
     """Lockstep is part of the plan: the bytes are those of the sweep that was never interrupted."""
     whole = small_study.sweep(run_seed=[1, 2])
-    reference = bytes_of(run_sweep(whole, tmp_path / "whole", CPU))
+    reference = all_bytes(run_sweep(whole, tmp_path / "whole", CPU))
     out = tmp_path / "killed"
     every_step = Execution(device="cpu", checkpoint_seconds=0.0)
     killed_after_checkpoint(lambda: run_sweep(whole, out, every_step), monkeypatch)
     planned = groups_of(out)
     (folder,) = run_sweep(small_study.sweep(run_seed=2), out, CPU)
     assert groups_of(out) == planned
-    assert bytes_of([out / run for run in planned[0]]) == reference
+    assert all_bytes([out / run for run in planned[0]]) == reference
     assert folder.name == planned[0][1]
     assert "1 more runs go on" in capsys.readouterr().err
 
@@ -144,12 +130,12 @@ def test_a_member_that_never_began_stays_out_when_its_group_goes_on(small_study,
     """Also when it is not asked for any more, and is the one the group is named after."""
     good = small_study.sweep(run_seed=[1, 2])
     mixed = together(small_study.sweep(**IMPOSSIBLE), good)
-    reference = bytes_of(run_sweep(good, tmp_path / "whole", CPU))
+    reference = all_bytes(run_sweep(good, tmp_path / "whole", CPU))
     out = tmp_path / "killed"
     every_step = Execution(device="cpu", checkpoint_seconds=0.0)
     killed_after_checkpoint(lambda: run_sweep(mixed, out, every_step), monkeypatch)
     assert RunDirectory(out / groups_of(out)[0][0]).never_began
-    assert bytes_of(run_sweep(good, out, CPU)) == reference
+    assert all_bytes(run_sweep(good, out, CPU)) == reference
     assert len(groups_of(out)) == 1
 
 
@@ -196,7 +182,7 @@ def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tm
     assert calls == [(2, MAX_TOKENS // 2)]
     assert [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"][-1] == 0
     shorter = Execution(device="cpu", max_tokens=MAX_TOKENS // 2, group_size=2)
-    assert bytes_of(folders[:2]) == bytes_of(run_sweep(runs, tmp_path / "shorter", shorter))
+    assert all_bytes(folders[:2]) == all_bytes(run_sweep(runs, tmp_path / "shorter", shorter))
 
 
 def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tmp_path, monkeypatch):

@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
 import struct
 import sys
 from pathlib import Path
 
 import pytest
+from run_folders import all_bytes, kill_on_call, killed
 
 from cachegen.common.errors import ConditionError
-from engine.runs.directory import HASHED
 from engine.runs.planned import Execution
 from engine.sweeps.executors.local import local
 from engine.sweeps.sweep import run_sweep
@@ -37,15 +36,11 @@ def runs(small_study):
 
 @pytest.fixture(scope="module")
 def untracked(runs, tmp_path_factory):
-    return bytes_of(run_sweep(runs, tmp_path_factory.mktemp("untracked"), execution()))
+    return all_bytes(run_sweep(runs, tmp_path_factory.mktemp("untracked"), execution()))
 
 
 def execution(*track, seconds=60.0):
     return Execution(device="cpu", checkpoint_seconds=seconds, track=track)
-
-
-def bytes_of(folders):
-    return [{name: (folder / name).read_bytes() for name in HASHED} for folder in folders]
 
 
 def saved(folder):
@@ -108,7 +103,7 @@ def test_both_show_what_is_saved_and_move_no_byte(runs, untracked, tmp_path):
     for name in BOTH:
         pytest.importorskip(name)
     folders = stopped_and_resumed(runs, tmp_path, execution(*BOTH, seconds=0.0))
-    assert bytes_of(folders) == untracked
+    assert all_bytes(folders) == untracked
     assert len(saved(folders[0])) < len(saved(folders[1]))
     for folder in folders:
         assert shown_by_tensorboard(folder) == float32(saved(folder))
@@ -139,22 +134,10 @@ def stopped_and_resumed(runs, out, how):
 def test_killed_and_resumed_shows_each_step_once(runs, tmp_path, monkeypatch):
     """SIGKILL when steps are shown that no checkpoint has: they are cut from the log, and trained and shown again."""
     pytest.importorskip("tensorboard")
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(training, "LOG_EVERY", 2)
-        plain, calls = training._write_log, iter(range(99))
-
-        def killed(*args):
-            if next(calls) == 4:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return plain(*args)
-
-        monkeypatch.setattr(training, "_write_log", killed)
-        try:
-            run_sweep(runs, tmp_path, execution("tensorboard"))
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "LOG_EVERY", 2)
+        kill_on_call(patch, training, "_write_log", 5)
+        killed(lambda: run_sweep(runs, tmp_path, execution("tensorboard")))
     (before,) = {len(list(folder.iterdir())) for folder in (tmp_path / "tensorboard").iterdir()}
     assert before == 1
     begun = [path.parent for path in tmp_path.glob("*/metrics.jsonl")]
@@ -178,7 +161,7 @@ def test_what_was_trained_is_shown_when_only_evaluation_is_left(runs, tmp_path, 
 def test_a_tracker_that_cannot_begin_stops_nothing_and_is_said_once(runs, untracked, tmp_path, capfd):
     pytest.importorskip("tensorboard")
     (tmp_path / "tensorboard").write_text("in the way")
-    assert bytes_of(run_sweep(runs, tmp_path, execution("tensorboard"))) == untracked
+    assert all_bytes(run_sweep(runs, tmp_path, execution("tensorboard"))) == untracked
     assert capfd.readouterr().err.count("tensorboard stopped (") == 1
 
 
@@ -195,7 +178,7 @@ def test_a_tracker_that_fails_later_is_dropped_and_others_go_on(runs, untracked,
     setattr(Failing, method, fail)
     monkeypatch.setitem(tracking._OPEN, "wandb", lambda _: Failing())
     folders = run_sweep(runs, tmp_path, execution("wandb", "tensorboard"))
-    assert bytes_of(folders) == untracked
+    assert all_bytes(folders) == untracked
     said = capfd.readouterr().err
     assert said.count("wandb stopped (the server is away); training goes on, metrics.jsonl has everything") == 1
     for folder in folders:
@@ -219,7 +202,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
 def test_wandb_online_without_an_account_asks_nothing(runs, untracked, tmp_path, monkeypatch, capfd):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert bytes_of(run_sweep(runs, tmp_path, execution("wandb"))) == untracked
+    assert all_bytes(run_sweep(runs, tmp_path, execution("wandb"))) == untracked
     assert "wandb stopped (not logged in; run `wandb login`, or leave WANDB_MODE unset)" in capfd.readouterr().err
     assert not list((tmp_path / "wandb").glob("*/wandb/*"))
 

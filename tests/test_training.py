@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from run_folders import bytes_of
 from safetensors.torch import load_file
 from small_study import write_features
 from tiny import tiny_lm
@@ -18,7 +19,6 @@ from engine.design.questions import build_questions
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.prompts import PromptTokens
-from engine.runs.directory import HASHED
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
 from engine.training import features
@@ -35,10 +35,6 @@ def weights(folder):
 
 def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def bytes_of(folder):
-    return {name: (folder / name).read_bytes() for name in HASHED}
 
 
 def distance(a, b):

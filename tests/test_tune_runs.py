@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from run_folders import kill_on_call, killed, last_json, places_of, seal, sweep_file
 from small_study import SETTINGS
-from test_cli import last_json
-from test_resume import in_a_child_that_is_killed, kill_on_call
 
 pytest.importorskip("optuna")
 
@@ -18,7 +17,6 @@ from analysis.figures.tuning import draw_tuning
 from analysis.predictions import load_sweep
 from analysis.tuning import read_tuning
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.files import digest_file
 from cachegen.common.locks import exclusive_lock
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
@@ -101,7 +99,7 @@ def test_killed_and_resumed_equals_undisturbed(whole, runs_of, tmp_path, monkeyp
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         kill_on_call(patch, module, name, number)
-        in_a_child_that_is_killed(lambda: run_tune(table(), runs_of, out, EVERY_STEP))
+        killed(lambda: run_tune(table(), runs_of, out, EVERY_STEP))
     assert len((read_record(out) or Record(table={})).trials) < table().count
     run_tune(table(), runs_of, out, CPU)
     assert tree(out) == tree(whole[0])
@@ -137,7 +135,7 @@ def tamper(out: Path, decides: bool) -> None:
         assert 0 < rows.sum() < len(rows)
         answers.loc[rows, ["logit_yes", "logit_no"]] = answers.loc[rows, ["logit_no", "logit_yes"]].to_numpy()
         answers.to_parquet(run / "predictions.parquet", index=False)
-        done.write_text(json.dumps({name: digest_file(run / name) for name in HASHED}))
+        seal(run)
 
 
 def test_test_answers_and_unseen_hypernyms_move_nothing(whole, runs_of, tmp_path, monkeypatch):
@@ -240,11 +238,8 @@ def test_only_the_best_trial_is_analysed(whole):
 
 
 def tune_file(study, path, tune):
-    places = {"dataset": str(study.dataset), "features": str(study.features), "lm": str(study.lm)}
-    fields = {**places, **SETTINGS, "run_seed": 1, "ablation": 50, "epochs": 1, "batch": 64}
-    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-    path.write_text("\n".join(["[defaults]", *lines, "[tune]", tune, ""]))
-    return path
+    fields = {**places_of(study), **SETTINGS, "run_seed": 1, "ablation": 50, "epochs": 1, "batch": 64}
+    return sweep_file(path, fields, f"[tune]\n{tune}")
 
 
 GRID = 'sampler = "grid"\nbatch = 8\n[tune.space]\nlearning_rate = [1e-4, 3e-4, 1e-3, 3e-3]\nwarmup = [0.0, 0.1]\n'

@@ -66,30 +66,54 @@ def small_study(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def sound_study(tmp_path_factory):
+def once(tmp_path_factory):
+    """Fill a folder of that name once for all processes of this test session; nobody may change it afterwards."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name, fill):
+        place, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the session may be filling it
+            if not done.exists():
+                place.mkdir()
+                fill(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sound_study(once):
     """A study from pictures to a finished run, of which tests break copies (see `bad_input`)."""
     from bad_input.study import make_sound_study
 
-    return make_sound_study(tmp_path_factory.mktemp("sound"))
+    return once("sound", make_sound_study)
 
 
 @pytest.fixture(scope="session")
-def world_cache(tmp_path_factory):
+def picture_run(once):
+    """A run over extracted pictures, by a tiny DINOv2 and a tiny LM that lie beside its folder of runs."""
+    from picture_study import save_encoder, train_run, write_lm
+
+    root = once("pictures", lambda r: train_run(r, save_encoder("dinov2", "hf", r / "encoder"), write_lm(r / "lm")))
+    return next((root / "runs").glob("*/DONE")).parent
+
+
+@pytest.fixture(scope="session")
+def world_cache(once):
     """The one cache of worlds of this test session, in all of its processes."""
-    base = tmp_path_factory.getbasetemp()
-    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "worlds"
-    cache.mkdir(exist_ok=True)
-    return cache
+    return once("worlds", lambda _: None)
 
 
 @pytest.fixture(scope="session")
-def smoke_world(world_cache):
+def smoke_world(once, world_cache):
     """The smoke world of seed 0."""
     from cachegen.microworld.world import build_world
 
-    with (world_cache / "smoke.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the session may be making it
-        return build_world("smoke", 0, world_cache)
+    once("smoke", lambda _: build_world("smoke", 0, world_cache))
+    return build_world("smoke", 0, world_cache)
 
 
 @pytest.fixture

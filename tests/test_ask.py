@@ -18,19 +18,13 @@ LOGITS = ["logit_yes", "logit_no"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("ask")
-    return train_run(root, save_encoder("dinov2", "hf", root / "encoder"), write_lm(root / "lm"))
-
-
-@pytest.fixture(scope="module")
-def asker(run):
-    return open_asker(run, "cpu")
+def asker(picture_run):
+    return open_asker(picture_run, "cpu")
 
 
 @pytest.fixture
-def picture(run):
-    return run.parent.parent / "dataset" / "images" / "crow" / "0.png"
+def picture(picture_run):
+    return picture_run.parent.parent / "dataset" / "images" / "crow" / "0.png"
 
 
 def saved_and_asked(asker, **how):
@@ -96,8 +90,10 @@ def test_a_file_at_the_end_is_no_question(picture):
         read_words([str(picture)], [], False)
 
 
-def test_command(crosstax, run, picture):
-    code, out, error = crosstax("ask", run, picture, "--all", "-q", "is there a crow", "--device", "cpu", "--json")
+def test_command(crosstax, picture_run, picture):
+    code, out, error = crosstax(
+        "ask", picture_run, picture, "--all", "-q", "is there a crow", "--device", "cpu", "--json"
+    )
     assert code == 0, error
     (image,) = json.loads(out)["images"]
     assert image["image"] == str(picture)
@@ -107,10 +103,10 @@ def test_command(crosstax, run, picture):
     assert len(ranked) == 3
     assert ranked == sorted(ranked, key=float, reverse=True)
     assert "no token" not in error
-    assert "no token" in crosstax("ask", run, picture, "is there a zebra?", "--device", "cpu")[2]
+    assert "no token" in crosstax("ask", picture_run, picture, "is there a zebra?", "--device", "cpu")[2]
 
 
-def test_one_line_for_what_cannot_be_asked(crosstax, run, picture, tmp_path):
+def test_one_line_for_what_cannot_be_asked(crosstax, picture_run, picture, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture.read_bytes()[:60])
     for words in (
@@ -120,7 +116,7 @@ def test_one_line_for_what_cannot_be_asked(crosstax, run, picture, tmp_path):
         [picture],
         [picture, " ", "--device", "cpu"],
     ):
-        code, _, error = crosstax("ask", run, *words)
+        code, _, error = crosstax("ask", picture_run, *words)
         assert (code, len(error.splitlines())) == (2, 1), error
         assert error.startswith("error: ")
 
@@ -132,18 +128,20 @@ def test_unreadable_images_name_themselves(asker, tmp_path):
         asker.ask([path], ["is there a bird"])
 
 
-def test_another_encoder_is_refused_by_its_weights(run, tmp_path):
+def test_another_encoder_is_refused_by_its_weights(picture_run, tmp_path):
     save_hf("dinov2", tmp_path / "moved")
-    assert open_asker(run, "cpu", Places(encoder=str(tmp_path / "moved"))).encoder.name == str(tmp_path / "moved")
+    assert open_asker(picture_run, "cpu", Places(encoder=str(tmp_path / "moved"))).encoder.name == str(
+        tmp_path / "moved"
+    )
     save_hf("dinov2", tmp_path / "other", mlp_ratio=2)
     with pytest.raises(StoreError, match="weights_digest"):
-        open_asker(run, "cpu", Places(encoder=str(tmp_path / "other")))
+        open_asker(picture_run, "cpu", Places(encoder=str(tmp_path / "other")))
 
 
-def test_only_a_finished_run_on_its_own_inputs_is_asked(run, tmp_path):
+def test_only_a_finished_run_on_its_own_inputs_is_asked(picture_run, tmp_path):
     with pytest.raises(RunError, match="no run directory"):
         open_asker(tmp_path, "cpu")
-    unfinished = shutil.copytree(run, tmp_path / "run")
+    unfinished = shutil.copytree(picture_run, tmp_path / "run")
     (unfinished / "DONE").unlink()
     with pytest.raises(RunError, match="not finished"):
         open_asker(unfinished, "cpu")

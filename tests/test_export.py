@@ -88,22 +88,16 @@ def test_without_its_line_an_export_with_registers_stops(tmp_path):
         theirs(load(tmp_path / "out"), written, pictures(run), ["<image> is there a bird "])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("export")
-    return train_run(root, save_encoder("dinov2", "hf", root / "encoder"), write_lm(root / "lm"))
-
-
-def test_the_statistics_are_folded_not_forgotten(run, tmp_path):
-    other = shutil.copytree(run, tmp_path / "run")
+def test_the_statistics_are_folded_not_forgotten(picture_run, tmp_path):
+    other = shutil.copytree(picture_run, tmp_path / "run")
     weights = load_file(other / "projector.safetensors")
     weights["statistics"] = weights["statistics"] + 0.1
     save_file(weights, other / "projector.safetensors")
     done = json.loads((other / "DONE").read_text())
     done["projector.safetensors"] = digest_file(other / "projector.safetensors")
     (other / "DONE").write_text(json.dumps(done))
-    images = pictures(run)[:1]
-    assert abs(ours(other, images, QUESTIONS) - ours(run, images, QUESTIONS)).max() > 0.01
+    images = pictures(picture_run)[:1]
+    assert abs(ours(other, images, QUESTIONS) - ours(picture_run, images, QUESTIONS)).max() > 0.01
     written = export_llava(other, tmp_path / "out", {}, device="cpu")
     got = theirs(load(tmp_path / "out"), written, images, [f"<image> {question} " for question in QUESTIONS])
     assert abs(got - ours(other, images, QUESTIONS)).max() < BOUND
@@ -117,30 +111,30 @@ def test_the_statistics_are_folded_not_forgotten(run, tmp_path):
         ("llama3", "llama", "<image>\n{question}\n"),
     ],
 )
-def test_templates_of_the_paper_and_of_the_release(run, style, family, template, tmp_path):
+def test_templates_of_the_paper_and_of_the_release(picture_run, style, family, template, tmp_path):
     lm = tmp_path / "lm"
     tokenizer = tiny_tokenizer(style)
     tiny_lm(family, vocab_size=len(tokenizer)).save_pretrained(lm)  # no spare row for the image token
     tokenizer.save_pretrained(lm)
-    shutil.copytree(run.parent.parent / "dataset", tmp_path / "dataset")
+    shutil.copytree(picture_run.parent.parent / "dataset", tmp_path / "dataset")
     form = {"question_singular": "Is there {phrase} in this image?", "answer_yes": "Yes", "answer_no": "No"}
-    mine = train_run(tmp_path, run.parent.parent / "encoder", lm, template=template, **form)
+    mine = train_run(tmp_path, picture_run.parent.parent / "encoder", lm, template=template, **form)
     written = export_llava(mine, tmp_path / "out", {}, device="cpu")
-    images, question = pictures(run), "Is there a bird in this image?"
+    images, question = pictures(picture_run), "Is there a bird in this image?"
     assert question in written["example_prompt"]
     assert written["example_prompt"].count(written["image_token"]) == 1
     want = ours(mine, images, [question])
     assert abs(theirs(load(tmp_path / "out"), written, images, [written["example_prompt"]]) - want).max() < BOUND
 
 
-def test_a_prompt_that_an_image_token_would_tokenise_otherwise_is_refused(run, tmp_path):
+def test_a_prompt_that_an_image_token_would_tokenise_otherwise_is_refused(picture_run, tmp_path):
     lm = tmp_path / "lm"
     tokenizer = tiny_tokenizer("sentencepiece")  # marks the beginning of a text as it marks a space
     tiny_lm("llama", vocab_size=len(tokenizer)).save_pretrained(lm)
     tokenizer.save_pretrained(lm)
-    shutil.copytree(run.parent.parent / "dataset", tmp_path / "dataset")
+    shutil.copytree(picture_run.parent.parent / "dataset", tmp_path / "dataset")
     form = {"question_singular": "Is there {phrase} in this image?", "answer_yes": " Yes", "answer_no": " No"}
-    mine = train_run(tmp_path, run.parent.parent / "encoder", lm, template="Is {image} {question}", **form)
+    mine = train_run(tmp_path, picture_run.parent.parent / "encoder", lm, template="Is {image} {question}", **form)
     with pytest.raises(ConditionError, match="other tokens than the run was trained with"):
         export_llava(mine, tmp_path / "out", {}, device="cpu")
     assert not (tmp_path / "out").exists()
@@ -150,13 +144,13 @@ def test_a_prompt_that_an_image_token_would_tokenise_otherwise_is_refused(run, t
     ("fields", "why"),
     [({"output_scale": "embedding_rms"}, "outputs to an RMS"), ({"projector_layers": 3}, "has 3 layers")],
 )
-def test_what_llava_cannot_hold_is_refused(run, fields, why, tmp_path):
-    root = run.parent.parent
+def test_what_llava_cannot_hold_is_refused(picture_run, fields, why, tmp_path):
+    root = shutil.copytree(picture_run.parent.parent, tmp_path / "study", ignore=shutil.ignore_patterns("runs"))
     other = train_run(root, root / "encoder", root / "lm", **fields)
     with pytest.raises(RunError, match=why) as refused:
         export_llava(other, tmp_path / "out", {}, device="cpu")
     assert "\n" not in str(refused.value)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [root]
 
 
 def test_encoders_without_a_class_in_transformers_are_refused(tmp_path):
@@ -173,39 +167,39 @@ def test_encoders_without_a_class_in_transformers_are_refused(tmp_path):
         vision_tower(load_encoder(f"{name}+{name}", "cpu"))
 
 
-def test_command_writes_a_whole_folder_with_a_card(crosstax, run, tmp_path):
+def test_command_writes_a_whole_folder_with_a_card(crosstax, picture_run, tmp_path):
     out = tmp_path / "out"
-    code, printed, error = crosstax("export", run, "--to", "llava", out, "--device", "cpu", "--json")
+    code, printed, error = crosstax("export", picture_run, "--to", "llava", out, "--device", "cpu", "--json")
     assert code == 0, error
     scores = json.loads(printed)["test_macro_f1"]
     card = (out / "README.md").read_text()
     assert {f"{score:.1f}" for score in scores.values()} <= set(card.replace("|", " ").split())
-    assert str(run.parent.parent) not in card + (out / "crosstax.json").read_text()
+    assert str(picture_run.parent.parent) not in card + (out / "crosstax.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    code, _, error = crosstax("export", run, "--to", "llava", out, "--device", "cpu")
+    code, _, error = crosstax("export", picture_run, "--to", "llava", out, "--device", "cpu")
     assert (code, len(error.splitlines())) == (2, 1)
     assert "not an empty folder" in error
 
 
-def test_the_code_of_the_card_runs(run, tmp_path):
-    export_llava(run, tmp_path / "out", {}, device="cpu")
+def test_the_code_of_the_card_runs(picture_run, tmp_path):
+    export_llava(picture_run, tmp_path / "out", {}, device="cpu")
     code = (tmp_path / "out" / "README.md").read_text().split("```")[1].removeprefix("python")
-    place = {"DIRECTORY": str(tmp_path / "out"), "image.jpg": str(pictures(run)[0])}
+    place = {"DIRECTORY": str(tmp_path / "out"), "image.jpg": str(pictures(picture_run)[0])}
     for name, path in place.items():
         code = code.replace(name, path)
     names = {}
     exec(code, names)  # noqa: S102 - the code of our card
     question = names["prompt"].replace("<image>", "").strip()
     assert question.split()[-1] in WORDS
-    answer = open_asker(run, "cpu").ask(pictures(run)[:1], [question], as_stored=False)
+    answer = open_asker(picture_run, "cpu").ask(pictures(picture_run)[:1], [question], as_stored=False)
     assert names["p_yes"] == pytest.approx(answer["p_yes"][0], abs=1e-5)
 
 
-def test_a_failed_write_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(picture_run, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LlavaForConditionalGeneration, "save_pretrained", full)
     with pytest.raises(CrosstaxError, match="No space left"):
-        export_llava(run, tmp_path / "out", {}, device="cpu")
+        export_llava(picture_run, tmp_path / "out", {}, device="cpu")
     assert list(tmp_path.iterdir()) == []

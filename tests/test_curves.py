@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic_sweep import CELLS, World, write_sweep
+from synthetic_sweep import CELLS, World, standing_in, write_sweep
 
-from analysis import inputs as inputs_module
 from analysis.conditions import shown_runs
 from analysis.figures.contents import FIGURES, draw_figures
 from analysis.figures.style import Drawn
@@ -47,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _inputs() -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "open_dataset", lambda *_: WORLD.dataset)
-        patch.setattr(inputs_module, "open_store", lambda *_: WORLD.store())
+    with standing_in(WORLD):
         yield
 
 

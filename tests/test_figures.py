@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
-from synthetic_sweep import CELLS, World, write_probe, write_sweep
+from synthetic_sweep import CELLS, World, standing_in, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
 from analysis.conditions import encoder_names, setup_names
@@ -63,15 +63,12 @@ class Things(World):
 
 
 def study_of(world: World, folder: Path, probes: tuple[Path, ...] = ()) -> Study:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
-        patch.setattr(inputs_module, "open_store", lambda *_: world.store())
+    with standing_in(world):
         return measure(load_sweep(folder), read_probes(list(probes)))
 
 
 def draw(world: World, study: Study) -> Figures:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "open_dataset", lambda *_: world.dataset)
+    with standing_in(world):
         return draw_figures(study)
 
 

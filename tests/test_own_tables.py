@@ -13,9 +13,8 @@ from rich.console import Console
 from scipy import stats
 from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
-from synthetic_sweep import CELLS, World, id_of, mark_done, write_probe, write_sweep
+from synthetic_sweep import CELLS, World, id_of, mark_done, standing_in, write_probe, write_sweep
 
-from analysis import inputs as inputs_module
 from analysis.conditions import label_runs, seed_units, shown_runs
 from analysis.figures.contents import Figures
 from analysis.predictions import load_sweep
@@ -40,9 +39,7 @@ SEEDS = (0, 1, 2)
 @pytest.fixture(scope="module", autouse=True)
 def _inputs() -> Iterator[None]:
     """Stand-ins for the dataset and the store; the real ones are read in test_coherence."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "open_dataset", lambda *_: WORLD.dataset)
-        patch.setattr(inputs_module, "open_store", lambda *_: WORLD.store())
+    with standing_in(WORLD):
         yield
 
 

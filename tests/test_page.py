@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic_sweep
 from html_page import HtmlPage
@@ -39,19 +40,34 @@ def page_of(sweep: Path, out: Path) -> HtmlPage:
     return HtmlPage(render(Page(study, out, tables, {}, {}, None, {"train": 1.5})))
 
 
+FORMULAS = ["=1+1", '@HYPERLINK("http://x","y")']
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> HtmlPage:
-    """A page over hostile names: categories, phrases, runs, models, reasons of failure."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a page over hostile names: categories, phrases, runs, models, reasons of failure."""
     root = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:
-        families = {HOSTILE[0]: ["crow", HOSTILE[1]], HOSTILE[3]: ["saw", HOSTILE[2]], "tree": ["oak", HOSTILE[4]]}
+        leaves = [[FORMULAS[0], HOSTILE[1]], ["saw", HOSTILE[2]], [FORMULAS[1], HOSTILE[4]]]
+        families = dict(zip([HOSTILE[0], HOSTILE[3], "tree"], leaves, strict=True))
         patch.setattr(synthetic_sweep, "FAMILIES", families)
         world = World(families=3, per_leaf=12)
         sweep = write_sweep(root / "sweep", world, seeds=(0, 1), encoder=HOSTILE[0], lm="<b>lm</b>")
     broken = sweep / "<svg onload=alert(3)>"
     broken.mkdir()
     (broken / "FAILED").write_text('{"reason": "<script>alert(4)</script>"}')
-    return page_of(sweep, root / "out")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> HtmlPage:
+    return page_of(folder / "sweep", folder / "out")
+
+
+def test_csv_keeps_names_for_programs(page: HtmlPage, folder: Path) -> None:
+    """Decided: also those that a spreadsheet would take for formulas; quoting is the writer's."""
+    written = pd.read_csv(folder / "out" / "categories.csv")["category"]
+    assert {*HOSTILE[:4], *FORMULAS} <= set(written)
 
 
 def test_names_stay_names(page: HtmlPage) -> None:

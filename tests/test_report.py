@@ -11,9 +11,8 @@ import pytest
 from html_page import HtmlPage
 from PIL import Image
 from sklearn.metrics import f1_score, roc_auc_score
-from synthetic_sweep import CELLS, World, id_of, mark_done, write_sweep
+from synthetic_sweep import CELLS, World, id_of, mark_done, standing_in, write_sweep
 
-from analysis import inputs as inputs_module
 from analysis.figures.contents import FIGURES, Figures
 from analysis.predictions import load_sweep
 from analysis.report import files as study_files
@@ -45,9 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _features() -> Iterator[None]:
     """Stand-ins for the dataset and the store; the real ones are read in test_coherence."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs_module, "open_dataset", lambda *_: WORLD.dataset)
-        patch.setattr(inputs_module, "open_store", lambda *_: WORLD.store())
+    with standing_in(WORLD):
         yield
 
 

@@ -1,7 +1,6 @@
 """What the code may not do, read off its syntax trees; and names that would do harm, shown as names."""
 
 import ast
-import csv
 import io
 from pathlib import Path
 
@@ -140,15 +139,6 @@ def test_figures_draw_names_as_they_are(name):
     plt.close(figure)
     assert "<script" not in text
     assert "onerror=alert(1)>" not in text.replace("&gt;", "")
-
-
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x","y")'])
-def test_csv_keeps_names_for_programs(name):
-    """Decided: CSV files keep names as they are, since `analyze` is read by programs; quoting is the writer's."""
-    import pandas as pd
-
-    text = pd.DataFrame({"category": [name], "f1": [0.5]}).to_csv(index=False)
-    assert next(iter(csv.DictReader(io.StringIO(text))))["category"] == name
 
 
 def test_a_hub_model_with_a_pickle_only_is_refused(monkeypatch):

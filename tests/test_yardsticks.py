@@ -1,14 +1,14 @@
 """The yardsticks: they answer the runs' own questions, see what can be seen, and know nothing they should not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
-from synthetic_sweep import CELLS, World, answer_questions, write_probe, write_run, write_sweep
+from synthetic_sweep import CELLS, World, answer_questions, standing_in, write_probe, write_run, write_sweep
 
-from analysis import inputs as inputs_module
 from analysis.predictions import derive_answers, load_sweep
 from analysis.probes import read_probes
 from analysis.scores.coherence import label_map
@@ -173,11 +173,10 @@ def test_composition_is_silent_without_the_true_leafs_pair_only() -> None:
 
 
 @pytest.fixture
-def study_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+def study_inputs(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Paths that exist, with the world's stand-ins behind them."""
-    monkeypatch.setattr(inputs_module, "open_dataset", lambda *_: WORLD.dataset)
-    monkeypatch.setattr(inputs_module, "open_store", lambda *_: WORLD.store(coherent=1.0))
-    return {"dataset": str(tmp_path), "features": str(tmp_path)}
+    with standing_in(WORLD):
+        yield {"dataset": str(tmp_path), "features": str(tmp_path)}
 
 
 def test_a_study_scores_them_beside_its_runs(study_inputs: dict[str, str], tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Sweep folders with chosen answers, in the engine's schema but without the engine."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from analysis import inputs
 from cachegen.common.rng import generator
 from engine.design.condition import Condition
 
@@ -165,6 +169,15 @@ class World:
             attributes={},
             rows=lambda wanted: np.array([position[key] for key in wanted]),
         )
+
+
+@contextlib.contextmanager
+def standing_in(world: World) -> Iterator[None]:
+    """Whatever dataset and store a run names are those of the world."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "open_dataset", lambda *_: world.dataset)
+        patch.setattr(inputs, "open_store", lambda *_: world.store())
+        yield
 
 
 def answer_questions(asked: pd.DataFrame, strength: dict[str, float], no_bias: float, seed: int) -> pd.DataFrame:

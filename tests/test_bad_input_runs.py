@@ -14,6 +14,7 @@ import torch
 from bad_input import Case, check, copy_of, cut, folder_there, ids, loop, remove, write
 from bad_input.study import run_name, things_pictures
 from encrypted_zip import write_zip
+from few import few
 from run_folders import seal
 from safetensors.numpy import load_file, save, save_file
 
@@ -471,10 +472,9 @@ CHECKPOINTS = {
 }
 
 
-FEW = {"empty", "without metadata", "log sizes beyond the log", "another run's"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in CHECKPOINTS])
+@pytest.mark.parametrize(
+    "name", few(CHECKPOINTS, "empty", "without metadata", "log sizes beyond the log", "another run's")
+)
 def test_checkpoints(name, sound_study, tmp_path, crosstax, monkeypatch):
     """Nothing of it counts: its run has failed, with a way out that the next command takes."""
     home = copy_of(sound_study, tmp_path / "study")

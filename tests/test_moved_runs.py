@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from bad_input import listing
+from few import few
 from picture_study import PLAIN, save_encoder, write_lm, write_pictures
 from run_folders import seal
 from synthetic_sweep import World, id_of, mark_done, write_sweep
@@ -41,7 +42,7 @@ ASKING = ("ask", "ask --all", "export")  # need encoder and LM
 
 def quick(*names):
     """Commands as parameters; the others are for `-m slow`: they share what opens runs, and take seconds."""
-    return [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in COMMANDS]
+    return few(COMMANDS, *names)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def older(run: Path) -> None:
 # --- from anywhere
 
 
-@pytest.mark.parametrize("command", quick("ask --all", "evaluate", "export", "analyze"))
+@pytest.mark.parametrize("command", quick("ask --all", "evaluate", "export"))
 def test_a_study_that_moved_as_a_whole_is_found_beside_its_run(command, study, crosstax):
     before = listing(study)
     works(crosstax, command, study)

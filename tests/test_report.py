@@ -175,7 +175,11 @@ def render(folder: Path, sweep: Path) -> tuple[dict, str]:
     [
         ([("pretrained", "original")], "pretrained LM, across: not run here"),
         ([("pretrained", "across"), ("random", "original")], "so it cannot answer"),
-        ([("pretrained", "original"), ("pretrained", "within")], "random-init LM, original: not run here"),
+        pytest.param(
+            [("pretrained", "original"), ("pretrained", "within")],
+            "random-init LM, original: not run here",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_missing_cells_are_said(tmp_path: Path, kept: list[tuple[str, str]], says: str) -> None:

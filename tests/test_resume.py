@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from few import few
 from run_folders import all_bytes, kill_on_call, killed
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -36,10 +37,11 @@ def uninterrupted(runs, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("module", "name", "number"),
-    [(training, "write_checkpoint", 1), (training, "write_checkpoint", 9), (training, "_write_log", 5),
-     (group, "evaluate", 1), (group, "evaluate", 2)],
-    ids=["before the first checkpoint", "after the log was written", "between checkpoints", "before evaluation",
-         "between evaluations"],
+    [pytest.param(training, "write_checkpoint", 1, id="before the first checkpoint", marks=pytest.mark.slow),
+     pytest.param(training, "write_checkpoint", 9, id="after the log was written"),
+     pytest.param(training, "_write_log", 5, id="between checkpoints", marks=pytest.mark.slow),
+     pytest.param(group, "evaluate", 1, id="before evaluation", marks=pytest.mark.slow),
+     pytest.param(group, "evaluate", 2, id="between evaluations")],
 )  # fmt: skip
 def test_killed_and_resumed_equals_uninterrupted(runs, uninterrupted, tmp_path, monkeypatch, module, name, number):
     with monkeypatch.context() as patch:
@@ -144,7 +146,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", few(DAMAGES, "another learning rate", "byte at 0.5"))
 def test_a_checkpoint_that_is_not_its_groups_never_counts(small_study, runs, uninterrupted, stopped, tmp_path, damage):
     """Its runs fail, and --retry-failed trains them anew, as the message says."""
     out = shutil.copytree(stopped, tmp_path / "runs")
@@ -192,8 +194,11 @@ def backwards(plan):
 
 @pytest.mark.parametrize(
     "change",
-    [edited(max_tokens=600), backwards, lambda plan: plan["groups"].append(plan["groups"][0])],
-    ids=["rows", "order", "a group twice"],
+    [
+        pytest.param(edited(max_tokens=600), id="rows", marks=pytest.mark.slow),
+        pytest.param(backwards, id="order"),
+        pytest.param(lambda plan: plan["groups"].append(plan["groups"][0]), id="a group twice", marks=pytest.mark.slow),
+    ],
 )
 def test_a_plan_that_was_edited_is_refused(runs, uninterrupted, stopped, tmp_path, change):
     """Both ways out that the message names lead out."""

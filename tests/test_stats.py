@@ -68,6 +68,7 @@ def test_the_command_prints_tables_and_writes_files(dataset, tmp_path):
         assert (tmp_path / figure).read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 @needs_reference
 def test_the_real_taxonomy_has_the_published_counts(tmp_path):
     """Test counts: exact where nothing is drawn, within the spread of the draw elsewhere."""

@@ -74,6 +74,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_tables_and_figures_are_the_same_in_hostile_surroundings(tmp_path: Path) -> None:
     accented(tmp_path / "data")
     (tmp_path / "matplotlibrc").write_text(MATPLOTLIBRC)

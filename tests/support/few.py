@@ -1,0 +1,9 @@
+"""Full matrices of cases of which the normal run takes a few."""
+
+import pytest
+
+
+def few(values, *normal):
+    """The values as parameters; those that are not in `normal` are for `-m slow`."""
+    assert set(normal) <= set(values)
+    return [pytest.param(value, marks=() if value in normal else pytest.mark.slow) for value in values]

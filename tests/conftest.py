@@ -41,6 +41,18 @@ def pytest_ignore_collect(collection_path, config):
     return True if config.option.quick and collection_path.stem.removeprefix("test_") in LONG else None
 
 
+# A process takes whole files: those that take longest are begun first, so that all processes end together.
+FIRST = (
+    *("replicate", "demo", "reliability", "report", "surroundings", "moved_runs", "resume", "own_tables", "figures"),
+    *("docs", "reanalyze", "prefix_sharing", "sweep", "probe", "kill", "status", "pictures"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem.removeprefix("test_"), len(place)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     import torch

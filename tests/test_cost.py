@@ -144,8 +144,7 @@ def test_evaluated_tokens_are_those_of_the_packed_rows():
 
 
 @pytest.mark.parametrize(
-    ("config", "dtype"),
-    [(Qwen3Config, torch.float32), (Qwen3Config, torch.bfloat16), (LlamaConfig, torch.bfloat16)],
+    ("config", "dtype"), [(Qwen3Config, torch.float32), (Qwen3Config, torch.bfloat16), (LlamaConfig, torch.bfloat16)]
 )
 def test_activations_are_those_that_autograd_keeps(config, dtype, tmp_path):
     """Per token, in bytes; rotary tables, norms' statistics and upcasts make the rest."""

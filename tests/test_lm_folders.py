@@ -280,8 +280,7 @@ def test_a_folder_of_the_cache_names_the_model_in_it(inside, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["/nowhere/lm", "./lm2", "../lm2", "~/nowhere/lm", "a/b/c", "lm2/", "here/lm2", "x" * 300 + "/"],
+    "name", ["/nowhere/lm", "./lm2", "../lm2", "~/nowhere/lm", "a/b/c", "lm2/", "here/lm2", "x" * 300 + "/"]
 )
 def test_a_folder_that_has_moved_is_no_question_to_the_hub(name, tmp_path, monkeypatch):
     """Whatever has the form of a path; of "here/lm2" only the folder around it tells, if the hub does not know it."""

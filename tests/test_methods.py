@@ -68,9 +68,7 @@ def test_the_papers_models_with_the_releases_settings(tmp_path: Path) -> None:
         "run_seed varied over 0, 1",
     ):
         assert said in text, said
-    assert cited(found) == {
-        *("paper", "dinov2", "registers", "qwen3", "adamw", "tost", "lme4", "satterthwaite"),
-    }
+    assert cited(found) == {*("paper", "dinov2", "registers", "qwen3", "adamw", "tost", "lme4", "satterthwaite")}
     assert "THINGS" not in text.split("References")[0]
     assert "standardised" not in text
     assert list(found.references) == sorted(found.references)

@@ -470,9 +470,7 @@ def _text(corpus: Corpus, spell: dict[int, str]) -> tuple[set[str], set[str], li
     return {spell[word] for word in scenes.words.flat}, asked, statements
 
 
-def test_twin_texts_lack_what_they_say_they_lack(
-    demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]],
-) -> None:
+def test_twin_texts_lack_what_they_say_they_lack(demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]]) -> None:
     world, corpus, spell = demo_corpus
     hypernyms = {hypernym.name for hypernym in world.hypernyms}
     described = {word for hypernym in world.hypernyms for word in hypernym.words}

@@ -70,9 +70,7 @@ def test_failed_runs_are_listed_not_read(sweep: Path) -> None:
     (first_run(sweep) / "DONE").unlink()
     (first_run(sweep) / "FAILED").write_text(json.dumps({"reason": "loss is NaN at step 7"}))
     loaded = load_sweep(sweep)
-    assert loaded.failed.to_dict("records") == [
-        {"run_id": "pretrained-original-r0", "reason": "loss is NaN at step 7"},
-    ]
+    assert loaded.failed.to_dict("records") == [{"run_id": "pretrained-original-r0", "reason": "loss is NaN at step 7"}]
     assert list(loaded.runs.index) == [id_of(sweep / "pretrained-original-r1")]
 
 

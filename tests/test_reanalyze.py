@@ -92,14 +92,8 @@ def rows_of(claims):
             "align-dinosiglip+1b-llama-things-shuffled-7",
             ("DINOv2+SigLIP", "Llama-3.2-1B", False, "Across-category", "Full", 100, 7, False),
         ),
-        (
-            "align-dinov2+500m-things-cat-shuffled-7",
-            ("DINOv2", "Qwen3-0.6B", False, "Swap", "Full", 100, 7, True),
-        ),
-        (
-            "align-dinov2+500m-things-cat-sampled-7",
-            ("DINOv2", "Qwen3-0.6B", False, "Original", "Full", 100, 7, True),
-        ),
+        ("align-dinov2+500m-things-cat-shuffled-7", ("DINOv2", "Qwen3-0.6B", False, "Swap", "Full", 100, 7, True)),
+        ("align-dinov2+500m-things-cat-sampled-7", ("DINOv2", "Qwen3-0.6B", False, "Original", "Full", 100, 7, True)),
         ("align-clip+70b-things-1", ("clip", "70b", False, "Original", "Full", 100, 1, False)),
     ],
 )

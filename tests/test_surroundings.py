@@ -22,14 +22,7 @@ from small_study import SETTINGS
 
 from cachegen.common import files, progress
 from cachegen.common.errors import CrosstaxError, RunError
-from cachegen.common.files import (
-    default_cache,
-    digest_file,
-    give_own_modes,
-    read_json,
-    remedy_of,
-    write_json,
-)
+from cachegen.common.files import default_cache, digest_file, give_own_modes, read_json, remedy_of, write_json
 from cachegen.common.locks import exclusive_lock
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world

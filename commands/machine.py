@@ -57,7 +57,9 @@ def bench(
     dtype: Annotated[Dtype | None, typer.Option(help="Precision; default: the faster one on this machine.")] = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="Numbers of layers to time, such as 4,8; full depth is extrapolated from two of them."),
+        typer.Option(
+            help="Numbers of layers to time; from two, such as 4,8, full depth is extrapolated. Default on a CPU: 4,8."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one warm-up round.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json.")] = None,

@@ -203,12 +203,8 @@ def _sweep_probe(
 ) -> None:
     """A sweep of the text-only probe: `crosstax probe` for one LM after the other."""
     if dry_run:
-        from engine.sweeps.dry_run import dry_run_probe
-
-        expected = dry_run_probe(asked, dataset)
-        for name, cost in expected["lm"].items():
-            say(f"{name}: {cost['prompts']:,} prompts" + (f", {cost['flops']:.1e} FLOP" if cost["flops"] else ""))
-        print_json(expected, as_json)
+        say(f"{len(asked.lm)} LMs would be asked about every pair in text: {', '.join(asked.lm)}")
+        print_json({"lm": list(asked.lm)}, as_json)
         return
     if dataset is None:
         from cachegen.common.errors import ConditionError

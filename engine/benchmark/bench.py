@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
+from cachegen.common.device import device_name
 from engine.benchmark.compare import Setting, compare
 from engine.benchmark.extraction import bench_extraction
 from engine.benchmark.lockstep import lockstep
 from engine.benchmark.stream import stream
-from engine.sweeps.rate import device_name
 
 EXTRACTED = {"tiny": 64, "dinov2-l": 8}  # images
 

@@ -15,9 +15,8 @@ from cachegen.data.images import Transform, read_image
 from cachegen.encoders import Compute, Encoder, choose_compute
 from cachegen.encoders.families import VisionModel
 from cachegen.features.extract import extract
-from engine.benchmark.alternate import alternate, median, ratio
+from engine.benchmark.alternate import alternate, median, ratio, wait_for
 from engine.benchmark.models import vision_model
-from engine.sweeps.rate import wait_for
 
 SIDE, QUALITY, NOISE = 800, 90, 5.0  # of the images of THINGS: about 800 x 800 px, a hundred or two kilobytes
 LEAVES = ("one", "other")

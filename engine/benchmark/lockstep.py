@@ -8,13 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
-from engine.benchmark.alternate import alternate, median, ratio
+from engine.benchmark.alternate import alternate, median, ratio, wait_for
 from engine.benchmark.models import lm_config, step_sizes
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.sweeps.plan import MAX_TOKENS
-from engine.sweeps.rate import wait_for
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}

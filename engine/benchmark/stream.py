@@ -15,14 +15,13 @@ from cachegen.common.rng import generator
 from cachegen.common.system import forget_cached
 from cachegen.features.store import IDENTITY
 from cachegen.features.writer import open_writer
-from engine.benchmark.alternate import alternate, median, ratio
+from engine.benchmark.alternate import alternate, median, ratio, wait_for
 from engine.benchmark.lockstep import REDUCED
 from engine.benchmark.models import lm_config, step_sizes
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.sweeps.plan import MAX_TOKENS
-from engine.sweeps.rate import wait_for
 from engine.training.features import Features, prefetched
 
 IMAGES, BATCH = 64, 8  # of the store, and of a step

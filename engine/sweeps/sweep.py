@@ -11,6 +11,7 @@ from socket import gethostname
 
 import torch
 
+from cachegen.common.device import device_name
 from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.locks import exclusive_lock, lock_holder
 from cachegen.common.progress import console
@@ -22,7 +23,6 @@ from engine.sweeps.executors.jobs import Executor, in_this_process
 from engine.sweeps.plan import MIN_TOKENS, Unplanned, extend_plan, loading_order, plan_each, plan_runs
 from engine.sweeps.plan_file import Group, plan_lock, read_plan, write_plan
 from engine.sweeps.preflight import Preflight
-from engine.sweeps.rate import device_name
 from engine.sweeps.timing import append_event, checkpoint_step, read_events
 from engine.training.checkpoint import CheckpointError
 from engine.training.group import Opener, Shared, concerns_all, fail, out_of_memory, run_group

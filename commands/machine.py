@@ -69,7 +69,7 @@ def bench(
 ) -> None:
     """Time the engine against a naive loop on this machine.
 
-    It times training, evaluation, lockstep, extraction and streaming.
+    It times training, evaluation and lockstep.
 
     Example: crosstax bench --lm-config 0.6b --ablation 10
     """

@@ -14,7 +14,6 @@ from commands.options import (
     LMPlace,
     MaxTokens,
     Negatives,
-    OldStorePlace,
     Threads,
     Weights,
     fix_threads,
@@ -32,7 +31,6 @@ def ask(
     everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym in the run's questions.")] = False,
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
-    features: OldStorePlace = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -50,7 +48,7 @@ def ask(
     from engine.runs.places import Places
 
     images, asked = read_words(words, question or [], everything)
-    asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
+    asker = open_asker(run, device, Places(lm=lm, encoder=encoder))
     if everything:
         asked += asker.taxonomy_questions()
     answers = asker.ask(images, asked)
@@ -68,7 +66,6 @@ def export(
     ] = (ExportFormat.llava),
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
-    features: OldStorePlace = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -85,7 +82,7 @@ def export(
 
     assert to is ExportFormat.llava
     scores = mean_macro_f1(open_run(run).answers("test"))
-    given = Places(features=features, lm=lm, encoder=encoder)
+    given = Places(lm=lm, encoder=encoder)
     written = export_llava(run, out, scores, device=device, given=given)
     say(f"written: {out}; its README.md says how to load and ask it")
     if written["line"]:

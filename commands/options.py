@@ -105,10 +105,6 @@ StorePlace = Annotated[
 ]
 LMPlace = Annotated[str | None, typer.Option("--lm", help="Where the run's LM is now, if it has moved.")]
 EncoderPlace = Annotated[str | None, typer.Option("--encoder", help="Where the run's encoder is now, if it has moved.")]
-OldStorePlace = Annotated[
-    Path | None,
-    typer.Option("--features", help="Where the run's feature store is now; only runs of earlier versions need it."),
-]
 DatasetPlaces = Annotated[
     list[Path] | None,
     typer.Option("--dataset", help="Where a dataset of these runs is now, if it has moved; repeatable."),

@@ -191,11 +191,9 @@ class FinishedRun:
     def features(self) -> dict[str, Any]:
         """The attributes of its feature store, with `patches` (per image) and `width`.
 
-        They are recorded in the run, so the store is not needed. Runs of earlier versions read them from the store.
+        They are recorded in the run, so the store is not needed.
         """
-        if "store" not in self.config:
-            return features_of(self.store)
-        found = self.config["store"]
+        found = self.config.get("store", {})
         try:
             sound = all(isinstance(found[name], str) for name in ("encoder", "transform", "compute", "weights_digest"))
             sound = sound and found["dtype"] in STORAGE and all(found[name] > 0 for name in ("patches", "width"))

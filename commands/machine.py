@@ -50,10 +50,10 @@ def doctor(
 
 
 def bench(
-    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = BenchLM.small,
+    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = "0.6b",
     ablation: Annotated[
         BenchAblation, typer.Option(help="Ablation level in percent, which sets the number of questions per image.")
-    ] = (BenchAblation.all),
+    ] = "100",
     dtype: Annotated[Dtype | None, typer.Option(help="Precision; default: the faster one on this machine.")] = None,
     layers: Annotated[
         str | None,
@@ -83,8 +83,8 @@ def bench(
     from engine.benchmark.compare import Setting, read_depths
 
     place = choose_device(device)
-    precision = dtype.value if dtype else best_dtype(place)[0]
-    setting = Setting(lm_config.value, int(ablation.value), getattr(torch, precision), place, rounds)
+    precision = dtype or best_dtype(place)[0]
+    setting = Setting(lm_config, int(ablation), getattr(torch, precision), place, rounds)
     result = run_bench(setting, read_depths(layers))
     say(bench_text(result))
     if out is not None:

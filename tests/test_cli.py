@@ -7,7 +7,6 @@ import sys
 import pytest
 from small_study import SETTINGS
 
-from commands import options
 from engine.sweeps.timing import read_events
 
 
@@ -144,11 +143,11 @@ def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study,
     assert (asked["lm"], asked["out"], asked["rest"]) == (
         ["one", "two"],
         tmp_path / "probes",
-        (options.Negatives.distinct,),
+        ("distinct",),
     )
     assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (
-        options.Dtype.bfloat16,
-        options.Weights.pretrained,
+        "bfloat16",
+        "pretrained",
         0,
     )
     code, out, err = crosstax("sweep", file, "--dataset", small_study.dataset, "--dry-run", "--json")

@@ -181,8 +181,8 @@ def _extract_in_parts(
 ) -> None:
     """Extraction by several processes, started by an executor."""
     from cachegen.data.dataset import load_dataset
+    from engine.sweeps.executors import executor_options
     from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor
-    from engine.sweeps.executors.options import executor_options
 
     options = executor_options(executor, slurm, ray_address)
     carry_out = extraction_executor(executor, options, tasks, wait=wait)

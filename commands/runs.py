@@ -137,18 +137,18 @@ def sweep(
     """
     from engine.design.condition import parse_settings
     from engine.sweeps.presets import load_preset
-    from engine.sweeps.sweep_file import complete, locate, read_probe, read_sweep, select
+    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
     source = load_preset(preset) if preset is not None else file
     assert source is not None
     stores = features or []
-    if (asked := read_probe(source)) is not None:
+    if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
-    runs = select(locate(runs, dataset, stores), only or [], limit)
+    runs = choose_runs(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
     if dry_run:
         from engine.sweeps.dry_run import dry_run as forecast
@@ -161,8 +161,7 @@ def sweep(
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
     from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor
-    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.executors import choose_executor, executor_options
     from engine.sweeps.sweep import UnplannedError, run_sweep
 
     options = executor_options(executor, slurm, ray_address, workers)

@@ -78,8 +78,7 @@ def tune(
     from analysis.report.page import FOLDER
     from analysis.tuning import read_tuning
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor
-    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.executors import choose_executor, executor_options
     from engine.sweeps.tune.study import run_tune
 
     options = executor_options(executor, slurm, ray_address, workers)

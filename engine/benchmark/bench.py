@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from cachegen.common.device import device_name
-from engine.benchmark.compare import Setting, compare
+from engine.benchmark.compare import Setting, compare_ways
 from engine.benchmark.lockstep import lockstep
 
 
 def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Keys: device, dtype, threads, lm, ablation, what `compare` gives, and lockstep (by LM)."""
+    """Keys: device, dtype, threads, lm, ablation, what `compare_ways` gives, and lockstep (by LM)."""
     dtype, device, rounds = setting.dtype, setting.device, setting.rounds
     small = {"tiny": lockstep("tiny", torch.float32, device, 3 * rounds)}
     return {
@@ -19,7 +19,7 @@ def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, 
         "threads": torch.get_num_threads(),
         "lm": setting.lm,
         "ablation": setting.ablation,
-        **compare(setting, depths),
+        **compare_ways(setting, depths),
         "lockstep": small if setting.lm == "tiny" else small | {setting.lm: lockstep(setting.lm, dtype, device, 1)},
     }
 

@@ -15,7 +15,7 @@ from cachegen.common.errors import ConditionError
 from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
-from engine.benchmark.models import SUFFIX, lm_config, vision_model
+from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
 from engine.benchmark.naive import EncoderShape, Naive, naive_cost_of
 from engine.benchmark.work import Engine, Work
 from engine.design.condition import Condition
@@ -62,7 +62,7 @@ def read_depths(text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted({*map(int, words)}))
 
 
-def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
+def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
     """`train`, `eval`, `layers`, `extrapolated`, `gemm_tflops` and, if extrapolated, `depths` with what it rests on.
 
     `depths`: layers to time, one or two; None: the full depth, for a large LM on a CPU `DEPTHS`.
@@ -70,7 +70,7 @@ def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str
     ratios are those of the extrapolated times; of one, medians of the rounds' own ratios.
     """
     encoder = vision_model(setting.lm)
-    full = lm_config(setting.lm).num_hidden_layers
+    full = bench_lm_config(setting.lm).num_hidden_layers
     work = _Operations.of(setting, EncoderShape.of(encoder))
     depths = depths or (DEPTHS if setting.device.type == "cpu" and full > max(DEPTHS) else (full,))
     encoder = encoder.to(setting.device, setting.dtype)
@@ -106,7 +106,7 @@ def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str
 
 def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], None]) -> Seconds:
     """Seconds per image of every way, round by round; of `gemm`, of `PRODUCTS` matrix products."""
-    lm = FrozenLM.wrap(random_init_lm(lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
+    lm = FrozenLM.wrap(random_init_lm(bench_lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
     patches, width = encoder.patch_embed.num_patches, encoder.embed_dim
     side = encoder.patch_embed.img_size[0]
 
@@ -166,7 +166,7 @@ class _Operations:
 
     @classmethod
     def of(cls, setting: Setting, encoder: EncoderShape) -> "_Operations":
-        shape = shape_of_config(lm_config(setting.lm).to_dict())
+        shape = shape_of_config(bench_lm_config(setting.lm).to_dict())
         sizes = Sizes(shape, encoder.patches, encoder.width, 0, setting.suffix)
         asked, images = sum(setting.trained), len(setting.trained)
         condition = Condition.of({"order": "images", "epochs": 1, "batch": asked}, "bench")

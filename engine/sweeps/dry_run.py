@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError
+from cachegen.common.errors import CrosstaxError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.same_pictures import check_pictures
@@ -108,8 +108,7 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
         try:
             preflight.check(folder, run.condition, opened(run.dataset), _patches(run)[0] or None)
         except Exception as error:
-            kind = "" if isinstance(error, CrosstaxError) else f"{type(error).__name__}: "
-            known["problem"] = kind + " ".join(str(error).split())
+            known["problem"] = in_one_line(error)
     return found
 
 

@@ -9,7 +9,6 @@ from cachegen.common.errors import first_of
 from commands.options import (
     Compute,
     Device,
-    ExecutorName,
     ExecutorOption,
     Json,
     OnUnreadable,
@@ -74,7 +73,7 @@ def extract(
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
     on_unreadable: Annotated[
         OnUnreadable, typer.Option(help="Stop at an unreadable image, or mark it and go on.")
-    ] = OnUnreadable.stop,
+    ] = "stop",
     batch: Annotated[int, typer.Option(help="Images in one batch of the encoder.", min=1)] = 64,
     device: Device = "auto",
     compute: Annotated[
@@ -83,7 +82,7 @@ def extract(
             help="Precision of the encoder's matrix products; auto is bfloat16 on CUDA, else float32. On CPUs with "
             "AVX512-BF16, bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
-    ] = Compute.auto,
+    ] = "auto",
     background: Annotated[
         str | None,
         typer.Option(metavar="COLOUR", help="Colour behind transparent parts, #RRGGBB or a name; default: white."),
@@ -107,7 +106,7 @@ def extract(
             help="Split the work into this many parts; local ones run at once, each with --threads threads.", min=1
         ),
     ] = 1,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = "local",
     slurm: Slurm = None,
     ray_address: RayAddress = None,
     wait: Wait = False,
@@ -128,12 +127,12 @@ def extract(
     from cachegen.data.images import Decoding
 
     decoding = Decoding.ask(background, upright)
-    if tasks > 1 or executor is not ExecutorName.local:
+    if tasks > 1 or executor != "local":
         if part:
             raise typer.BadParameter("--part is one part of a store, --tasks all of them; give one of the two")
         _extract_in_parts(
-            dataset, out, tasks, executor.value, slurm, ray_address, wait, as_json,
-            encoder=encoder, batch=batch, on_unreadable=on_unreadable.value, device=device, compute=compute.value,
+            dataset, out, tasks, executor, slurm, ray_address, wait, as_json,
+            encoder=encoder, batch=batch, on_unreadable=on_unreadable, device=device, compute=compute,
             decoding=decoding,
         )  # fmt: skip
         return
@@ -146,9 +145,9 @@ def extract(
         encoder,
         out,
         batch=batch,
-        on_unreadable=on_unreadable.value,
+        on_unreadable=on_unreadable,
         device=device,
-        compute=compute.value,
+        compute=compute,
         decoding=decoding,
         part=chosen,
     )
@@ -182,8 +181,8 @@ def _extract_in_parts(
 ) -> None:
     """Extraction by several processes, started by an executor."""
     from cachegen.data.dataset import load_dataset
+    from engine.sweeps.executors import executor_options
     from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor
-    from engine.sweeps.executors.options import executor_options
 
     options = executor_options(executor, slurm, ray_address)
     carry_out = extraction_executor(executor, options, tasks, wait=wait)

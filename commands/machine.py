@@ -50,14 +50,16 @@ def doctor(
 
 
 def bench(
-    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = BenchLM.small,
+    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = "0.6b",
     ablation: Annotated[
         BenchAblation, typer.Option(help="Ablation level in percent, which sets the number of questions per image.")
-    ] = (BenchAblation.all),
+    ] = "100",
     dtype: Annotated[Dtype | None, typer.Option(help="Precision; default: the faster one on this machine.")] = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="Numbers of layers to time, such as 4,8; full depth is extrapolated from two of them."),
+        typer.Option(
+            help="Numbers of layers to time; from two, such as 4,8, full depth is extrapolated. Default on a CPU: 4,8."
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of alternating timings, after one warm-up round.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json.")] = None,
@@ -67,7 +69,7 @@ def bench(
 ) -> None:
     """Time the engine against a naive loop on this machine.
 
-    It times training, evaluation, lockstep, extraction and streaming.
+    It times training, evaluation and lockstep.
 
     Example: crosstax bench --lm-config 0.6b --ablation 10
     """
@@ -81,8 +83,8 @@ def bench(
     from engine.benchmark.compare import Setting, read_depths
 
     place = choose_device(device)
-    precision = dtype.value if dtype else best_dtype(place)[0]
-    setting = Setting(lm_config.value, int(ablation.value), getattr(torch, precision), place, rounds)
+    precision = dtype or best_dtype(place)[0]
+    setting = Setting(lm_config, int(ablation), getattr(torch, precision), place, rounds)
     result = run_bench(setting, read_depths(layers))
     say(bench_text(result))
     if out is not None:

@@ -14,7 +14,6 @@ from commands.options import (
     LMPlace,
     MaxTokens,
     Negatives,
-    OldStorePlace,
     Threads,
     Weights,
     fix_threads,
@@ -32,7 +31,6 @@ def ask(
     everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym in the run's questions.")] = False,
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
-    features: OldStorePlace = None,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -50,7 +48,7 @@ def ask(
     from engine.runs.places import Places
 
     images, asked = read_words(words, question or [], everything)
-    asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
+    asker = open_asker(run, device, Places(lm=lm, encoder=encoder))
     if everything:
         asked += asker.taxonomy_questions()
     answers = asker.ask(images, asked)
@@ -65,10 +63,9 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model.")],
     to: Annotated[
         ExportFormat, typer.Option(help="Format; llava is LlavaForConditionalGeneration in transformers.")
-    ] = (ExportFormat.llava),
+    ] = "llava",
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
-    features: OldStorePlace = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -83,9 +80,9 @@ def export(
     from engine.runs.finished import open_run
     from engine.runs.places import Places
 
-    assert to is ExportFormat.llava
+    assert to == "llava"
     scores = mean_macro_f1(open_run(run).answers("test"))
-    given = Places(features=features, lm=lm, encoder=encoder)
+    given = Places(lm=lm, encoder=encoder)
     written = export_llava(run, out, scores, device=device, given=given)
     say(f"written: {out}; its README.md says how to load and ask it")
     if written["line"]:
@@ -105,7 +102,7 @@ def probe(
             help="Which false pairs to ask. image-level: counted as published; distinct: the same, each once; "
             "all: every one."
         ),
-    ] = Negatives.image_level,
+    ] = "image-level",
     phrasing: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,12 +118,12 @@ def probe(
     no_chat_template: Annotated[
         bool, typer.Option("--no-chat-template", help="Do not use the LM's chat template.")
     ] = False,
-    lm_init: Annotated[Weights, typer.Option(help="Pretrained weights, or random ones for the same configuration.")] = (
-        Weights.pretrained
-    ),
+    lm_init: Annotated[
+        Weights, typer.Option(help="Pretrained weights, or random ones for the same configuration.")
+    ] = "pretrained",
     lm_seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
     data_seed: Annotated[int, typer.Option(help="data_seed of the runs whose negatives are asked.", min=0)] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = "float32",
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: MaxTokens = 4096,
@@ -147,8 +144,8 @@ def probe(
 
     wording = {"phrasings": phrasing and tuple(phrasing), "template": template}
     wording |= {"answer_yes": answer_yes, "answer_no": answer_no}
-    given = {name: value for name, value in wording.items() if value} | {"lm_init": lm_init.value, "lm_seed": lm_seed}
-    given |= {"negatives": negatives.value, "data_seed": data_seed, "dtype": dtype.value}
+    given = {name: value for name, value in wording.items() if value} | {"lm_init": lm_init, "lm_seed": lm_seed}
+    given |= {"negatives": negatives, "data_seed": data_seed, "dtype": dtype}
     loaded, results = load_dataset(dataset), {}
     for name in lm:
         settings = settings_for(name, chat_template=not no_chat_template, **given)

@@ -6,74 +6,26 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-
-class WorldSize(StrEnum):
-    demo = "demo"
-    smoke = "smoke"
-
-
-class OnUnreadable(StrEnum):
-    stop = "stop"
-    mark = "mark"
-
-
-class ExecutorName(StrEnum):
-    local = "local"
-    slurm = "slurm"
-    ray = "ray"
+WorldSize = Literal["demo", "smoke"]
+OnUnreadable = Literal["stop", "mark"]
+ExecutorName = Literal["local", "slurm", "ray"]
+Split = Literal["train", "validation", "test"]
+Negatives = Literal["image-level", "distinct", "all"]
+Weights = Literal["pretrained", "random"]
+Dtype = Literal["float32", "bfloat16"]
+Compute = Literal["auto", "float32", "bfloat16"]
+ExportFormat = Literal["llava"]
+BenchLM = Literal["0.6b", "1.7b", "llama-1b", "tiny"]
+BenchAblation = Literal["100", "10"]
 
 
-class TrackerName(StrEnum):
+class TrackerName(StrEnum):  # lists of a Literal are not known to Typer
     tensorboard = "tensorboard"
     wandb = "wandb"
-
-
-class Split(StrEnum):
-    train = "train"
-    validation = "validation"
-    test = "test"
-
-
-class Negatives(StrEnum):
-    image_level = "image-level"
-    distinct = "distinct"
-    all = "all"
-
-
-class Weights(StrEnum):
-    pretrained = "pretrained"
-    random = "random"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Compute(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class ExportFormat(StrEnum):
-    llava = "llava"
-
-
-class BenchLM(StrEnum):
-    small = "0.6b"
-    large = "1.7b"
-    llama = "llama-1b"
-    tiny = "tiny"
-
-
-class BenchAblation(StrEnum):
-    all = "100"
-    little = "10"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line on stdout.")]
@@ -105,10 +57,6 @@ StorePlace = Annotated[
 ]
 LMPlace = Annotated[str | None, typer.Option("--lm", help="Where the run's LM is now, if it has moved.")]
 EncoderPlace = Annotated[str | None, typer.Option("--encoder", help="Where the run's encoder is now, if it has moved.")]
-OldStorePlace = Annotated[
-    Path | None,
-    typer.Option("--features", help="Where the run's feature store is now; only runs of earlier versions need it."),
-]
 DatasetPlaces = Annotated[
     list[Path] | None,
     typer.Option("--dataset", help="Where a dataset of these runs is now, if it has moved; repeatable."),

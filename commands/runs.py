@@ -10,14 +10,11 @@ from commands.options import (
     DatasetFolder,
     DatasetPlace,
     Device,
-    Dtype,
-    ExecutorName,
     ExecutorOption,
     GroupSize,
     Json,
     LMPlace,
     MaxTokens,
-    Negatives,
     OutFolder,
     RayAddress,
     RowTokens,
@@ -29,7 +26,6 @@ from commands.options import (
     Threads,
     Track,
     Wait,
-    Weights,
     Workers,
     fix_threads,
     print_json,
@@ -68,7 +64,7 @@ def train(
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=1, track=tuple(map(str, track or ())))
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=1, track=tuple(track or ()))
     folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
     for directory in map(RunDirectory, folders):
         if directory.failed:
@@ -125,7 +121,7 @@ def sweep(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = "local",
     slurm: Slurm = None,
     ray_address: RayAddress = None,
     workers: Workers = None,
@@ -141,18 +137,18 @@ def sweep(
     """
     from engine.design.condition import parse_settings
     from engine.sweeps.presets import load_preset
-    from engine.sweeps.sweep_file import complete, locate, read_probe, read_sweep, select
+    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
     source = load_preset(preset) if preset is not None else file
     assert source is not None
     stores = features or []
-    if (asked := read_probe(source)) is not None:
+    if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
-    runs = select(locate(runs, dataset, stores), only or [], limit)
+    runs = choose_runs(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
     if dry_run:
         from engine.sweeps.dry_run import dry_run as forecast
@@ -165,15 +161,12 @@ def sweep(
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
     from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor
-    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.executors import choose_executor, executor_options
     from engine.sweeps.sweep import UnplannedError, run_sweep
 
-    options = executor_options(executor.value, slurm, ray_address, workers)
-    carry_out = choose_executor(executor.value, options, wait=wait)
-    execution = Execution(
-        device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
-    )
+    options = executor_options(executor, slurm, ray_address, workers)
+    carry_out = choose_executor(executor, options, wait=wait)
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
         unplanned, count = [], 0
@@ -194,7 +187,7 @@ def sweep(
         say("the same command with --retry-failed tries failed runs again")
     result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
     print_json(result | {"unplanned": unplanned}, as_json)
-    if failed or unplanned or (left and (wait or executor is not ExecutorName.slurm)):
+    if failed or unplanned or (left and (wait or executor != "slurm")):
         raise typer.Exit(1)
 
 
@@ -203,12 +196,8 @@ def _sweep_probe(
 ) -> None:
     """A sweep of the text-only probe: `crosstax probe` for one LM after the other."""
     if dry_run:
-        from engine.sweeps.dry_run import dry_run_probe
-
-        expected = dry_run_probe(asked, dataset)
-        for name, cost in expected["lm"].items():
-            say(f"{name}: {cost['prompts']:,} prompts" + (f", {cost['flops']:.1e} FLOP" if cost["flops"] else ""))
-        print_json(expected, as_json)
+        say(f"{len(asked.lm)} LMs would be asked about every pair in text: {', '.join(asked.lm)}")
+        print_json({"lm": list(asked.lm)}, as_json)
         return
     if dataset is None:
         from cachegen.common.errors import ConditionError
@@ -218,11 +207,11 @@ def _sweep_probe(
         dataset,
         list(asked.lm),
         out,
-        Negatives(asked.negatives),
-        lm_init=Weights(asked.lm_init),
+        asked.negatives,
+        lm_init=asked.lm_init,
         lm_seed=asked.lm_seed,
         data_seed=asked.data_seed,
-        dtype=Dtype(asked.dtype),
+        dtype=asked.dtype,
         device=device,
         threads=threads,
         as_json=as_json,
@@ -248,7 +237,7 @@ def status(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
-    split: Annotated[Split, typer.Option(help="Which questions to ask.")] = Split.test,
+    split: Annotated[Split, typer.Option(help="Which questions to ask.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -270,10 +259,10 @@ def evaluate(
     from engine.runs.planned import Execution
 
     given = Places(dataset, features, lm)
-    answers = evaluate_run(run, split.value, Execution(device=device, max_tokens=max_tokens), given)
+    answers = evaluate_run(run, split, Execution(device=device, max_tokens=max_tokens), given)
     if out is not None:
         write_atomically(out, lambda temporary: answers.to_parquet(temporary, index=False))
     scores = mean_macro_f1(answers)
     for group, score in scores.items():
         say(f"{group}: macro F1 {score:.1f}")
-    print_json({"run": str(run), "split": split.value, "questions": len(answers), "macro_f1": scores}, as_json)
+    print_json({"run": str(run), "split": split, "questions": len(answers), "macro_f1": scores}, as_json)

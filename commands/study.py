@@ -13,7 +13,7 @@ WORKERS = 4  # at most, unless more are asked for: each takes a gigabyte of memo
 
 def demo(
     out: OutFolder = Path("demo"),
-    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
+    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = "demo",
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     threads: Threads = 1,
     workers: Annotated[
@@ -38,7 +38,7 @@ def demo(
 
     # Models this small fit a whole lockstep step into one row, and leave cores idle: groups are trained side by side.
     execution = Execution(device="cpu", max_tokens=16384, group_size=len(RUN_SEEDS))
-    study = run_study(out, size.value, seed, execution, executor=local(workers or min(cores(), WORKERS)))
+    study = run_study(out, size, seed, execution, executor=local(workers or min(cores(), WORKERS)))
     started = time.perf_counter()
     probes = read_probes(probe_lms(study, out / "probes"))
     sweep, world = load_sweep(study.sweep), study.world.path
@@ -50,7 +50,7 @@ def demo(
 
 def world(
     context: typer.Context,
-    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = WorldSize.demo,
+    size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = "demo",
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
     cache: Annotated[
         Path | None, typer.Option(help="Cache folder; default: $CROSSTAX_CACHE, then ~/.cache/crosstax.")
@@ -74,7 +74,7 @@ def world(
     from cachegen.microworld.twins import TWINS, build_twin, twin_manifest
     from cachegen.microworld.world import build_world
 
-    made = build_world(size.value, seed, cache)
+    made = build_world(size, seed, cache)
     built = {name: build_twin(made, name) for name in TWINS} if twins else {}
     paths = {"dataset": made.dataset, "encoder": made.encoder, "lm": made.lm, "contact_sheet": made.contact_sheet}
     facts = {name: value for name, value in made.manifest.items() if name != "files"}
@@ -92,7 +92,7 @@ def world_replicate(
     first_seed: Annotated[
         int, typer.Option(help="Seed of the first world; the next worlds count up from it.", min=0)
     ] = 101,
-    size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = WorldSize.demo,
+    size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = "demo",
     twins: Annotated[bool, typer.Option("--twins", help="Also train with the worlds' variants.")] = False,
     out: OutFolder = Path("replication"),
     threads: Threads = 1,
@@ -111,7 +111,7 @@ def world_replicate(
     from engine.runs.planned import Execution
 
     seeds = range(first_seed, first_seed + worlds)
-    studies = replicate(out, size.value, seeds, twins, Execution(device="cpu", max_tokens=16384))
+    studies = replicate(out, size, seeds, twins, Execution(device="cpu", max_tokens=16384))
     result = write_replication(out, {seed: study.runs for seed, study in studies.items()})
     say((out / "replicate.md").read_text(encoding="utf-8"))
     print_json({"out": str(out), **result}, as_json)

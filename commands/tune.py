@@ -8,7 +8,6 @@ import typer
 from commands.options import (
     DatasetFolder,
     Device,
-    ExecutorName,
     ExecutorOption,
     GroupSize,
     Json,
@@ -50,7 +49,7 @@ def tune(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
-    executor: ExecutorOption = ExecutorName.local,
+    executor: ExecutorOption = "local",
     slurm: Slurm = None,
     ray_address: RayAddress = None,
     workers: Workers = None,
@@ -79,15 +78,12 @@ def tune(
     from analysis.report.page import FOLDER
     from analysis.tuning import read_tuning
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor
-    from engine.sweeps.executors.options import executor_options
+    from engine.sweeps.executors import choose_executor, executor_options
     from engine.sweeps.tune.study import run_tune
 
-    options = executor_options(executor.value, slurm, ray_address, workers)
-    carry_out = choose_executor(executor.value, options, wait=True)
-    execution = Execution(
-        device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(map(str, track or ()))
-    )
+    options = executor_options(executor, slurm, ray_address, workers)
+    carry_out = choose_executor(executor, options, wait=True)
+    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(track or ()))
     record = run_tune(table, asked.runs_of, out, execution, carry_out)
     best = asked.write_best(record, out)
     tuning = read_tuning(out)

@@ -10,11 +10,10 @@ from cachegen.common.errors import ConditionError
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark import compare as comparing
 from engine.benchmark.alternate import alternate, median, ratio
-from engine.benchmark.compare import Setting, compare, read_depths
+from engine.benchmark.compare import Setting, compare_ways, read_depths
 from engine.benchmark.lockstep import lockstep, products_of
-from engine.benchmark.models import SUFFIX, lm_config, vision_model
+from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
 from engine.benchmark.naive import Naive, penultimate
-from engine.benchmark.stream import stream
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
@@ -27,7 +26,7 @@ SETTING = Setting("tiny", 10, torch.float32, CPU, rounds=1)
 @pytest.fixture(scope="module")
 def models():
     """Tiny LM and encoder, and work whose cached features are the encoder's own."""
-    lm = FrozenLM.wrap(random_init_lm(lm_config("tiny"), 0), None, CPU)
+    lm = FrozenLM.wrap(random_init_lm(bench_lm_config("tiny"), 0), None, CPU)
     encoder = vision_model("tiny")
     work = Work.draw((3, 1, 2), 48, 16, 96, SUFFIX["tiny"], 250, CPU, torch.float32)
     features = penultimate(encoder, work.pixels)
@@ -89,7 +88,7 @@ def test_the_floor_is_the_steps_own_products(models):
 
 
 def test_a_comparison_has_what_it_promises():
-    result = compare(SETTING)
+    result = compare_ways(SETTING)
     assert (result["layers"], result["extrapolated"]) == (4, False)
     assert set(result["train"]) >= {"naive", "cached", "engine", "engine_pairs", "ratio", "flop_ratio", "mfu"}
     assert set(result["eval"]) >= {*("naive", "one_by_one", "engine", "ratio", "ratio_one_by_one", "flop_ratio", "mfu")}
@@ -112,7 +111,7 @@ def test_two_depths_lie_on_a_line(monkeypatch):
         return {way: [number + (number + 1) * depth] for number, way in enumerate(ways)}
 
     monkeypatch.setattr(comparing, "_time", timed)
-    result = compare(SETTING, (2, 3))
+    result = compare_ways(SETTING, (2, 3))
     assert result["extrapolated"]
     assert result["train"]["naive"] == 1 + 2 * 4
     assert result["train"]["ratio"] == pytest.approx((1 + 2 * 4) / (3 + 4 * 4))
@@ -129,25 +128,23 @@ def test_depths():
     assert read_depths(None) is None
     assert read_depths("8,4") == (4, 8)
     with pytest.raises(ConditionError, match="full one, 4"):
-        compare(SETTING, (2,))
+        compare_ways(SETTING, (2,))
 
 
 @pytest.mark.parametrize("name", ["0.6b", "1.7b", "llama-1b"])
 def test_sizes_are_the_papers(name):
     ids = {"0.6b": "Qwen/Qwen3-0.6B", "1.7b": "Qwen/Qwen3-1.7B", "llama-1b": "meta-llama/Llama-3.2-1B"}
-    shape = shape_of_config(lm_config(name).to_dict())
+    shape = shape_of_config(bench_lm_config(name).to_dict())
     assert shape == shape_of_config(KNOWN[ids[name]])
-    assert lm_config(name, 3).num_hidden_layers == 3
+    assert bench_lm_config(name, 3).num_hidden_layers == 3
 
 
-def test_lockstep_and_streaming_report_every_way():
+def test_lockstep_reports_every_way():
     curve = lockstep("tiny", torch.float32, CPU, rounds=1)
     assert curve["8"]["1"]["gain"] == 1
     for images in ("8", "32"):
         assert list(curve[images]) == ["1", "2", "4", "8"]
         assert all(row["floor"] > 0 and row["seconds"] > 0 for row in curve[images].values())
-    found = stream("tiny", torch.float32, CPU, rounds=1)
-    assert found["ratio"] == pytest.approx(found["memory"] / found["streamed"])
 
 
 def test_alternation_pairs_rounds():
@@ -165,6 +162,6 @@ def test_bench_command(crosstax):
     assert code == 0
     result = json.loads(out.strip().splitlines()[-1])
     wanted = {"device", "dtype", "threads", "layers", "extrapolated", "gemm_tflops"}
-    assert wanted | {"train", "eval", "lockstep", "extract", "stream"} <= set(result)
+    assert wanted | {"train", "eval", "lockstep"} <= set(result)
     assert "times as fast as the naive loop" in err
     assert crosstax("bench", "--layers", "x")[0] == 2

@@ -8,7 +8,6 @@ import pytest
 from run_folders import last_json, places_of, sweep_file
 from small_study import SETTINGS
 
-from commands import options
 from engine.sweeps.timing import read_events
 
 
@@ -140,17 +139,17 @@ def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study,
     assert (asked["lm"], asked["out"], asked["rest"]) == (
         ["one", "two"],
         tmp_path / "probes",
-        (options.Negatives.distinct,),
+        ("distinct",),
     )
     assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (
-        options.Dtype.bfloat16,
-        options.Weights.pretrained,
+        "bfloat16",
+        "pretrained",
         0,
     )
     code, out, err = crosstax("sweep", file, "--dataset", small_study.dataset, "--dry-run", "--json")
     assert code == 0
     assert set(last_json(out)["lm"]) == {"one", "two"}
-    assert "one: " in err
+    assert "one, two" in err
 
 
 def test_train_starts_from_settings(crosstax, small_study, tmp_path):

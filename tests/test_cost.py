@@ -5,11 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from small_study import FAMILIES, PATCHES, SETTINGS, WIDTH
+from small_study import PATCHES, SETTINGS, WIDTH
 from tiny import CONFIGS, SIZE, tiny_lm
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, Qwen3Config
 
+from cachegen.common.device import device_name
 from cachegen.common.random_init import random_init_lm
 from cachegen.data.dataset import load_dataset
 from cachegen.features.store import FeatureStore
@@ -25,17 +26,15 @@ from engine.sweeps.cost import (
     KNOWN_PATCHES,
     Questions,
     Sizes,
-    checkpoint_bytes,
     cost_of,
     question_counter,
     run_bytes,
     store_bytes,
 )
-from engine.sweeps.dry_run import ASSUMED_EFFICIENCY, dry_run, dry_run_probe, dry_run_text
+from engine.sweeps.dry_run import dry_run, dry_run_text
 from engine.sweeps.presets import load_preset
-from engine.sweeps.rate import device_name, gemm_rate
 from engine.sweeps.sweep import run_sweep
-from engine.sweeps.sweep_file import Wanted, locate, read_probe, read_sweep
+from engine.sweeps.sweep_file import Wanted, locate, read_sweep
 from engine.sweeps.timing import duration, read_events
 from engine.training.batches import epoch_batches, pack
 from engine.training.loop import Step, step_loss
@@ -200,12 +199,10 @@ def test_a_dry_run_counts_what_will_be_run(small_study, tmp_path):
     asked = build_questions(dataset, runs[0].condition)
     train = (asked["split"] == "train").sum()
     assert total["steps"] == 6 * 2 * -(-train // 16)
-    for name in ("steps", "tokens", "flops", "seconds"):
-        # Seconds are rounded to thousandths, in every cell.
-        assert total[name] == pytest.approx(sum(cell[name] for cell in forecast["cells"]), rel=1e-3, abs=2e-3)
-    rate = forecast["rates"]["float32"]
-    assert total["seconds"] == pytest.approx(total["flops"] / rate["flops_per_second"], abs=0.001)
-    assert f"assumed to reach {ASSUMED_EFFICIENCY:.0%}" in rate["basis"]
+    for name in ("steps", "tokens", "flops"):
+        assert total[name] == pytest.approx(sum(cell[name] for cell in forecast["cells"]), rel=1e-3)
+    assert total["seconds"] is None  # nothing has been timed yet
+    assert forecast["rates"]["float32"]["flops_per_second"] is None
     text = dry_run_text(forecast)
     assert "random-lm" not in text
     assert "pretrained, across" in text
@@ -216,19 +213,20 @@ def test_time_rests_on_finished_groups_where_there_are_some(small_study, tmp_pat
     (folder,) = run_sweep(small_study.sweep(run_seed=1), tmp_path, Execution(device="cpu"))
     events = {event["event"]: event for event in read_events(tmp_path)}
     forecast = dry_run(wanted(small_study, run_seed=[1, 2]), tmp_path, "cpu")
+    total = forecast["total"]
     rate = forecast["rates"]["float32"]
     assert rate["basis"].startswith(f"measured on {device_name(CPU)}")
     assert rate["flops_per_second"] == pytest.approx(events["end"]["flops"] / events["end"]["seconds"])
-    assert forecast["total"]["flops"] == pytest.approx(2 * events["end"]["flops"], rel=1e-3)
+    assert total["seconds"] == pytest.approx(total["flops"] / rate["flops_per_second"], rel=1e-3, abs=0.001)
+    assert total["flops"] == pytest.approx(2 * events["end"]["flops"], rel=1e-3)
     other = dry_run(wanted(small_study, run_seed=1, dtype="bfloat16"), tmp_path, "cpu")
-    assert "assumed" in other["rates"]["bfloat16"]["basis"]
+    assert other["rates"]["bfloat16"]["flops_per_second"] is None
 
     dataset = load_dataset(small_study.dataset)
     questions = question_counter()(dataset, Condition(**SETTINGS))
     sizes = Sizes(lm_shape(str(small_study.lm)), PATCHES, WIDTH, 0, 4)
     projector = (folder / "projector.safetensors").stat().st_size
     assert 4 * sizes.projector_weights(Condition()) == pytest.approx(projector, rel=0.1)
-    assert checkpoint_bytes(Condition(), sizes) == 12 * sizes.projector_weights(Condition())
     metrics = (folder / "metrics.jsonl").stat().st_size
     assert run_bytes(Condition(**SETTINGS), questions, sizes) > projector + 0.8 * metrics
     store = FeatureStore.open(small_study.features)
@@ -277,20 +275,6 @@ def test_fewer_withheld_questions_cost_more_and_images_cost_less_than_pairs():
     # Two questions an image at 100 %, 4.75 at 10 %, less what questions cost of their own: what `fast` promises.
     assert 1.7 < train() / train(order="images") < 2
     assert 3 < train(ablation=10) / train(ablation=10, order="images") < 4.75
-
-
-def test_a_probe_can_be_forecast(small_study):
-    preset = read_probe(load_preset("probe"))
-    forecast = dry_run_probe(preset, None)
-    assert {each["prompts"] for each in forecast["lm"].values()} == {4 * (2040 + 7296)}
-    assert all(each["flops"] > 0 for each in forecast["lm"].values())
-    leaves = sum(map(len, FAMILIES.values()))
-    there = dry_run_probe(preset.model_copy(update={"negatives": "all"}), small_study.dataset)
-    assert {each["prompts"] for each in there["lm"].values()} == {4 * leaves * len(FAMILIES)}
-
-
-def test_the_rate_is_plausible():
-    assert 1e8 < gemm_rate(CPU, torch.float32) < 1e14
 
 
 def test_durations_for_people():

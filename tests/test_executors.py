@@ -19,9 +19,8 @@ from cachegen.common.errors import ConditionError
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps import sweep as sweep_module
-from engine.sweeps.executors import choose_executor, run_elsewhere
+from engine.sweeps.executors import choose_executor, executor_options, run_elsewhere
 from engine.sweeps.executors.local import local, visible_gpus
-from engine.sweeps.executors.options import executor_options
 from engine.sweeps.plan_file import plan_lock, read_plan
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import run_sweep

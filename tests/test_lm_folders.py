@@ -31,7 +31,7 @@ from engine.lm.language_model import (
     rows_of,
 )
 from engine.lm.prompts import encode, tokenise
-from engine.sweeps.sweep_file import read_probe, read_sweep
+from engine.sweeps.sweep_file import probe_table, read_sweep
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123456\n"
 
@@ -406,7 +406,7 @@ def test_home_stands_for_itself_in_sweep_files_and_on_command_lines(
     assert first.lm == str(folder)
     assert second.lm == str(tmp_path / "moved")
     file.write_text('[probe]\nlm = "~/lm"\n')
-    assert read_probe(file).lm == (str(folder),)
+    assert probe_table(file).lm == (str(folder),)
     with contextlib.chdir(file.parent):
         words = ("--dataset=~/dataset", "--features", "~/features.h5", "--out=~/out", "--device", "cpu", "--lm=~/lm")
         code, _, err = crosstax("train", *words, "answer_yes=Maybe")

@@ -117,12 +117,6 @@ def edit(run: Path, change) -> None:
     seal(run)
 
 
-def older(run: Path) -> None:
-    """As versions wrote it that recorded neither places nor what the store says."""
-    (run / "places.json").unlink()
-    edit(run, lambda config: config.pop("store"))
-
-
 # --- from anywhere
 
 
@@ -254,25 +248,19 @@ def test_config_is_the_same_bytes_wherever_a_run_is_made(made, tmp_path, monkeyp
     assert places["encoder"] == str(made / "encoder")
 
 
-# --- runs of earlier versions
+# --- runs without places.json
 
 
 @pytest.mark.parametrize("command", quick("ask", "evaluate"))
 @pytest.mark.parametrize("cwd", ["where it was made", "elsewhere"])
-def test_runs_of_earlier_versions_are_looked_for_from_here_and_upwards(command, cwd, study, crosstax, monkeypatch):
-    older(run_of(study))
+def test_inputs_without_recorded_places_are_looked_for_from_here_and_upwards(
+    command, cwd, study, crosstax, monkeypatch
+):
+    (run_of(study) / "places.json").unlink()
     home = study.rename(study.with_name("study"))  # their paths begin with study/
     if cwd == "where it was made":
         monkeypatch.chdir(home.parent)
     works(crosstax, command, home)
-
-
-def test_runs_of_earlier_versions_are_asked_with_their_store(study, scattered, crosstax):
-    older(run_of(study))
-    shutil.copytree(scattered["--dataset"] / "images" / "crow", study / "crow")
-    given = ["--lm", scattered["--lm"], "--encoder", scattered["--encoder"]]
-    assert "--features" in refused(crosstax, "ask", study, *given)
-    works(crosstax, "ask", study, *given, "--features", scattered["--features"])
 
 
 def test_a_field_that_a_run_lacks_stands_at_its_default(study):

@@ -19,8 +19,15 @@ from engine.design.published import REMOVED_HYPERNYMS
 from engine.design.questions import Categories, build_questions, count_questions, select, split_images
 from engine.sweeps.cost import ROW_BYTES, Questions, text_tokens
 from engine.sweeps.presets import load_preset, preset_names
-from engine.sweeps.sweep_file import complete, default_fields, locate, read_probe, read_sweep, same_encoder
-from engine.sweeps.sweep_file import select as select_runs
+from engine.sweeps.sweep_file import (
+    choose_runs,
+    complete,
+    default_fields,
+    locate,
+    probe_table,
+    read_sweep,
+    same_encoder,
+)
 from engine.sweeps.tune.table import read_tune
 
 FIGURES = ("fig3", "fig4", "fig6", "fig7", "fig10", "fig11", "fig12", "table5", "swap")
@@ -116,7 +123,7 @@ def test_every_preset_is_sound(name):
     preset = load_preset(name)
     assert "\n" not in preset.about
     if "probe" in preset.document:
-        assert set(read_probe(preset).lm) <= set(LMS)
+        assert set(probe_table(preset).lm) <= set(LMS)
     elif name == "tune":
         assert read_tune(preset, name).count == 24
     elif name == "curves":  # its LM is a world's, given on the command line
@@ -433,12 +440,12 @@ def test_mistakes_in_sweep_files_name_the_place(tmp_path, text, message):
     file = tmp_path / "sweep.toml"
     file.write_text(text)
     with pytest.raises(ConditionError, match=message):
-        read_probe(file) or read_sweep(file)
+        probe_table(file) or read_sweep(file)
 
 
 def test_runs_are_selected_by_field_part_of_id_and_number(grid):
     def chosen(*only, limit=None):
-        return select_runs(grid, only, limit)
+        return choose_runs(grid, only, limit)
 
     assert len(chosen("lm=Qwen3-8B")) == 9
     assert len(chosen("lm=Qwen/Qwen3-0.6B", "shuffle=across", "ablation=10", "ablation_kind=random")) == 3

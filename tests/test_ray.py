@@ -17,8 +17,7 @@ from test_executors import EVERY_STEP, PAIRS, planned
 
 from cachegen.common.errors import ConditionError
 from engine.runs.directory import RunDirectory
-from engine.sweeps.executors import choose_executor
-from engine.sweeps.executors.options import executor_options
+from engine.sweeps.executors import choose_executor, executor_options
 from engine.sweeps.executors.ray_cluster import ENVIRONMENT
 from engine.sweeps.sweep import run_sweep
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from few import few
 from run_folders import all_bytes, kill_on_call, killed
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from cachegen.common.errors import RunError
 from engine.runs.directory import RunDirectory
@@ -168,18 +167,6 @@ def test_negative_control_an_untouched_checkpoint_counts(runs, uninterrupted, st
     assert [event["from_step"] for event in read_events(out) if event["event"] == "begin"] == [0, 2]
 
 
-def test_a_checkpoint_of_an_earlier_version_is_not_trusted(runs, uninterrupted, stopped, tmp_path, capsys):
-    """It names no runs and has no digest: they begin anew, and that is said."""
-    out = shutil.copytree(stopped, tmp_path / "runs")
-    (file,) = out.glob("*.safetensors")
-    with safe_open(file, framework="pt") as opened:
-        head = {name: opened.metadata()[name] for name in ("step", "log_sizes")}
-    tensors = {name: value * 2 for name, value in load_file(file).items()}
-    file.write_bytes(save(tensors, metadata=head))
-    assert all_bytes(run_sweep(runs, out, CPU)) == uninterrupted
-    assert "begin anew" in capsys.readouterr().err
-
-
 def edited(**changed):
     def change(plan):
         plan["groups"][0] |= changed
@@ -216,14 +203,6 @@ def test_a_plan_that_was_edited_is_refused(runs, uninterrupted, stopped, tmp_pat
     file.write_bytes(whole)
     for folder in (out, deleted):
         assert all_bytes(run_sweep(runs, folder, CPU)) == uninterrupted
-
-
-def test_a_plan_of_an_earlier_version_is_followed(runs, uninterrupted, stopped, tmp_path):
-    out = shutil.copytree(stopped, tmp_path / "runs")
-    plan = json.loads((out / "plan.json").read_text())
-    del plan["digest"]
-    (out / "plan.json").write_text(json.dumps(plan | {"schema": 2}))
-    assert all_bytes(run_sweep(runs, out, CPU)) == uninterrupted
 
 
 def test_two_writers_at_once_are_refused(runs, tmp_path):

@@ -11,7 +11,7 @@ from cachegen.common.errors import ConditionError, CrosstaxError, RunError
 from engine.sweeps.presets import load_preset
 from engine.sweeps.sweep_file import read_sweep
 from engine.sweeps.tune.objective import decisive, run_scores
-from engine.sweeps.tune.record import Record, Rung, Trial, read_record, write_record
+from engine.sweeps.tune.record import Record, Rung, Trial, read_tune_record, write_record
 from engine.sweeps.tune.sampler import ENOUGH, importance, propose
 from engine.sweeps.tune.study import run_tune
 from engine.sweeps.tune.table import TuneTable, read_tune
@@ -220,9 +220,9 @@ def test_a_record_is_read_back_and_the_first_of_the_best_wins(tmp_path):
     trials = tuple(tried(number, {"batch": 16}, value) for number, value in enumerate([1.0, 3.0, 3.0]))
     record = Record(table=table().identity, trials=trials)
     write_record(tmp_path, record)
-    assert read_record(tmp_path) == record
+    assert read_tune_record(tmp_path) == record
     assert record.best.number == 1
-    assert read_record(tmp_path / "elsewhere") is None
+    assert read_tune_record(tmp_path / "elsewhere") is None
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_record_is_read_back_and_the_first_of_the_best_wins(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, text, message):
     (tmp_path / "tune.json").write_text(text)
     with pytest.raises(CrosstaxError, match=message):
-        read_record(tmp_path)
+        read_tune_record(tmp_path)
 
 
 def test_the_best_setting_as_a_sweep_file_means_the_same_runs(tmp_path):

@@ -23,7 +23,7 @@ from engine.runs.planned import Execution
 from engine.sweeps.plan_file import read_plan
 from engine.sweeps.tune import study as tune_study
 from engine.sweeps.tune.objective import decisive
-from engine.sweeps.tune.record import Record, read_record
+from engine.sweeps.tune.record import Record, read_tune_record
 from engine.sweeps.tune.study import run_tune
 from engine.sweeps.tune.table import TuneTable
 from engine.training import group
@@ -100,7 +100,7 @@ def test_killed_and_resumed_equals_undisturbed(whole, runs_of, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         kill_on_call(patch, module, name, number)
         killed(lambda: run_tune(table(), runs_of, out, EVERY_STEP))
-    assert len((read_record(out) or Record(table={})).trials) < table().count
+    assert len((read_tune_record(out) or Record(table={})).trials) < table().count
     run_tune(table(), runs_of, out, CPU)
     assert tree(out) == tree(whole[0])
 

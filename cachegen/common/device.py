@@ -25,6 +25,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """What timings record of a device: its model and, on a CPU, the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 def on_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Values in the CPU's memory as a tensor on `device`; copying to a GPU does not block."""
     tensor = torch.as_tensor(values)

@@ -41,6 +41,12 @@ class WriteError(RunError):
     """A file or folder that cannot be written: a full disk, permissions. It concerns all that is written there."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, on one line; one that is not ours begins with its type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CrosstaxError) else f"{type(error).__name__}: {text}"
+
+
 def is_fault(error: BaseException) -> bool:
     """Whether this is a failure and not a request to stop; a panic of a Rust library is no `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -15,6 +15,11 @@ clock = time.monotonic
 EVERY = 30.0  # seconds between lines of a log; shorter work leaves none
 
 
+def tell(text: str) -> None:
+    """Print a line to stderr as it is: names may look like markup, and terminals wrap by themselves."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 def quiet_transformers() -> None:
     """Turn off the bars that transformers draws for every load and save, also into pipes, and its warnings.
 

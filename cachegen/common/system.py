@@ -31,12 +31,6 @@ def reserve(descriptor: int, size: int) -> None:
         os.pwrite(descriptor, os.pread(descriptor, 1, offset) or b"\0", offset)
 
 
-def forget_cached(descriptor: int) -> None:
-    """Ask the system not to keep a file's pages in memory; only Linux can be asked."""
-    if sys.platform == "linux":
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 class _NoTerminal(io.TextIOWrapper):
     """Stderr without progress bars, which several processes would draw over each other."""
 

@@ -4,8 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 Ways = Mapping[str, Callable[[], object]]
 Seconds = dict[str, list[float]]
+
+TOKENS, WIDTH, INNER = 1024, 1024, 3072  # an MLP product of a 0.6B LM over a packed row
+OPERATIONS = 2 * TOKENS * WIDTH * INNER
 
 
 def alternate(
@@ -36,3 +41,20 @@ def median(seconds: Seconds, way: str) -> float:
 def ratio(seconds: Seconds, slow: str, fast: str) -> float:
     """How many times `fast` is as fast as `slow`: the median of the rounds' own ratios."""
     return statistics.median(one / other for one, other in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """A function that starts one product of `OPERATIONS` floating-point operations."""
+    x = torch.ones(TOKENS, WIDTH, dtype=dtype, device=device)
+    weight = torch.ones(WIDTH, INNER, dtype=dtype, device=device)
+    out = torch.empty(TOKENS, INNER, dtype=dtype, device=device)
+
+    def product() -> None:
+        torch.matmul(x, weight, out=out)
+
+    return product
+
+
+def wait_for(device: torch.device) -> Callable[[], None]:
+    """A function that returns when the device has done all it was given."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None

@@ -4,19 +4,14 @@ from typing import Any
 
 import torch
 
-from engine.benchmark.compare import Setting, compare
-from engine.benchmark.extraction import bench_extraction
+from cachegen.common.device import device_name
+from engine.benchmark.compare import Setting, compare_ways
 from engine.benchmark.lockstep import lockstep
-from engine.benchmark.stream import stream
-from engine.sweeps.rate import device_name
-
-EXTRACTED = {"tiny": 64, "dinov2-l": 8}  # images
 
 
 def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Keys: device, dtype, threads, lm, ablation, what `compare` gives, lockstep (by LM), extract and stream."""
+    """Keys: device, dtype, threads, lm, ablation, what `compare_ways` gives, and lockstep (by LM)."""
     dtype, device, rounds = setting.dtype, setting.device, setting.rounds
-    encoder = "tiny" if setting.lm == "tiny" else "dinov2-l"
     small = {"tiny": lockstep("tiny", torch.float32, device, 3 * rounds)}
     return {
         "device": device_name(device),
@@ -24,10 +19,8 @@ def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, 
         "threads": torch.get_num_threads(),
         "lm": setting.lm,
         "ablation": setting.ablation,
-        **compare(setting, depths),
+        **compare_ways(setting, depths),
         "lockstep": small if setting.lm == "tiny" else small | {setting.lm: lockstep(setting.lm, dtype, device, 1)},
-        "extract": bench_extraction(encoder, EXTRACTED[encoder], rounds, device=device),
-        "stream": stream(setting.lm, dtype, device, rounds),
     }
 
 
@@ -58,14 +51,6 @@ def bench_text(result: dict[str, Any]) -> str:
                 f"{row['of_floor']:10.2f}{row['gain']:11.2f}x"
                 for runs, row in curve[images].items()
             ]
-    extract, streamed = result["extract"], result["stream"]
-    lines += [
-        "",
-        f"extraction: {extract['extract']:.4f} s an image, the bare encoder {extract['bare']:.4f} "
-        f"({extract['ratio']:.3f} of its speed)",
-        f"streaming: {streamed['streamed']:.4f} s an image, from memory {streamed['memory']:.4f} "
-        f"({streamed['ratio']:.3f} of its speed; LM of {streamed['layers']} layers)",
-    ]
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """The engine against the naive loop, per image with all its questions, at an LM's full depth.
 
-Full depth is run where that takes minutes; else two shallower models are timed, and every way's seconds follow the
-line a + b L through them. The encoder is never made shallower: at reduced depth encoder and vocabulary dominate and
-every ratio flatters, so nothing measured there is reported by itself.
+Full depth is run on a GPU. A CPU would need an hour, so two shallower models are timed there, and every way's seconds
+follow the line a + b L through them. The encoder is never made shallower: at reduced depth encoder and vocabulary
+dominate and every ratio flatters, so nothing measured there is reported by itself.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ import torch
 from cachegen.common.errors import ConditionError
 from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
-from engine.benchmark.alternate import Seconds, alternate, median, ratio
-from engine.benchmark.models import SUFFIX, lm_config, vision_model
+from engine.benchmark.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
+from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
 from engine.benchmark.naive import EncoderShape, Naive, naive_cost_of
 from engine.benchmark.work import Engine, Work
 from engine.design.condition import Condition
@@ -24,16 +24,13 @@ from engine.lm.projector import new_projector
 from engine.lm.shape import shape_of_config
 from engine.sweeps.cost import Questions, Sizes, cost_of
 from engine.sweeps.plan import MAX_TOKENS
-from engine.sweeps.rate import OPERATIONS, gemm_rate, matrix_product, wait_for
 
 # Questions of each image, near the means of THINGS: 2 and 4.75 in training (Table 2), 5.34 in evaluation. A training
 # step has about the paper's 16 pairs, a row of evaluation as many images as fill it.
 TRAINED = {100: (2,) * 8, 10: (4, 5, 5, 5)}
 EVALUATED = (5, 5, 6)
-DEPTHS = (4, 8)  # where full depth would take too long
-PATIENCE = 1200.0  # seconds that full depth may take
+DEPTHS = (4, 8)  # of a large LM on a CPU
 PRODUCTS = {"cpu": 20, "cuda": 2000}  # timed beside the ways, for the rate
-GUESSED_SHARE = 0.4  # of the GEMM rate, for guessing how long it will take
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,17 @@ def read_depths(text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted({*map(int, words)}))
 
 
-def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
+def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
     """`train`, `eval`, `layers`, `extrapolated`, `gemm_tflops` and, if extrapolated, `depths` with what it rests on.
 
-    `depths`: layers to time, one or two; None: the full depth if that is a matter of minutes, else `DEPTHS`.
+    `depths`: layers to time, one or two; None: the full depth, for a large LM on a CPU `DEPTHS`.
     Times are seconds per image with all its questions; a ratio above 1 means that the engine is faster. Of two depths,
     ratios are those of the extrapolated times; of one, medians of the rounds' own ratios.
     """
     encoder = vision_model(setting.lm)
-    full = lm_config(setting.lm).num_hidden_layers
+    full = bench_lm_config(setting.lm).num_hidden_layers
     work = _Operations.of(setting, EncoderShape.of(encoder))
-    depths = depths or (DEPTHS if work.seconds(setting) > PATIENCE and full > max(DEPTHS) else (full,))
+    depths = depths or (DEPTHS if setting.device.type == "cpu" and full > max(DEPTHS) else (full,))
     encoder = encoder.to(setting.device, setting.dtype)
     timed = {}
     with progress_bar("bench", len(depths) * 9 * (setting.rounds + 1), "steps") as advance:
@@ -109,7 +106,7 @@ def compare(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str
 
 def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], None]) -> Seconds:
     """Seconds per image of every way, round by round; of `gemm`, of `PRODUCTS` matrix products."""
-    lm = FrozenLM.wrap(random_init_lm(lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
+    lm = FrozenLM.wrap(random_init_lm(bench_lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
     patches, width = encoder.patch_embed.num_patches, encoder.embed_dim
     side = encoder.patch_embed.img_size[0]
 
@@ -169,7 +166,7 @@ class _Operations:
 
     @classmethod
     def of(cls, setting: Setting, encoder: EncoderShape) -> "_Operations":
-        shape = shape_of_config(lm_config(setting.lm).to_dict())
+        shape = shape_of_config(bench_lm_config(setting.lm).to_dict())
         sizes = Sizes(shape, encoder.patches, encoder.width, 0, setting.suffix)
         asked, images = sum(setting.trained), len(setting.trained)
         condition = Condition.of({"order": "images", "epochs": 1, "batch": asked}, "bench")
@@ -179,12 +176,6 @@ class _Operations:
             (own.train_flops / images, naive.train_flops / images),
             (own.evaluated_flops / len(EVALUATED), naive.evaluated_flops / len(EVALUATED)),
         )
-
-    def seconds(self, setting: Setting) -> float:
-        """About how long a comparison takes at full depth."""
-        rate = GUESSED_SHARE * gemm_rate(setting.device, setting.dtype)
-        once = len(setting.trained) * 2 * sum(self.train) + len(EVALUATED) * (self.eval[0] + 3 * self.eval[1])
-        return (setting.rounds + 1) * once / rate
 
 
 def _at(timed: dict[int, Seconds], way: str, layers: int) -> float:

@@ -8,13 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
-from engine.benchmark.alternate import alternate, median, ratio
-from engine.benchmark.models import lm_config, step_sizes
+from engine.benchmark.alternate import alternate, median, ratio, wait_for
+from engine.benchmark.models import bench_lm_config, step_sizes
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.sweeps.plan import MAX_TOKENS
-from engine.sweeps.rate import wait_for
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
@@ -76,8 +75,8 @@ def lockstep(lm_name: str, dtype: torch.dtype, device: torch.device, rounds: int
     `floor`: seconds of the step's matrix products alone; `of_floor`: floor / seconds; `gain`: times as fast as K = 1.
     Only the LM "tiny" has all its layers; `layers` says how many there were.
     """
-    layers = lm_config(lm_name).num_hidden_layers if lm_name == "tiny" else REDUCED
-    lm = FrozenLM.wrap(random_init_lm(lm_config(lm_name, layers), 0).to(dtype), None, device)
+    layers = bench_lm_config(lm_name).num_hidden_layers if lm_name == "tiny" else REDUCED
+    lm = FrozenLM.wrap(random_init_lm(bench_lm_config(lm_name, layers), 0).to(dtype), None, device)
     result: dict[str, Any] = {"lm": lm_name, "layers": layers}
     with progress_bar("bench lockstep", len(IMAGES) * 2 * len(RUNS) * (rounds + 1), "steps") as advance:
         for images in IMAGES:

@@ -20,7 +20,7 @@ TINY_ENCODER = {"img_size": 48, "patch_size": 12, "embed_dim": 96, "depth": 3, "
 SUFFIX = {"tiny": 4, "paper": 14}  # tokens: category and answer mark; "\nIs there a ... in this image?\n"
 
 
-def lm_config(name: str, layers: int | None = None) -> PretrainedConfig:
+def bench_lm_config(name: str, layers: int | None = None) -> PretrainedConfig:
     """A new configuration object (transformers keeps the attention implementation in it), of other depth if asked."""
     sizes = {"tie_word_embeddings": True} | (TINY_LM if name == "tiny" else KNOWN[LMS[name]])
     if layers is not None:

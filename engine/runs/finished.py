@@ -21,7 +21,7 @@ from engine.design.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
 from engine.runs.places import NAMES, Places, candidates
-from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_table
+from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_run_table
 
 if TYPE_CHECKING:  # take seconds to import; readers of results do without
     import torch
@@ -68,7 +68,7 @@ class FinishedRun:
         """
         path = self.directory.file("questions.parquet")
         columns = [name for name in QUESTION_COLUMNS if name not in QUESTION_DEFAULTS]
-        table = read_table(path, columns, QUESTION_DEFAULTS)[QUESTION_COLUMNS]
+        table = read_run_table(path, columns, QUESTION_DEFAULTS)[QUESTION_COLUMNS]
         if not table["split"].isin(SPLITS).all() or not (table["split"] == "test").any():
             raise RunError(f"{path} has no test questions, or an unknown split; delete the run and repeat it")
         return table
@@ -79,7 +79,7 @@ class FinishedRun:
         mass: probability of yes and no together among all tokens. Raises RunError where other questions are answered.
         """
         path = self.directory.file("predictions.parquet")
-        predictions = read_table(path, ["question", *LOGITS, "mass"])
+        predictions = read_run_table(path, ["question", *LOGITS, "mass"])
         row = pd.Index(predictions["question"])
         same = row.is_unique and len(row) == len(asked)
         row = row.get_indexer(pd.Index(asked["question"])) if same else np.array([-1])
@@ -100,7 +100,7 @@ class FinishedRun:
 
     def bad_logits(self) -> str | None:
         """What is wrong with logits that are not finite; None where all are."""
-        logits = read_table(self.directory.file("predictions.parquet"), LOGITS).to_numpy(float)
+        logits = read_run_table(self.directory.file("predictions.parquet"), LOGITS).to_numpy(float)
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         return f"{bad} of {len(logits)} predictions have logits that are not finite" if bad else None
 
@@ -191,11 +191,9 @@ class FinishedRun:
     def features(self) -> dict[str, Any]:
         """The attributes of its feature store, with `patches` (per image) and `width`.
 
-        They are recorded in the run, so the store is not needed. Runs of earlier versions read them from the store.
+        They are recorded in the run, so the store is not needed.
         """
-        if "store" not in self.config:
-            return features_of(self.store)
-        found = self.config["store"]
+        found = self.config.get("store", {})
         try:
             sound = all(isinstance(found[name], str) for name in ("encoder", "transform", "compute", "weights_digest"))
             sound = sound and found["dtype"] in STORAGE and all(found[name] > 0 for name in ("patches", "width"))

@@ -21,7 +21,7 @@ KINDS = dict.fromkeys(("question", "image"), "integers") | dict.fromkeys((*LOGIT
 KINDS |= dict.fromkeys(("seen", "answer", "veridical", "removed"), "yes or no")
 
 
-def read_table(
+def read_run_table(
     path: Path, columns: Sequence[str], defaults: Mapping[str, Any] | None = None, filters: Any = None
 ) -> pd.DataFrame:
     """The columns named, and those of `defaults` with their value where the file lacks them.

@@ -192,8 +192,3 @@ def run_bytes(condition: Condition, questions: Questions, sizes: Sizes) -> int:
     asked = questions.trained + questions.evaluated
     rows = ROW_BYTES["questions"] * asked + ROW_BYTES["predictions"] * questions.evaluated
     return rows + ROW_BYTES["metrics"] * questions.steps(condition) + 4 * sizes.projector_weights(condition)
-
-
-def checkpoint_bytes(condition: Condition, sizes: Sizes) -> int:
-    """Bytes of one run's share of its group's checkpoint: weights and AdamW's two moments."""
-    return 3 * 4 * sizes.projector_weights(condition)

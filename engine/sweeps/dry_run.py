@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError
+from cachegen.common.errors import CrosstaxError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.same_pictures import check_pictures
@@ -20,23 +20,14 @@ from engine.sweeps.cost import (
     Cost,
     Questions,
     Sizes,
-    checkpoint_bytes,
     cost_of,
     question_counter,
     run_bytes,
     store_bytes,
     text_tokens,
 )
-from engine.sweeps.plan_file import MAX_GROUP
-from engine.sweeps.sweep_file import ProbeTable, Wanted, timm_name
+from engine.sweeps.sweep_file import Wanted, timm_name
 from engine.sweeps.timing import duration, measured_rate, read_events
-
-# Share of the rate of large matrix products that whole groups are taken to reach, loading included. Steps alone reached
-# 0.73 on one CPU core (`crosstax bench`, Qwen3-0.6B in bfloat16); elsewhere it is an assumption.
-ASSUMED_EFFICIENCY = 0.6
-
-THINGS_PROBED = 2_040 + 7_296  # distinct (leaf, hypernym) pairs of the published probe
-PROMPT_TOKENS = 24  # of a probe's question in a chat template
 
 
 @dataclass(frozen=True)
@@ -54,9 +45,9 @@ class Forecast:
 def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
     """Forecast of a sweep as one JSON-ready object.
 
-    `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates` (floating-point operations per second,
-    and what they rest on); `lms`: for each LM whether the checks before a sweep could be made, and `problem`, what they
-    found (`engine.sweeps.preflight`); `notes`. Sums are over the runs whose cost is known.
+    `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates`: by precision, operations per second (None
+    until groups have finished) and what they rest on; `lms`: for each LM whether the checks before a sweep could be
+    made, and `problem`, what they found (`engine.sweeps.preflight`); `notes`. Sums are over runs whose cost is known.
     """
     rates = _rates({run.condition.dtype for run in runs}, out, device)
     opened, count = lru_cache(_open_dataset), question_counter()
@@ -86,11 +77,8 @@ def _open_dataset(path: Path | None) -> Dataset | None:
 
 
 def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str, Any]]:
-    """For each precision the rate that whole groups reach: measured in the sweep folder, else assumed from products."""
-    import torch
-
-    from cachegen.common.device import choose_device, emulated
-    from engine.sweeps.rate import device_name, gemm_rate
+    """For each precision the rate of the groups that have finished in the sweep folder on this device, if any has."""
+    from cachegen.common.device import choose_device, device_name, emulated
 
     chosen = choose_device(device)
     name, events = device_name(chosen), read_events(out)
@@ -99,11 +87,9 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
         rate = measured_rate(events, name, dtype)
         basis = f"measured on {name} in {dtype}, from finished groups in {out}"
         if rate is None:
-            products = gemm_rate(chosen, getattr(torch, dtype))
-            rate = ASSUMED_EFFICIENCY * products
             basis = (
-                f"matrix products on {name} in {dtype} reach {products / 1e12:.3g} TFLOP/s (measured); the engine is "
-                f"assumed to reach {ASSUMED_EFFICIENCY:.0%} of that"
+                f"not known: no group has finished in {out} on {name} in {dtype}; train one with --limit 1 in place of "
+                "--dry-run, then ask again"
             )
         rates[dtype] = {"flops_per_second": rate, "basis": basis, "note": emulated(chosen, dtype)}
     return rates
@@ -122,8 +108,7 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
         try:
             preflight.check(folder, run.condition, opened(run.dataset), _patches(run)[0] or None)
         except Exception as error:
-            kind = "" if isinstance(error, CrosstaxError) else f"{type(error).__name__}: "
-            known["problem"] = kind + " ".join(str(error).split())
+            known["problem"] = in_one_line(error)
     return found
 
 
@@ -159,7 +144,7 @@ def _patches(run: Wanted) -> tuple[int, int]:
 
 
 def _forecast(
-    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions], rate: float
+    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions], rate: float | None
 ) -> Forecast:
     questions, first = _questions(run, dataset, count)
     sizes, others = _sizes(run, dataset)
@@ -167,7 +152,7 @@ def _forecast(
     if questions is None or sizes is None or not questions.trained:
         return Forecast(run, sizes, questions, None, None, notes)
     cost = cost_of(run.condition, questions, sizes)
-    return Forecast(run, sizes, questions, cost, cost.flops / rate, notes)
+    return Forecast(run, sizes, questions, cost, cost.flops / rate if rate else None, notes)
 
 
 def _questions(
@@ -222,23 +207,21 @@ def _cells(forecasts: Sequence[Forecast]) -> list[tuple[dict[str, Any], list[For
 
 def _sum(forecasts: Sequence[Forecast]) -> dict[str, Any]:
     """Runs, how many of them are `known`, and the sums of these: steps, tokens, operations, seconds (None: none)."""
-    known = [(f.run.condition, f.questions, f.cost, f.seconds) for f in forecasts if f.questions and f.cost]
+    known = [forecast for forecast in forecasts if forecast.cost]
+    seconds = [forecast.seconds for forecast in known if forecast.seconds is not None]
     total: dict[str, Any] = {"runs": len(forecasts), "known": len(known)}
     if not known:
         return total | dict.fromkeys(("steps", "tokens", "flops", "seconds"))
     return total | {
-        "steps": sum(questions.steps(condition) for condition, questions, _, _ in known),
-        "tokens": round(sum(cost.tokens for _, _, cost, _ in known)),
-        "flops": float(f"{sum(cost.flops for _, _, cost, _ in known):.4g}"),
-        "seconds": round(sum(seconds or 0 for _, _, _, seconds in known), 3),
+        "steps": sum(run.questions.steps(run.run.condition) for run in known if run.questions),
+        "tokens": round(sum(run.cost.tokens for run in known if run.cost)),
+        "flops": float(f"{sum(run.cost.flops for run in known if run.cost):.4g}"),
+        "seconds": round(sum(seconds), 3) if len(seconds) == len(known) else None,
     }
 
 
 def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset | None]) -> dict[str, int]:
-    """Bytes of feature stores, LM weights (16 bit), run directories, and of a checkpoint while its group trains.
-
-    Whatever is not known counts as nothing.
-    """
+    """Bytes of feature stores, LM weights (16 bit) and run directories; whatever is not known counts as nothing."""
     stores, lms = {}, {}
     for forecast in forecasts:
         run, sizes = forecast.run, forecast.sizes
@@ -247,31 +230,8 @@ def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset
             images = len(dataset.images) if dataset else sum(THINGS_IMAGES.values())
             stores[run.dataset, run.features, run.encoder] = store_bytes(images, sizes.patches, sizes.width)
             lms[run.lm] = 2 * sizes.lm.weights
-    costed = [(f.run.condition, f.questions, f.sizes) for f in forecasts if f.questions and f.sizes]
-    shares = sorted(checkpoint_bytes(condition, sizes) for condition, _, sizes in costed)
-    return {
-        "features": sum(stores.values()),
-        "models": sum(lms.values()),
-        "runs": sum(run_bytes(*each) for each in costed),
-        "checkpoint": sum(shares[-MAX_GROUP:]),
-    }
-
-
-def dry_run_probe(asked: ProbeTable, dataset: Path | None) -> dict[str, Any]:
-    """Forecast of a sweep of text-only probes: prompts of each LM, and operations where the LM's sizes are known."""
-    from engine.lm.probe import ProbeSettings, probe_pairs
-
-    opened = _open_dataset(dataset)
-    pairs = len(probe_pairs(opened, asked.negatives, asked.data_seed)) if opened else THINGS_PROBED
-    prompts = pairs * len(ProbeSettings().phrasings)
-    shapes = {name: lm_shape(name) for name in asked.lm}
-    return {
-        "lm": {
-            name: {"prompts": prompts, "flops": 2.0 * PROMPT_TOKENS * prompts * shape.weights if shape else None}
-            for name, shape in shapes.items()
-        },
-        "notes": [f"prompts of about {PROMPT_TOKENS} tokens"] + ([] if opened else ["pairs as published on THINGS"]),
-    }
+    runs = sum(run_bytes(f.run.condition, f.questions, f.sizes) for f in forecasts if f.questions and f.sizes)
+    return {"features": sum(stores.values()), "models": sum(lms.values()), "runs": runs}
 
 
 # Fields of a cell that have their place in the text, or say nothing beside it.
@@ -295,10 +255,7 @@ def dry_run_text(forecast: dict[str, Any]) -> str:
     wide = [max((len(row[column]) for row in rows if row[2]), default=0) for column in (0, 1)]
     lines = [f"{row[0]:<{wide[0]}}  {row[1]:<{wide[1]}}  {row[2]}".rstrip() for row in rows]
     disk = {name: f"{size / 1e9:.2f} GB" for name, size in forecast["disk"].items()}
-    lines.append(
-        f"disk: features {disk['features']}, LM weights {disk['models']}, runs {disk['runs']}, and a checkpoint of at "
-        f"most {disk['checkpoint']} while a group trains"
-    )
+    lines.append(f"disk: features {disk['features']}, LM weights {disk['models']}, runs {disk['runs']}")
     for name, found in forecast["lms"].items():
         checked = (
             "passes the checks that need no weights" if found["checked"] else "not checked, it is not on this machine"
@@ -329,12 +286,15 @@ def _levels(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _numbers(cells: Sequence[dict[str, Any]]) -> str:
-    runs, known, tokens, flops, seconds = (
-        sum(cell[name] or 0 for cell in cells) for name in ("runs", "known", "tokens", "flops", "seconds")
+    runs, known, tokens, flops = (
+        sum(cell[name] or 0 for cell in cells) for name in ("runs", "known", "tokens", "flops")
     )
     text = f"{runs:>4} runs"
     if known:
-        text += f"  {tokens:.1e} tokens  {flops:.1e} FLOP  {duration(seconds):>10}"
+        text += f"  {tokens:.1e} tokens  {flops:.1e} FLOP"
+    seconds = [cell["seconds"] for cell in cells if cell["known"]]
+    if seconds and None not in seconds:
+        text += f"  {duration(sum(seconds)):>10}"
     if known < runs:
         text += f"  ({runs - known} of them not known)"
     return text

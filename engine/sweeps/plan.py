@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cachegen.common.device import choose_device, device_memory
-from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.errors import CrosstaxError, RunError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset, load_dataset_of_runs
 from cachegen.features.same_pictures import check_pictures
@@ -42,8 +42,7 @@ class Unplanned:
 
     @property
     def reason(self) -> str:
-        kind = "" if isinstance(self.error, CrosstaxError) else f"{type(self.error).__name__}: "
-        return kind + " ".join(str(self.error).split())
+        return in_one_line(self.error)
 
     @property
     def told(self) -> Exception:

@@ -18,7 +18,6 @@ from cachegen.common.locks import exclusive_lock, waiting_lock
 from cachegen.data.taxonomy import name_problem
 
 SCHEMA = 3
-UNSEALED = 2  # the schema of earlier versions, without a digest
 FILE = "plan.json"
 MAX_GROUP = 16  # runs in lockstep, however much memory there is
 
@@ -67,9 +66,9 @@ def read_plan(out: Path) -> list[Group]:
     if not (out / FILE).exists():
         return []
     plan = read_json(out / FILE)
-    if not isinstance(plan, dict) or plan.get("schema") not in (UNSEALED, SCHEMA):
+    if not isinstance(plan, dict) or plan.get("schema") != SCHEMA:
         raise RunError(f"{out / FILE} was written by another version of crosstax; choose another --out")
-    if plan["schema"] == SCHEMA and plan.get("digest") != _digest(plan.get("groups")):
+    if plan.get("digest") != _digest(plan.get("groups")):
         raise RunError(
             f"{out / FILE} was changed by something else than crosstax; restore it, or delete it together with the "
             "checkpoints beside it (*.checkpoint.safetensors): runs that are done stay, others begin anew"

@@ -11,9 +11,10 @@ from socket import gethostname
 
 import torch
 
+from cachegen.common.device import device_name
 from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.locks import exclusive_lock, lock_holder
-from cachegen.common.progress import console
+from cachegen.common.progress import tell
 from engine.design.condition import Sweep
 from engine.runs.config import condition_of, inputs_of, read_config
 from engine.runs.directory import RunDirectory
@@ -22,7 +23,6 @@ from engine.sweeps.executors.jobs import Executor, in_this_process
 from engine.sweeps.plan import MIN_TOKENS, Unplanned, extend_plan, loading_order, plan_each, plan_runs
 from engine.sweeps.plan_file import Group, plan_lock, read_plan, write_plan
 from engine.sweeps.preflight import Preflight
-from engine.sweeps.rate import device_name
 from engine.sweeps.timing import append_event, checkpoint_step, read_events
 from engine.training.checkpoint import CheckpointError
 from engine.training.group import Opener, Shared, concerns_all, fail, out_of_memory, run_group
@@ -111,9 +111,7 @@ def run_sweep(
     over = {run for run in runs if RunDirectory(out / run).over}
     failed = {run for run in over if RunDirectory(out / run).failed}
     if failed and not retry_failed:
-        console.print(
-            f"{len(failed)} runs have failed before and are skipped; --retry-failed tries them again", soft_wrap=True
-        )
+        tell(f"{len(failed)} runs have failed before and are skipped; --retry-failed tries them again")
     # What is finished may be in a folder that is read-only; a checkpoint there is one to be removed.
     if len(over) < len(runs) or (failed and retry_failed) or any(out.glob("*.checkpoint.safetensors")):
         with exclusive_lock(out / ".lock", f"sweep {out}"):
@@ -200,9 +198,7 @@ def _plan_tasks(
     members = {group: [run for run in group.runs if not RunDirectory(out / run).never_began] for group in waiting}
     others = {run for names in members.values() for run in names} - set(runs)
     if others:
-        console.print(
-            f"{len(others)} more runs go on: they have started in lockstep with runs that are asked for", soft_wrap=True
-        )
+        tell(f"{len(others)} more runs go on: they have started in lockstep with runs that are asked for")
     known, able = dict(runs), []
     for group in waiting:
         try:
@@ -217,7 +213,7 @@ def _plan_tasks(
 
 
 def say_left_alone(reason: object) -> None:
-    console.print(f"left alone: {reason}", soft_wrap=True, markup=False, highlight=False)
+    tell(f"left alone: {reason}")
 
 
 def _release(groups: list[Group], failed: set[str], over: set[str], out: Path) -> tuple[list[Group], set[str]]:
@@ -360,9 +356,7 @@ class _Carrier:
                 place = groups.index(group)
                 write_plan(self.out, [*groups[:place], *parts, *groups[place + 1 :]])
             first = parts[0]
-            console.print(
-                f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens", soft_wrap=True
-            )
+            tell(f"out of memory: {len(first.runs)} runs go on in rows of {first.max_tokens:,} tokens")
             return parts
         cause: BaseException = error
         if short:

@@ -181,7 +181,7 @@ def _text_of(content: bytes) -> str:
     return text
 
 
-def read_probe(source: Path | Preset) -> ProbeTable | None:
+def probe_table(source: Path | Preset) -> ProbeTable | None:
     """The [probe] table of a sweep of text-only probes; None for a sweep of runs.
 
     Raises `ConditionError` naming the field that is wrong.
@@ -314,7 +314,7 @@ def complete(runs: Iterable[Wanted], where: str, stores: Sequence[Path] = ()) ->
     return Sweep(runs=tuple(found))
 
 
-def select(runs: Sequence[Wanted], only: Sequence[str], limit: int | None) -> list[Wanted]:
+def choose_runs(runs: Sequence[Wanted], only: Sequence[str], limit: int | None) -> list[Wanted]:
     """Runs that fit every one of `only` (several values of one field: any of them), the first `limit` of them.
 
     A word is FIELD=VALUE, with a field of a condition, lm or encoder, or else a part of the run id (or all of it).

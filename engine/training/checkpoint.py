@@ -18,7 +18,6 @@ from torch import nn
 
 from cachegen.common.errors import RunError
 from cachegen.common.files import remove_leftovers, write_atomically
-from cachegen.common.progress import console
 from engine.runs.directory import RunDirectory
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -78,9 +77,8 @@ def read_checkpoint(
 ) -> int:
     """Restore projectors and optimizer, cut the metrics logs to match, and return the number of steps taken.
 
-    Without a checkpoint, or with one of an earlier version, which did not say whose it was, the logs are emptied and 0
-    is returned. Raises `CheckpointError` on a file that is damaged or another group's, and where a log is shorter than
-    it was then. The caller holds the group.
+    Without a checkpoint the logs are emptied and 0 is returned. Raises `CheckpointError` on a file that is damaged or
+    another group's, and where a log is shorter than it was then. The caller holds the group.
     """
     path = checkpoint.path
     remove_leftovers(path)
@@ -90,14 +88,11 @@ def read_checkpoint(
         content = path.read_bytes()
         try:
             header = json.loads(_header(memoryview(content))[8:])["__metadata__"]
-            if "digest" in header:
-                _check(memoryview(content), header, checkpoint)
-                step, sizes = int(header["step"]), [int(size) for size in json.loads(header["log_sizes"])]
-                if step < 0 or min(sizes) < 0 or len(sizes) != len(directories):
-                    raise ValueError("its step or the sizes of its logs are none")
-                _restore(load(content), projectors, optimizer)
-            else:
-                console.print(f"{path} names no runs, as in earlier versions: its runs begin anew", soft_wrap=True)
+            _check(memoryview(content), header, checkpoint)
+            step, sizes = int(header["step"]), [int(size) for size in json.loads(header["log_sizes"])]
+            if step < 0 or min(sizes) < 0 or len(sizes) != len(directories):
+                raise ValueError("its step or the sizes of its logs are none")
+            _restore(load(content), projectors, optimizer)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be used ({_reason(error)}); {REMEDY}") from None
     short = [each.path for each, size in zip(directories, sizes, strict=True) if each.log_size < size]

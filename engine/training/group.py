@@ -16,7 +16,7 @@ from rich.markup import escape
 from cachegen.common.device import emulated
 from cachegen.common.errors import CrosstaxError, RunError, WriteError, is_fault
 from cachegen.common.files import FULL
-from cachegen.common.progress import console, progress_bar
+from cachegen.common.progress import console, progress_bar, tell
 from cachegen.data.dataset import Dataset, load_dataset
 from engine.design.condition import SCHEMA
 from engine.design.questions import build_questions, count_questions
@@ -97,7 +97,7 @@ class Opener:
         if self._lm[0] != key:
             self._lm = (None, None)
             if slow := emulated(self.device, c.dtype):
-                console.print(f"warning: {slow}", soft_wrap=True, highlight=False)
+                tell(f"warning: {slow}")
             self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
         return self._lm[1]
 

@@ -24,7 +24,7 @@ from engine.sweeps.plan_file import read_plan
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.timing import checkpoint_step
-from engine.sweeps.tune.record import read_record
+from engine.sweeps.tune.record import read_tune_record
 from engine.sweeps.tune.study import RunsOf, run_tune
 from engine.sweeps.tune.table import TuneTable
 
@@ -128,7 +128,7 @@ def tune(table: TuneTable, runs_of: RunsOf) -> Command:
         run_tune(table, runs_of, folder / "runs", EVERY_STEP)
 
     def kept(folder: Path) -> dict[str, Any]:
-        record = read_record(folder / "runs")
+        record = read_tune_record(folder / "runs")
         over = {} if record is None else {f"trial {trial.number}": trial for trial in record.trials}
         return trials.kept(folder) | over
 

@@ -6,7 +6,7 @@ carried out by some process. Which process that is, how often it is interrupted,
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -48,7 +48,26 @@ def choose_executor(name: str, options: Mapping[str, str], *, wait: bool = False
     return local(int(options["workers"]) if options else None)
 
 
-def missing(package: str, extra: str) -> ConditionError:
+def executor_options(
+    executor: str, slurm: Sequence[str] | None, ray_address: str | None = None, workers: int | None = None
+) -> dict[str, str]:
+    """Options of one executor, those of slurm from KEY=VALUE words. Raises `ConditionError` for those of another."""
+    if slurm and executor != "slurm":
+        raise ConditionError("options of slurm need --executor slurm")
+    if ray_address and executor != "ray":
+        raise ConditionError("--ray-address needs --executor ray")
+    if workers and executor != "local":
+        raise ConditionError("--workers needs --executor local")
+    options = {"address": ray_address} if ray_address else {"workers": str(workers)} if workers else {}
+    for word in slurm or []:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConditionError(f"--slurm {word}: write KEY=VALUE, for example partition=gpu")
+        options[name.replace("-", "_")] = value
+    return options
+
+
+def missing_package(package: str, extra: str) -> ConditionError:
     """What to say where the package of an extra is not installed."""
     return ConditionError(f"--executor {extra} needs {package}; pip install 'crosstax[{extra}]'")
 

@@ -13,7 +13,7 @@ import torch
 
 from cachegen.common.device import choose_device
 from cachegen.common.errors import RunError
-from cachegen.common.progress import console, progress_bar
+from cachegen.common.progress import progress_bar, tell
 from cachegen.common.system import begin_worker
 from engine.sweeps.executors import DIED
 from engine.sweeps.executors.jobs import Executor, Job, in_this_process, longest_first
@@ -32,7 +32,7 @@ def local(workers: int | None = None) -> Executor:
         try:
             in_this_process(jobs)
         except DeviceLostError as error:  # it answers another process, which goes on with what is left
-            console.print(str(error), soft_wrap=True, markup=False, highlight=False)
+            tell(str(error))
             _in_workers(jobs, 1, gpus)
 
     return carry_out

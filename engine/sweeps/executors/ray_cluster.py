@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import ConditionError, CrosstaxError
-from cachegen.common.progress import console, progress_bar
+from cachegen.common.progress import progress_bar, tell
 from cachegen.common.system import cores
-from engine.sweeps.executors import DIED, missing, run_elsewhere, wants_gpu
+from engine.sweeps.executors import DIED, missing_package, run_elsewhere, wants_gpu
 from engine.sweeps.executors.jobs import Executor, Job, longest_first
 
 RETRIES = 100  # of a job whose node dies; each time it has got further
@@ -43,7 +43,7 @@ def ray_cluster(address: str | None = None) -> Executor:
     try:
         import ray
     except ImportError:
-        raise missing("ray", "ray") from None
+        raise missing_package("ray", "ray") from None
 
     def carry_out(jobs: Sequence[Job]) -> None:
         with _connected(ray, address, max(job.threads for job in jobs)):
@@ -125,7 +125,7 @@ def _submitter(ray: Any, jobs: Sequence[Job]) -> Callable[[Job], Any]:
     for cpu, gpu in dict.fromkeys(map(needs, jobs)):
         if not any(node.get("CPU", 0) >= cpu and node.get("GPU", 0) >= gpu for node in nodes):
             asked = f"{cpu} CPUs" + (" and a GPU" if gpu else "")
-            console.print(f"waiting for a node with {asked}; the cluster has none now (--threads, --device)")
+            tell(f"waiting for a node with {asked}; the cluster has none now (--threads, --device)")
     carry_out = ray.remote(max_retries=0, max_calls=1)(run_elsewhere)
 
     def submit(job: Job) -> Any:

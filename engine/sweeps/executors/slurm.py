@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.progress import console
-from engine.sweeps.executors import missing, run_elsewhere, wants_gpu
+from cachegen.common.progress import tell
+from engine.sweeps.executors import missing_package, run_elsewhere, wants_gpu
 from engine.sweeps.executors.jobs import Executor, Job, longest_first
 from engine.sweeps.timing import append_event
 
@@ -43,7 +43,7 @@ def slurm(options: Mapping[str, str], *, wait: bool = False, cluster: str = "slu
     try:
         import submitit
     except ImportError:
-        raise missing("submitit", "slurm") from None
+        raise missing_package("submitit", "slurm") from None
     given = {key: int(value) if value.isdigit() else value for key, value in options.items()}
 
     def carry_out(unordered: Sequence[Job]) -> None:
@@ -68,7 +68,7 @@ def slurm(options: Mapping[str, str], *, wait: bool = False, cluster: str = "slu
             log = Path(sent.paths.stderr).relative_to(folder.resolve()).as_posix()
             append_event(job.out, "submitted", group=job.name, job=sent.job_id, log=f"{FOLDER}/{log}")
         names = ", ".join(sent.job_id for sent in submitted)
-        console.print(f"{len(jobs)} jobs submitted: {names}; logs in {folder}", soft_wrap=True, highlight=False)
+        tell(f"{len(jobs)} jobs submitted: {names}; logs in {folder}")
         if wait:
             _wait(jobs, submitted)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cachegen.common.errors import RunError
 from engine.runs.f1 import confusion_counts, macro_f1
-from engine.runs.tables import LOGITS, read_table
+from engine.runs.tables import LOGITS, read_run_table
 
 Objective = Literal["seen", "unseen"]
 
@@ -32,7 +32,7 @@ def run_scores(folder: Path, objective: Objective) -> dict[str, float]:
     Empty where a logit is not finite. Raises `RunError` where the run has no question that decides.
     """
     columns = ["question", "kind", "category", "split", "seen", "answer"]
-    asked = decisive(read_table(folder / "questions.parquet", columns), objective)
+    asked = decisive(read_run_table(folder / "questions.parquet", columns), objective)
     if asked.empty:
         what = "unseen hypernyms" if objective == "unseen" else "leaves or seen hypernyms"
         raise RunError(
@@ -40,7 +40,7 @@ def run_scores(folder: Path, objective: Objective) -> dict[str, float]:
             "withhold less (ablation)"
         )
     decided = [("question", "in", asked["question"].tolist())]
-    answers = read_table(folder / "predictions.parquet", ["question", *LOGITS], filters=decided)
+    answers = read_run_table(folder / "predictions.parquet", ["question", *LOGITS], filters=decided)
     answered = asked.merge(answers.drop_duplicates("question"), on="question", how="left")
     logits = answered[LOGITS].to_numpy(float)
     if not np.isfinite(logits).all():

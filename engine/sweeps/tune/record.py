@@ -72,7 +72,7 @@ def write_record(out: Path, record: Record) -> None:
     write_json(out / FILE, record.as_json())
 
 
-def read_record(out: Path) -> Record | None:
+def read_tune_record(out: Path) -> Record | None:
     """The study in the folder `out`; None if there is none. Raises `RunError` for a file that is not one."""
     if not (out / FILE).exists():
         return None

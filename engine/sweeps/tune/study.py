@@ -10,7 +10,7 @@ import numpy as np
 
 from cachegen.common.errors import ConditionError, RunError
 from cachegen.common.locks import exclusive_lock
-from cachegen.common.progress import console
+from cachegen.common.progress import tell
 from engine.design.condition import Condition, Inputs, Sweep
 from engine.runs.directory import RunDirectory
 from engine.runs.finished import open_run
@@ -18,7 +18,7 @@ from engine.runs.planned import Execution
 from engine.sweeps.plan import plan_runs
 from engine.sweeps.sweep import Executor, in_this_process, run_sweep
 from engine.sweeps.tune.objective import run_scores
-from engine.sweeps.tune.record import FILE, Record, Rung, Trial, read_record, write_record
+from engine.sweeps.tune.record import FILE, Record, Rung, Trial, read_tune_record, write_record
 from engine.sweeps.tune.sampler import importance, load_optuna, propose
 from engine.sweeps.tune.table import Params, TuneTable
 
@@ -40,7 +40,7 @@ def run_tune(
     _check_space(table, runs_of)
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".tune.lock", f"tuning study {out}"):
-        record = read_record(out) or Record(table=table.identity)
+        record = read_tune_record(out) or Record(table=table.identity)
         _check_same(record, table, runs_of, out)
         while len(record.trials) < table.count:
             batch = _Batch(table, out, record.trials, list(_candidates(table, runs_of, record.trials)))
@@ -215,4 +215,4 @@ def _tell(record: Record, count: int) -> None:
     over = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states)
     best = record.best
     at = "none is complete yet" if best is None else f"best {best.value:.1f}, trial {best.number}"
-    console.print(f"{len(record.trials)} trials, the last {count}: {over}; {at}", soft_wrap=True, highlight=False)
+    tell(f"{len(record.trials)} trials, the last {count}: {over}; {at}")

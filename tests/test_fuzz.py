@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from analysis.predictions import load_sweep
 from analysis.release.files import read_f1, read_table
-from analysis.scores.probe import probe_table
+from analysis.scores.probe import read_probe
 from cachegen.common.errors import CrosstaxError
 from cachegen.data.images import read_image, unreadable_reason
 from cachegen.data.taxonomy import read_taxonomy
@@ -183,11 +183,11 @@ def test_columns_of_predictions_and_probes(folder, study, column, cell, damages)
         pd.read_parquet(study / "probe.parquet").assign(**{column: cell}).to_parquet(path)
     except (OverflowError, ValueError):  # no such table can be written
         return
-    survives(probe_table, path)
+    survives(read_probe, path)
     path.write_bytes(damaged((study / "probe.parquet").read_bytes(), damages))
-    survives(probe_table, path)
+    survives(read_probe, path)
     (folder / "probe.json").write_bytes(damaged((study / "probe.json").read_bytes(), damages))
-    survives(probe_table, path)
+    survives(read_probe, path)
 
 
 @fuzzed(

@@ -181,10 +181,7 @@ def test_a_tracker_that_fails_later_is_dropped_and_others_go_on(runs, untracked,
     folders = run_sweep(runs, tmp_path, execution("wandb", "tensorboard"))
     assert all_bytes(folders) == untracked
     said = capfd.readouterr().err
-    assert (
-        said.count("wandb stopped (RuntimeError: the server is away); training goes on, metrics.jsonl has everything")
-        == 1
-    )
+    assert said.count("wandb stopped (the server is away); training goes on, metrics.jsonl has everything") == 1
     for folder in folders:
         assert shown_by_tensorboard(folder) == float32(saved(folder))
 

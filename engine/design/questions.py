@@ -152,10 +152,13 @@ def build_questions(
     asked = select(dataset, known, condition, split, pooled)
     withheld = withhold(condition, asked.members, known.hypernyms)
     image_leaf = known.leaf_numbers(dataset.images["leaf"])
+    # image_of_label (L,) is a permutation, label -> the leaf whose images it takes; argsort inverts it, so that
+    # label_leaf (N,) is the label that each image carries.
     label_leaf = np.argsort(asked.image_of_label)[image_leaf]
     train = split == "train"
 
     n_leaves = len(known.leaves)
+    # (L, L + H) over leaves, then hypernyms: what is no negative of a label, since it is true of it or not asked about.
     forbidden = known.truth | ~asked.columns
     untrained = forbidden.copy()
     if condition.removed_as_negative == "never":
@@ -167,6 +170,8 @@ def build_questions(
     met = np.isin(np.arange(n_leaves), label_leaf[trained_on])  # leaves with a training question
     parts = [_rows(images, 0, label_leaf[images], draw("leaf", images, (0, n_leaves)), met[label_leaf[images]])]
     own = [n_leaves + np.flatnonzero(row) for row in asked.members]
+    # A slot is the n-th hypernym of every label that has so many: each slot draws its negatives from a stream of its
+    # own, so that a label with more hypernyms moves no draw of the others.
     for slot in range(max(map(len, own))):
         having = images[[len(own[label]) > slot for label in label_leaf[images]]]
         positive = np.array([own[label][slot] for label in label_leaf[having]], dtype=int)

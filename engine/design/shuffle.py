@@ -47,6 +47,7 @@ def _even_order(hypernyms: Sequence[frozenset[str]], rng: np.random.Generator) -
     """
     place = np.empty(len(hypernyms))
     for group in _groups(hypernyms):
+        # The group's leaves lie evenly in [0, 1), one in each of its equal steps, at a random point of that step.
         place[rng.permutation(group)] = (np.arange(len(group)) + rng.random(len(group))) / len(group)
     return np.argsort(place, kind="stable")
 
@@ -93,8 +94,8 @@ def _disjoint(hypernyms: Sequence[frozenset[str]], rng: np.random.Generator) -> 
     Starts from a uniform permutation and swaps offenders with random partners until none is left.
     """
     names = sorted(set().union(*hypernyms))
-    has = np.array([[name in own for name in names] for own in hypernyms], dtype=np.float32)
-    clash = (has @ has.T) > 0
+    has = np.array([[name in own for name in names] for own in hypernyms], dtype=np.float32)  # (L, H)
+    clash = (has @ has.T) > 0  # (L, L): the two leaves share a hypernym
     labels = np.arange(len(hypernyms))
     image_of_label = rng.permutation(len(hypernyms))
     for _ in range(1000):

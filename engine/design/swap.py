@@ -58,9 +58,10 @@ def sample_swap(
 
     def sample(pairs: Sequence[tuple[int, int]], shared: bool = False) -> SwapSample | None:
         chosen = np.array([column for pair in pairs for column in pair])
-        times = members[:, chosen].sum(axis=1)
+        times = members[:, chosen].sum(axis=1)  # (L,): how many of the chosen hypernyms each leaf is true of
         leaves: dict[int, np.ndarray] = {}
         used = np.zeros(len(members), dtype=bool)
+        # Hypernyms with the fewest leaves of their own choose first, before others take the leaves they share.
         for column in chosen[np.argsort((members[:, chosen] & (times == 1)[:, None]).sum(axis=0), kind="stable")]:
             order = orders[int(column)]
             preferred = [order[times[order] == 1], order[(times[order] > 1) & ~used[order]] if shared else order[:0]]
@@ -125,11 +126,13 @@ class _Coherence:
     def __init__(self, pooled: np.ndarray, image_leaf: np.ndarray, n_leaves: int) -> None:
         length = np.linalg.norm(pooled.astype(float), axis=1)
         readable = length > 0  # an unreadable image has no features
+        # (L, V): a set's sum is that of its leaves, so candidates cost nothing in the number of images.
         self._sums = np.zeros((n_leaves, pooled.shape[1]))
         np.add.at(self._sums, image_leaf[readable], pooled[readable] / length[readable, None])
         self._counts = np.bincount(image_leaf[readable], minlength=n_leaves)
 
     def of(self, leaves: np.ndarray) -> float:
+        # |sum u|^2 counts every pair of the n unit vectors twice, and each vector with itself.
         n = self._counts[leaves].sum()
         return float((np.square(self._sums[leaves].sum(axis=0)).sum() - n) / (n * (n - 1)))
 

@@ -90,6 +90,7 @@ def _row(
     prefix: int,
     suffix: int,
 ) -> PackedRow:
+    # `chosen` (I,): this row's items, by count. Buckets (sizes, values): so many items with so many questions each.
     values, sizes = np.unique(counts[chosen], return_counts=True)
     layout = Layout(tuple(zip(sizes.tolist(), values.tolist(), strict=True)), prefix, suffix)
     listed = np.argsort(pairs[0, chosen], kind="stable")  # run by run
@@ -100,6 +101,7 @@ def _row(
     # rank (I,): an item's place in this row; those of other rows come last and are cut off.
     rank = np.full(pairs.shape[1], len(chosen))
     rank[chosen] = np.arange(len(chosen))
+    # Questions in the order of their items, those of one item in table order; the layout's Q are this row's.
     by_item = np.argsort(rank[item_of_question], kind="stable")
     question = by_item[: layout.questions]
     return PackedRow(layout, items, torch.from_numpy(place), question, pairs[0, item_of_question[question]])

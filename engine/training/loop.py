@@ -185,9 +185,11 @@ def step_loss(
         logits, target = lm.vocabulary_logits(states), torch.where(said_yes, tokens.yes, tokens.no)
         if tokens.eos is not None:
             target = torch.cat([target, torch.full_like(target, tokens.eos)])
+    # logits (S Q, tokens) and target (S Q,) with S supervised tokens: all answers, then all EOS. A weight is 1 over the
+    # run's questions in the step, so that the sum below is the sum of the runs' own means, however rows were packed.
     weight = on_device(step.weight[row.question] / supervised, lm.device).repeat(supervised)
     weighted = functional.cross_entropy(logits, target, reduction="none") * weight
-    run = on_device(row.run, lm.device).repeat(supervised)
+    run = on_device(row.run, lm.device).repeat(supervised)  # (S Q,): whose loss each token's is
     return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
 
 

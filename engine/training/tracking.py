@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import ConditionError, in_one_line
+from cachegen.common.errors import ConditionError
 from cachegen.common.files import digest_bytes, read_json
 from cachegen.common.progress import tell
 from engine.runs.directory import RunDirectory
@@ -85,7 +85,8 @@ class _Follower:
         try:
             do()
         except Exception as error:  # whatever a tracker raises, a run is worth more
-            tell(f"{self._name} stopped ({in_one_line(error)}); training goes on, metrics.jsonl has everything")
+            reason = " ".join(str(error).split()) or type(error).__name__
+            tell(f"{self._name} stopped ({reason}); training goes on, metrics.jsonl has everything")
             broken, self._trackers = self._trackers, []
             for tracker in broken:
                 with contextlib.suppress(Exception):

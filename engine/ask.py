@@ -19,6 +19,7 @@ from cachegen.common.errors import ConditionError, DatasetError
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
 from cachegen.encoders import Encoder
+from cachegen.features.pooling import pool_patches
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.projector import Projector
@@ -76,6 +77,7 @@ class Asker:
         patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
         if as_stored:
             patches = patches.to(getattr(torch, self.run.features["dtype"]))
+        patches = pool_patches(patches, self.run.features, self.run.condition.pool)
         arrays = QuestionArrays(
             image=np.repeat(np.arange(len(images)), len(asked)),
             suffix=np.tile(rows, len(images)),

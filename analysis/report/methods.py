@@ -189,6 +189,9 @@ def training_text(about: Settings) -> str:
         f"linear warm-up over {_percent(about, 'warmup')} of the steps and with cosine decay to zero, weight decay "
         f"{about.numbers('weight_decay')}, and gradients clipped at a norm of {about.numbers('clip')}.",
     ]
+    if any(pool > 1 for pool in about.values("pool")):
+        sides = either([f"{pool} × {pool}" for pool in sorted(about.values("pool"))])
+        sentences.append(f"The projector read means over {sides} neighbouring patches.")
     orders = about.values("order")
     if orders == ["images"]:
         sentences.append("Batches drew images, so that all training questions of an image followed one another.")

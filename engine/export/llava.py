@@ -107,6 +107,8 @@ def _require_llava(run: FinishedRun) -> None:
         why = f"its projector has {c.projector_layers} layers, LLaVA's has 2"
     elif c.output_scale != "none":
         why = f"it scales the projector's outputs to an RMS (output_scale = {c.output_scale!r}), LLaVA does not"
+    elif c.pool > 1:
+        why = f"its projector reads means over {c.pool} x {c.pool} patches, LLaVA's reads every patch"
     if why:
         raise RunError(f"{run.directory.path} has no form in LLaVA: {why}; export another run")
 

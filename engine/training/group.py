@@ -79,7 +79,7 @@ class Opener:
         return Shared(dataset, features, lm, tokens)
 
     def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
-        key = (run.inputs.dataset, run.inputs.features)
+        key = (run.inputs.dataset, run.inputs.features, run.condition.pool)
         if self._features[0] != key:
             self._features = (None, None)  # freed before the next are read: two may not fit
             dataset = load_dataset(run.inputs.dataset)
@@ -89,7 +89,8 @@ class Opener:
     def _read_features(self, run: PlannedRun, dataset: Dataset) -> Features:
         shape = lm_shape(run.inputs.lm)
         weights = shape.weights * getattr(torch, run.condition.dtype).itemsize if shape else 0
-        return Features(run.inputs.features, list(dataset.images["key"]), self.device, reserved=weights)
+        keys = list(dataset.images["key"])
+        return Features(run.inputs.features, keys, self.device, pool=run.condition.pool, reserved=weights)
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition

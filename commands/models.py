@@ -25,7 +25,10 @@ from commands.options import (
 
 def ask(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    words: Annotated[list[str], typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, then a question.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, or names of items; then a question."),
+    ],
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="Another question; repeatable.")
     ] = None,
@@ -40,6 +43,7 @@ def ask(
     """Ask a finished run about any image, and print p(yes).
 
     It needs the run, its encoder and its LM, but not the feature store. Questions are put into the run's own template.
+    Where features were imported, it reads those of the named images or items from the run's store.
 
     Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
 

@@ -60,6 +60,12 @@ class Compute(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class StoredDtype(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class ExportFormat(StrEnum):
     llava = "llava"
 
@@ -107,7 +113,10 @@ LMPlace = Annotated[str | None, typer.Option("--lm", help="Where the run's LM is
 EncoderPlace = Annotated[str | None, typer.Option("--encoder", help="Where the run's encoder is now, if it has moved.")]
 OldStorePlace = Annotated[
     Path | None,
-    typer.Option("--features", help="Where the run's feature store is now; only runs of earlier versions need it."),
+    typer.Option(
+        "--features",
+        help="Where the run's feature store is now; needed for imported features, and by runs of earlier versions.",
+    ),
 ]
 DatasetPlaces = Annotated[
     list[Path] | None,

@@ -56,7 +56,12 @@ def test_cells_are_those_of_a_plain_loop(rows, columns, pool, dtype):
 
 @pytest.mark.parametrize(
     ("attributes", "patches", "pool", "words"),
-    [({}, 1, 2, "at most 1"), ({}, 10, 2, "no square"), ({"grid": "2x5"}, 10, 6, "at most 5"), ({}, 16, 5, "at most 4")],
+    [
+        ({}, 1, 2, "at most 1"),
+        ({}, 10, 2, "no square"),
+        ({"grid": "2x5"}, 10, 6, "at most 5"),
+        ({}, 16, 5, "at most 4"),
+    ],
 )
 def test_what_has_no_cells_is_refused_in_one_line(attributes, patches, pool, words):
     with pytest.raises(StoreError, match=words):

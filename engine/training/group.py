@@ -175,7 +175,7 @@ def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
     pooled = features.pooled_patches() if run.condition.subset == "swap" else None
     questions = build_questions(shared.dataset, run.condition, features.unreadable, pooled)
     if not (questions["split"] == "train").any():
-        raise RunError(f"{run.id}: no training question is left; give the leaves more images")
+        raise RunError(f"{run.id}: no training question is left; give the leaves more {shared.dataset.noun}")
     return questions
 
 
@@ -250,4 +250,4 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "paths": json.loads(run.inputs.model_dump_json()),
         "store": features_of(shared.features.store),
         "counts": count_questions(questions),
-    }
+    } | ({"stimuli": "items"} if shared.dataset.items else {})

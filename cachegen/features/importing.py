@@ -62,13 +62,10 @@ class Arrangement:
         """Rows of the array as (n, P, D), in its own type where that has 16 bits, else float32."""
         if self.channels_first:
             values = np.moveaxis(values, 1, -1)
-        values = values.reshape(len(values), *self.shape[1:])
-        if self.rows.dtype == BFLOAT16:
-            return torch.from_numpy(np.ascontiguousarray(values)).view(torch.bfloat16)
-        if np.dtype(self.rows.dtype) == np.float16:
-            return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float16))
+        kind = {BFLOAT16: np.uint16, "<f2": np.float16}.get(self.rows.dtype, np.float32)
         with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-            return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+            copied = torch.from_numpy(np.array(values, kind, order="C").reshape(len(values), *self.shape[1:]))
+        return copied.view(torch.bfloat16) if self.rows.dtype == BFLOAT16 else copied
 
 
 def import_features(

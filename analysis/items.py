@@ -4,6 +4,7 @@ Texts are written for images, the paper's case, and pass through here at the edg
 the user gave, such as a category "picture" or a question that ends in "in this image?", stays as it is.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ WORDS = (  # pattern, what is said instead; in order
     (r"by (vision|sight)", "by the item"),
     ("as pictured", "as the item is"),
     ("what can be seen", "what the features show"),
+    (r"\ba (picture)\b", r"an \1"),
     (r"\b(?:image|picture)(s?)\b", r"item\1"),
 )
 NAMED = ("template", "question_singular", "question_plural")  # settings in the user's own words
@@ -52,7 +54,7 @@ class Wording:
             return page
         found = [match.span() for match in re.finditer(DATA, page, re.DOTALL)]
         ends = [0, *(end for span in found for end in span), len(page)]
-        parts = [page[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+        parts = [page[start:stop] for start, stop in itertools.pairwise(ends)]
         return "".join(part if place % 2 else self(part) for place, part in enumerate(parts))
 
     def drawn(self, drawn: Drawn) -> Drawn:

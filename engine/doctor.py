@@ -65,8 +65,8 @@ def examine_features(path: Path) -> str:
     images, patches, width = store.patches.shape
     made = f"{store.attributes['encoder']}, {store.attributes['layer']}, {store.attributes['dtype']}"
     if store.imported:
-        made = f"{store.attributes['encoder']}, imported from {store.attributes.get('source', 'a file')}, {store.attributes['dtype']}"
-        return f"{path}: {images:,} rows x {patches} patches x {width} ({made}), sound"
+        source = store.attributes.get("source", "a file")
+        return f"{path}: {images:,} rows x {patches} patches x {width} ({made} from {source}), sound"
     return (
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
         f"decoding: {Decoding.of(store.attributes)}"

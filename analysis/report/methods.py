@@ -51,7 +51,9 @@ def models_text(microworld: bool, about: Settings, imported: Sequence[str] = ())
             "the penultimate block before the final norm, without class and register tokens."
         )
     if imported:
-        sentences.append(f"Features of every image from {either(imported, 'and')} were computed elsewhere and imported.")
+        sentences.append(
+            f"Features of every image from {either(imported, 'and')} were computed elsewhere and imported."
+        )
     sentences.append(f"Language model (LM): {lms}, frozen, with {_precision(about)}.")
     layers = either([NUMBERS[int(n)] for n in about.values("projector_layers")]) or "two"
     sentences.append(

@@ -151,8 +151,8 @@ def load_dataset_of_runs(root: Path) -> Dataset:
     lacking = [part for part in ("train", "test") if part not in given]
     if lacking:
         raise DatasetError(
-            f"dataset {root}: split.csv has no {dataset.noun} for {' or '.join(lacking)}; give some that split, or remove "
-            "the file to have splits drawn"
+            f"dataset {root}: split.csv has no {dataset.noun[:-1]} for {' or '.join(lacking)}; give some that split, "
+            "or remove the file to have splits drawn"
         )
     return dataset
 

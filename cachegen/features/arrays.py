@@ -76,7 +76,7 @@ def _one_of(path: Path, arrays: Mapping[str, Found], name: str | None) -> tuple[
     """The array asked for by name, or the only one."""
     if name is None and len(arrays) == 1:
         return next(iter(arrays.items()))
-    if name not in arrays:
+    if name is None or name not in arrays:
         holds = f"holds {some(sorted(arrays), 8)}" if arrays else "holds no array of two or more dimensions"
         raise StoreError(f"{path} {holds}; " + ("give --array NAME" if arrays else "check the file"))
     return name, arrays[name]

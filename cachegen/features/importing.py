@@ -278,9 +278,8 @@ def match_names(names: Sequence[str], source: Path, dataset: Dataset | None) -> 
     if twice or missing:
         said = [f"{len(twice):,} occur twice ({some(twice)})"] if twice else []
         if missing and dataset is not None:
-            said.append(
-                f"{len(missing):,} of {len(known or []):,} {dataset.noun} of {dataset.root} are missing ({some(missing)})"
-            )
+            things = f"{len(dataset.images):,} {dataset.noun} of {dataset.root}"
+            said.append(f"{len(missing):,} of {things} are missing ({some(missing)})")
         said += [f"{len(lost):,} are of none ({some(lost)})"] if lost else []
         raise StoreError(f"{source}: of {len(names):,} names {', '.join(said)}; give one row for each")
     return {key: row for row, key in enumerate(keys) if key is not None}, len(lost)

@@ -225,8 +225,8 @@ class FinishedRun:
         wanted, told = self.features, self.given.encoder
         if self.imported:
             raise RunError(
-                f"{self.directory.path}: its features were imported ({wanted['encoder']}), so that there is no encoder; "
-                "ask about pictures or items of its store, by name"
+                f"{self.directory.path}: its features were imported ({wanted['encoder']}), so there is no encoder; ask "
+                "about pictures or items of its store, by name"
             )
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
         places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])

@@ -1,6 +1,7 @@
 """Features from elsewhere: whatever the file and the order of its rows, the same store; and mistakes in one line."""
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ from cachegen.common.errors import CrosstaxError, DatasetError, StoreError
 from cachegen.data.dataset import load_dataset
 from cachegen.features import importing
 from cachegen.features.extract import extract
-from cachegen.features.importing import find_keys, import_features, read_names
+from cachegen.features.importing import find_keys, import_features
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.runs.planned import Execution
@@ -259,12 +260,21 @@ def test_what_is_wrong_with_an_array_is_one_line(tmp_path, values, kind, words, 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("k.txt", b""), ("k.json", b'{"a": 1}'), ("k.json", b"[1, 2]"), ("k.csv", b"a,b\n1,2\n"), ("k.txt", b"\xff\xfe")],
+    [
+        ("k.csv", b"key,n\na,1\n,2\n"),
+        ("k.json", b'["a", "b\\u0000"]'),
+        ("k.txt", b""),
+        ("k.json", b'{"a": 1}'),
+        ("k.json", b"[1, 2]"),
+        ("k.csv", b"a,b\n1,2\n"),
+        ("k.txt", b"\xff\xfe"),
+    ],
 )
 def test_what_is_no_list_of_names_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(StoreError):
-        read_names(tmp_path / name)
+    array = save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    with pytest.raises(StoreError, match=re.escape(str(tmp_path / name))):
+        import_features(array, tmp_path / name, tmp_path / "out.h5")
 
 
 def test_a_table_names_its_own_rows(tmp_path):

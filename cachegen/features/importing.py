@@ -107,6 +107,11 @@ def import_features(
         source, names = (array, rows.keys) if keys is None else (keys, read_names(keys))
         if names is None:
             raise StoreError(f"{array} does not name its rows; give --keys FILE with a name for each")
+        names = [(name or "").strip() for name in names]
+        if bad := [row for row, name in enumerate(names) if not name or not name.isprintable()]:
+            raise StoreError(
+                f"{source}: the name of row {bad[0]:,} is empty or has control characters ({len(bad):,} such); mend it"
+            )
         if len(names) != rows.shape[0]:
             raise StoreError(f"{source} has {len(names):,} names, {array} {rows.shape[0]:,} rows; give one for each")
         arrangement = Arrangement(rows, channels_first)
@@ -241,12 +246,12 @@ def read_names(path: Path) -> list[str]:
         ) from None
     if isinstance(names, list):
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise StoreError(
             f"{path} holds no list of names; give .txt with one a line, .csv with a column key, a .json list, or .npy "
             "with an array of text"
         )
-    return [name.strip() for name in names]
+    return names
 
 
 def _names_in(text: str, kind: str) -> Any:

@@ -16,7 +16,7 @@ from analysis.study import measure
 from cachegen.common.errors import DatasetError
 from cachegen.data.dataset import load_dataset
 
-PICTURES = re.compile(r"\b(image|picture)", re.I)
+PICTURES = re.compile(r"\b(?:image|picture)", re.I)
 LEAVES = [leaf for leaves in FAMILIES.values() for leaf in leaves]
 ITEMS, WIDTH = 8, 16
 

@@ -27,7 +27,16 @@ from cachegen.data.dataset import Dataset, digest_of_items
 from cachegen.data.taxonomy import composed_form
 from cachegen.features.arrays import BFLOAT16, Rows, open_rows
 from cachegen.features.same_pictures import note_pictures, read_picture
-from cachegen.features.store import DONE, IMPORTED, STORAGE, FeatureStore, reasons_path, row_checksum, times_path
+from cachegen.features.store import (
+    DONE,
+    IMPORTED,
+    STORAGE,
+    FeatureStore,
+    in_threads,
+    reasons_path,
+    row_checksum,
+    times_path,
+)
 from cachegen.features.writer import make_store
 
 BLOCK_BYTES = 2**25  # of an array in memory
@@ -164,14 +173,10 @@ def import_features(
 
 def _read_pictures(dataset: Dataset, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes (N, 32) and looks (N, 3) of the pictures, as `cachegen.features.same_pictures` has them."""
-    hashes, looks = [], []
     with progress_bar("reading pictures", len(keys), "pictures") as advance:
-        for key in keys:
-            _, digest, look = read_picture(dataset.image_path(key))
-            hashes.append(np.frombuffer(digest, np.uint8))
-            looks.append(look)
-            advance(1)
-    return np.stack(hashes), np.array(looks)
+        read = in_threads(lambda row: read_picture(dataset.image_path(keys[row]))[1:], len(keys), advance)
+    hashes = np.frombuffer(b"".join(digest for digest, _ in read), np.uint8).reshape(-1, 32)
+    return hashes, np.array([look for _, look in read])
 
 
 def _fill(

@@ -6,10 +6,8 @@ the user gave, such as a category "picture" or a question that ends in "in this 
 
 import itertools
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
-import pandas as pd
 from matplotlib.text import Text
 
 from analysis.figures.style import Drawn
@@ -65,14 +63,6 @@ class Wording:
             assert isinstance(text, Text)
             text.set_text(self(text.get_text()))
         return replace(drawn, title=self(drawn.title), caption=self(drawn.caption), alt=self(drawn.alt))
-
-    def column(self, texts: "pd.Series[str]") -> "pd.Series[str]":
-        """A column of texts."""
-        return texts.map(self) if self.items else texts
-
-    def each(self, texts: Iterable[str]) -> list[str]:
-        """Several texts."""
-        return [self(text) for text in texts]
 
 
 def _of_items(text: str) -> str:

@@ -19,8 +19,10 @@ from cachegen.features.extract import extract
 from cachegen.features.importing import find_keys, import_features
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
+from engine.design.condition import Sweep
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
+from engine.sweeps.sweep_file import default_fields
 
 N, P, D = 20, 6, 5
 NAMES = [f"item {number:02d}" for number in range(N)]
@@ -315,3 +317,20 @@ def test_items_cannot_be_encoded(tmp_path, pictures):
     (pictures.root / "items.csv").write_text("item,leaf\na/1.wav,crow\nb,owl\nc,saw\nd,axe\n")
     with pytest.raises(DatasetError, match="features import"):
         extract(load_dataset(pictures.root), "none", tmp_path / "out.h5")
+
+
+@pytest.mark.slow
+def test_the_microworld_gives_the_same_predictions_through_an_array(smoke_world, tmp_path):
+    """Extracted as float16, saved as .npy in another order, and imported under the pictures' names alone."""
+    dataset = load_dataset(smoke_world.dataset)
+    extract(dataset, str(smoke_world.encoder), tmp_path / "features.h5", dtype="float16", device="cpu")
+    store = FeatureStore.open(tmp_path / "features.h5")
+    order = np.random.default_rng(0).permutation(len(store.keys))
+    array = save(tmp_path / "x.npy", store.patch_tensor(order).numpy())
+    keys = names_file(tmp_path / "file_names.txt", [store.keys[row].rpartition("/")[2] for row in order])
+    assert import_features(array, keys, tmp_path / "imported.h5", dataset=dataset)["dtype"] == "float16"
+    inputs = {"dataset": str(smoke_world.dataset), "lm": str(smoke_world.lm), **default_fields("microworld")}
+    grid = inputs | {"epochs": 1, "features": [str(tmp_path / "features.h5"), str(tmp_path / "imported.h5")]}
+    one, two = run_sweep(Sweep.expand([grid], "test"), tmp_path / "runs", CPU)
+    for name in ("questions.parquet", "predictions.parquet", "projector.safetensors"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()

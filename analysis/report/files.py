@@ -140,7 +140,7 @@ def write_tables(study: Study, out: Path) -> list[str]:
     """
     tables = study_tables(study)
     tables["columns"] = describe_columns(tables)
-    tables["columns"]["meaning"] = Wording(study).column(tables["columns"]["meaning"])
+    tables["columns"]["meaning"] = tables["columns"]["meaning"].map(Wording(study))
     written = []
     for name, table in tables.items():
         parquet = f"parquet/{name}.parquet"

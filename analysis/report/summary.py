@@ -140,7 +140,7 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame, wording: Wording) -> Table:
     truth = heldout[(heldout["labels"] == "veridical") & (heldout["over"] == "all")]
     parts = (f1[f1["group"] == "leaf"], f1[f1["group"] == "heldout"], clean, truth)
     leaves, own, no_homonyms, by_image = (_by_cell(part) for part in parts)
-    names = wording.each(["seeds", "leaves", "held-out [95 %]", "no homonyms", "by the image", "permuted", "AUC"])
+    names = ("seeds", "leaves", "held-out [95 %]", "no homonyms", wording("by the image"), "permuted", "AUC")
     cells = list(dict.fromkeys([*leaves, *own]))
     rows: list[list[str]] = []
     for key in cells:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from commands.data import data_things, extract, stats
+from commands.data import data_things, extract, features_import, stats
 from commands.machine import bench, doctor
 from commands.models import ask, export, probe
 from commands.options import open_streams, say
@@ -36,7 +36,7 @@ class InOrder(TyperGroup):
 
     def list_commands(self, _context: typer.Context) -> list[str]:  # type: ignore[override]
         names = [command.__name__ for commands in PANELS.values() for command in commands]
-        return ["data", "world", *names]
+        return ["data", "features", "world", *names]
 
 
 app = typer.Typer(
@@ -50,6 +50,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Make a dataset folder from published images.", no_args_is_help=True)
 data_app.command("things")(data_things)
+features_app = typer.Typer(help="Bring features of your own.", no_args_is_help=True)
+features_app.command("import")(features_import)
 world_app = typer.Typer()
 world_app.callback(invoke_without_command=True)(world)
 world_app.command("replicate")(world_replicate)
@@ -57,6 +59,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(data_app, name="data", rich_help_panel="Prepare")
+app.add_typer(features_app, name="features", rich_help_panel="Prepare")
 app.add_typer(world_app, name="world", rich_help_panel="Prepare")
 
 

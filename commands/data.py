@@ -15,6 +15,7 @@ from commands.options import (
     OutFolder,
     RayAddress,
     Slurm,
+    StoredDtype,
     Threads,
     Wait,
     fix_threads,
@@ -195,6 +196,60 @@ def _extract_in_parts(
     print_json(summary, as_json)
     if summary["pending"] and (wait or executor != "slurm"):
         raise typer.Exit(1)
+
+
+def features_import(
+    array: Annotated[Path, typer.Argument(help="Features: .npy, .npz, .h5, .safetensors or .parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names of the rows: .txt, .csv, .json or .npy. Default: the one column of text of a .parquet table."
+        ),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            help="Match the names with its pictures or items: paths, or file names without a folder or suffix."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--array", help="Which array, where the file has several.")] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="What the encoder is called; default: the name of the file.")
+    ] = None,
+    channels_first: Annotated[
+        bool, typer.Option("--channels-first", help="The array is (N, D, H, W) or (N, D, P).")
+    ] = False,
+    dtype: Annotated[
+        StoredDtype, typer.Option(help="Type to store; auto is the array's own if it has 16 bits, else bfloat16.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Import features that were computed elsewhere, of images or of any other items.
+
+    The array is (N, D), (N, P, D) or (N, H, W, D), with a name for each row, in any order.
+
+    Example: crosstax features import clip.npy --keys file_names.txt --dataset birds --out clip.h5
+    """
+    from cachegen.data.dataset import load_dataset
+    from cachegen.features.importing import import_features
+
+    summary = import_features(
+        array,
+        keys,
+        out,
+        dataset=None if dataset is None else load_dataset(dataset),
+        name=name,
+        called=called,
+        channels_first=channels_first,
+        dtype=dtype,
+    )
+    rows, patches, width = summary["shape"]
+    grid = f" ({summary['grid']})" if summary["grid"] else ""
+    say(f"{rows:,} rows x {patches:,} patches{grid} x {width:,} as {summary['dtype']}: {out}")
+    if summary["superfluous"]:
+        say(f"note: {summary['superfluous']:,} rows are of nothing in {dataset} and were left out")
+    print_json(summary, as_json)
 
 
 def stats(

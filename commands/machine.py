@@ -36,7 +36,8 @@ def doctor(
         say(f"{name:<14}{value}")
     if dataset is not None:
         findings["dataset"], inspection = examine_dataset(dataset)
-        findings["images"] = inspection.as_json()
+        if inspection is not None:
+            findings["images"] = inspection.as_json()
         say(findings["dataset"])
     if features is not None:
         findings["features"] = examine_features(features)
@@ -45,7 +46,7 @@ def doctor(
         findings["pictures"] = examine_pictures(dataset, features, deep)
         say(findings["pictures"])
     print_json(findings, as_json)
-    if dataset is not None:
+    if dataset is not None and inspection is not None:
         require_readable(dataset, inspection)
 
 

@@ -14,6 +14,7 @@ from commands.options import (
     LMPlace,
     MaxTokens,
     Negatives,
+    StorePlace,
     Threads,
     Weights,
     fix_threads,
@@ -24,12 +25,16 @@ from commands.options import (
 
 def ask(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    words: Annotated[list[str], typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, then a question.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE... [QUESTION?]", help="Image files, or names of items; then a question."),
+    ],
     question: Annotated[
         list[str] | None, typer.Option("--question", "-q", help="Another question; repeatable.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Ask about every hypernym in the run's questions.")] = False,
     lm: LMPlace = None,
+    features: StorePlace = None,
     encoder: EncoderPlace = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -38,6 +43,7 @@ def ask(
     """Ask a finished run about any image, and print p(yes).
 
     It needs the run, its encoder and its LM, but not the feature store. Questions are put into the run's own template.
+    Where features were imported, it reads those of the named images or items from the run's store.
 
     Example: crosstax ask runs/RUN crow.jpg "Is there a bird in this image?" -q "Is there a tool in this image?"
 
@@ -48,7 +54,7 @@ def ask(
     from engine.runs.places import Places
 
     images, asked = read_words(words, question or [], everything)
-    asker = open_asker(run, device, Places(lm=lm, encoder=encoder))
+    asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
     if everything:
         asked += asker.taxonomy_questions()
     answers = asker.ask(images, asked)

@@ -15,10 +15,12 @@ import torch
 from scipy.special import expit
 
 from cachegen.common.device import choose_device
-from cachegen.common.errors import ConditionError, DatasetError
+from cachegen.common.errors import ConditionError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
 from cachegen.encoders import Encoder
+from cachegen.features.importing import find_keys
+from cachegen.features.pooling import pool_patches
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.projector import Projector
@@ -35,10 +37,13 @@ AT_ONCE = 64  # pictures in one batch of the encoder
 
 @dataclass(frozen=True)
 class Asker:
-    """A finished run with its models in memory; made by `open_asker`."""
+    """A finished run with its models in memory; made by `open_asker`.
+
+    encoder: None where features were imported or are of items. Those are then read from the run's store, by name.
+    """
 
     run: FinishedRun
-    encoder: Encoder
+    encoder: Encoder | None
     lm: FrozenLM
     projector: Projector
 
@@ -58,7 +63,7 @@ class Asker:
         """Ask every question about every image.
 
         Args:
-            images: Image files.
+            images: Image files; without an encoder names of rows of the store, as `features import` understands them.
             questions: Questions in plain text; repeated ones are asked once.
             as_stored: Round features to the type of the feature store, as in training. False keeps float32.
 
@@ -67,15 +72,19 @@ class Asker:
             probability of yes among the two answers; mass is the probability of both among all tokens.
 
         Raises:
-            DatasetError: An image cannot be read.
+            DatasetError: An image cannot be read, or the store has none of this name.
             ConditionError: A prompt cannot be tokenised.
         """
         asked = list(dict.fromkeys(questions))
         tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
-        patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
+        if self.encoder is None:
+            patches = stored_features(self.run, [str(path) for path in images])
+        else:
+            patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
         if as_stored:
             patches = patches.to(getattr(torch, self.run.features["dtype"]))
+        patches = pool_patches(patches, self.run.features, self.run.condition.pool)
         arrays = QuestionArrays(
             image=np.repeat(np.arange(len(images)), len(asked)),
             suffix=np.tile(rows, len(images)),
@@ -127,7 +136,9 @@ def open_asker(folder: Path, device: str = "auto", given: Places | None = None) 
     run, place = open_run(folder, given), choose_device(device)
     c = run.condition
     lm_folder = run.lm[1]
-    vision = run.encoder(device)
+    vision = None if run.imported or run.items else run.encoder(device)
+    if vision is None:
+        run.store  # noqa: B018 - a store that is gone is said before models are loaded
     lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
     return Asker(run, vision, lm, run.projector(lm.width, lm.dtype, lm.embedding_rms).to(place))
 
@@ -187,6 +198,16 @@ def encode_files(encoder: Encoder, images: Sequence[Path], decoding: Decoding = 
     """(I, P, V) float32 features of image files, as extraction computes them before rounding."""
     pixels = torch.stack([torch.from_numpy(_pixels(encoder, Path(path), decoding)) for path in images])
     return torch.cat([encoder(block).patches for block in pixels.split(AT_ONCE)])
+
+
+def stored_features(run: FinishedRun, names: Sequence[str]) -> torch.Tensor:
+    """(I, P, V) features of rows of a run's store, in its type."""
+    keys = find_keys(names, run.store.keys)
+    if lost := [name for name, key in zip(names, keys, strict=True) if key is None]:
+        raise DatasetError(
+            f"{run.store.path}: has nothing called {some(lost)}; its names are like {some(run.store.keys)}"
+        )
+    return run.store.patch_tensor(run.store.rows([key for key in keys if key is not None]))
 
 
 def _pixels(encoder: Encoder, path: Path, decoding: Decoding) -> np.ndarray:

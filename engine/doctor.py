@@ -39,9 +39,14 @@ def examine() -> dict[str, str]:
     }
 
 
-def examine_dataset(root: Path) -> tuple[str, Inspection]:
-    """(summary, what was seen) of a sound dataset, all of whose pictures are decoded; raises `DatasetError`."""
+def examine_dataset(root: Path) -> tuple[str, Inspection | None]:
+    """(summary, what was seen) of a sound dataset, all of whose pictures are decoded; raises `DatasetError`.
+
+    Of items there is nothing to see.
+    """
     dataset = load_dataset(root)
+    if dataset.items:
+        return dataset.summary(), None
     inspection = inspect_images(dataset)
     return f"{dataset.summary()}\n{inspection.text()}", inspection
 
@@ -59,6 +64,9 @@ def examine_features(path: Path) -> str:
     store.verify()
     images, patches, width = store.patches.shape
     made = f"{store.attributes['encoder']}, {store.attributes['layer']}, {store.attributes['dtype']}"
+    if store.imported:
+        source = store.attributes.get("source", "a file")
+        return f"{path}: {images:,} rows x {patches} patches x {width} ({made} from {source}), sound"
     return (
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
         f"decoding: {Decoding.of(store.attributes)}"
@@ -69,6 +77,8 @@ def examine_pictures(root: Path, path: Path, deep: bool) -> str:
     """Whether a store's features are those of a dataset's pictures, all of which `deep` reads; raises `StoreError`."""
     dataset, store = load_dataset(root), FeatureStore.open(path)
     read, count = check_pictures(dataset, store, deep), len(dataset.images)
+    if dataset.items or store.by_name:
+        return f"{count:,} {dataset.noun} have a row in the store; they are known by name only"
     if store.sha256 is None:
         return f"names and sizes of {count:,} pictures are the store's; it does not know their content"
     return f"{count:,} pictures are those of the store: {read:,} by content, {count - read:,} by size and times"

@@ -32,7 +32,8 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
     shared = Opener(choose_device(execution.device)).open(PlannedRun(inputs, run.condition, "", digests))
     keys = shared.dataset.images["key"].reindex(questions["image"])
     if not (keys.to_numpy() == questions["key"].to_numpy()).all():
-        raise RunError(f"{folder / 'questions.parquet'} names other images than its dataset; delete and repeat the run")
+        named = f"{folder / 'questions.parquet'} names other {dataset.noun} than its dataset"
+        raise RunError(f"{named}; delete and repeat the run")
     lm = shared.lm
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
     asked = questions[questions["split"] == split].reset_index(drop=True)

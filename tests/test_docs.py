@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import numpy as np
+import pandas as pd
 import pytest
 import typer
 from picture_study import LEAVES, save_encoder, write_pictures
@@ -74,6 +76,21 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
         test_every_command_in_the_documentation_is_understood(words)
 
 
+def write_foreign_features(folder: Path) -> None:
+    """What the page on own data imports: an array with the names of birds' pictures, and a table of recordings."""
+    rng = np.random.default_rng(0)
+    names = sorted(path.relative_to(folder / "birds" / "images") for path in (folder / "birds" / "images").glob("*/*"))
+    np.save(folder / "clip.npy", rng.normal(size=(len(names), 8)).astype(np.float32))
+    (folder / "file_names.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "recordings").mkdir()
+    shutil.copy(folder / "birds" / "taxonomy.csv", folder / "recordings")
+    leaves = [leaf for family in LEAVES.values() for leaf in family for _ in range(8)]
+    items = pd.DataFrame({"item": [f"{leaf}_{n % 8}.wav" for n, leaf in enumerate(leaves)], "leaf": leaves})
+    items.to_csv(folder / "recordings" / "items.csv", index=False)
+    vectors = pd.DataFrame(rng.normal(size=(len(items), 8)), columns=list("abcdefgh"))
+    pd.concat([items["item"], vectors], axis=1).to_parquet(folder / "heard.parquet")
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with stand-ins for what the documentation's examples name."""
@@ -89,6 +106,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny_tokenizer("qwen", sentences=[*sentences, "<image>\nIs there", "Yes", "No"]).save_pretrained(
             tmp_path / "tiny" / size
         )
+    write_foreign_features(tmp_path)
     write_release(tmp_path / "cross-modal-taxonomic-gen")
     monkeypatch.chdir(tmp_path)
     return tmp_path

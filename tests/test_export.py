@@ -142,7 +142,11 @@ def test_a_prompt_that_an_image_token_would_tokenise_otherwise_is_refused(pictur
 
 @pytest.mark.parametrize(
     ("fields", "why"),
-    [({"output_scale": "embedding_rms"}, "outputs to an RMS"), ({"projector_layers": 3}, "has 3 layers")],
+    [
+        ({"output_scale": "embedding_rms"}, "outputs to an RMS"),
+        ({"projector_layers": 3}, "has 3 layers"),
+        ({"pool": 2}, "2 x 2"),
+    ],
 )
 def test_what_llava_cannot_hold_is_refused(picture_run, fields, why, tmp_path):
     root = shutil.copytree(picture_run.parent.parent, tmp_path / "study", ignore=shutil.ignore_patterns("runs"))

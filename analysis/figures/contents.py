@@ -31,6 +31,7 @@ from analysis.figures.residuals import residual_figure
 from analysis.figures.style import Drawn, NotDrawnError
 from analysis.figures.tuning import tuning_figure
 from analysis.figures.yardsticks import yardstick_figure
+from analysis.items import Wording
 from analysis.study import Study
 from cachegen.common.progress import progress_bar
 
@@ -78,12 +79,13 @@ def draw_figures(study: Study, drawn_now: Callable[[str, Drawn], None] = lambda 
     """
     drawn: dict[str, Drawn] = {}
     absent: dict[str, str] = {}
+    wording = Wording(study)
     with progress_bar("draw", len(FIGURES), "figures") as advance:  # much is computed when a figure first asks for it
         for name, draw in FIGURES.items():
             try:
-                drawn[name] = draw(study)
+                drawn[name] = wording.drawn(draw(study))
             except NotDrawnError as why:
-                absent[name] = str(why)
+                absent[name] = wording(str(why))
             else:
                 drawn_now(name, drawn[name])
             advance(1)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.conditions import CELL, LM_NAMES
+from analysis.items import Wording
 from analysis.report.examples import pick_examples
 from analysis.report.page import Data, Page
 from analysis.report.result import GROUPS
@@ -123,7 +124,8 @@ def _tests(page: Page) -> Table:
 def examples(page: Page) -> Data | None:
     """Examples drawn by a fixed seed; None without a run to take answers from."""
     picked = pick_examples(page.study)
-    return {"examples": picked, "compared": len(picked[0].panels) > 1} if picked else None
+    items = Wording(page.study).items
+    return {"examples": picked, "compared": len(picked[0].panels) > 1, "items": items} if picked else None
 
 
 FIGURES = ("hypernyms_per_leaf", "leaves_per_hypernym")

@@ -89,10 +89,12 @@ def _runs_to_show(study: Study) -> dict[str, str]:
 def _picture(inputs: FoundInputs, run: FinishedRun, key: str) -> str:
     """Data URI of the picture that a run was asked about; "" where it is gone, or another one by now."""
     dataset, store = inputs.dataset(run), inputs.store(run)
-    if dataset is None:
+    if dataset is None or run.items:
         return ""
     path = Path(dataset[0]) / "images" / key
-    known = None if store is None or store[1].sha256 is None else store[1].sha256[store[1].row_of[key]].tobytes()
+    known = None
+    if store is not None and store[1].sha256 is not None and not store[1].by_name:
+        known = store[1].sha256[store[1].row_of[key]].tobytes()
     try:
         return picture_uri(path) if known in (None, read_picture(path)[1]) else ""
     except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types

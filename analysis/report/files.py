@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.conditions import CELL
 from analysis.figures.contents import Figures, draw_figures
 from analysis.figures.style import Drawn
+from analysis.items import Wording
 from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.report.dictionary import describe_columns
@@ -139,6 +140,7 @@ def write_tables(study: Study, out: Path) -> list[str]:
     """
     tables = study_tables(study)
     tables["columns"] = describe_columns(tables)
+    tables["columns"]["meaning"] = tables["columns"]["meaning"].map(Wording(study))
     written = []
     for name, table in tables.items():
         parquet = f"parquet/{name}.parquet"

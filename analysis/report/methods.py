@@ -1,12 +1,13 @@
 """A methods section in plain words, from a study's own settings, with the references it needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from analysis.conditions import seed_text
+from analysis.items import Wording
 from analysis.report.materials import (
     NUMBERS,
     Materials,
@@ -23,20 +24,37 @@ from analysis.scores.neighbours import NEIGHBOURS
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
 from analysis.statistics.intervals import DRAWS
 from analysis.study import Study
+from cachegen.features.store import IMPORTED
 
 
-def models_text(microworld: bool, about: Settings) -> str:
-    """Encoder, LM and projector; the models of a microworld are described, others named and cited."""
+def imported_encoders(study: Study) -> list[str]:
+    """Names of encoders whose features were imported."""
+    stores = [run.config["store"] for run in study.sweep.opened.values() if "store" in run.config]
+    return sorted({str(store["encoder"]) for store in stores if store.get("layer") == IMPORTED})
+
+
+def models_text(microworld: bool, about: Settings, imported: Sequence[str] = ()) -> str:
+    """Encoder, LM and projector; the models of a microworld are described, others named and cited.
+
+    `imported`: names of encoders whose features came from elsewhere.
+    """
+    extracted = [name for name in about.values("encoder") if name not in imported]
     if microworld:
-        encoders, lms = _world_models(about)
+        encoders, lms = _world_models(extracted, about)
     else:
-        encoders = _cited(about.values("encoder"), encoder_keys)
+        encoders = _cited(extracted, encoder_keys)
         lms = _cited(about.values("lm"), lm_keys)
-    sentences = [
-        f"Image encoder: {encoders}, frozen. Patch features of every image were computed once, as the output of the "
-        "penultimate block before the final norm, without class and register tokens.",
-        f"Language model (LM): {lms}, frozen, with {_precision(about)}.",
-    ]
+    sentences = []
+    if extracted or not imported:
+        sentences.append(
+            f"Image encoder: {encoders}, frozen. Patch features of every image were computed once, as the output of "
+            "the penultimate block before the final norm, without class and register tokens."
+        )
+    if imported:
+        sentences.append(
+            f"Features of every image from {either(imported, 'and')} were computed elsewhere and imported."
+        )
+    sentences.append(f"Language model (LM): {lms}, frozen, with {_precision(about)}.")
     layers = either([NUMBERS[int(n)] for n in about.values("projector_layers")]) or "two"
     sentences.append(
         f"A projector of {layers} linear layers with GELU between them turned each patch feature into an input "
@@ -55,9 +73,9 @@ def models_text(microworld: bool, about: Settings) -> str:
     return " ".join(sentences)
 
 
-def _world_models(about: Settings) -> tuple[str, str]:
+def _world_models(extracted: Sequence[str], about: Settings) -> tuple[str, str]:
     """Encoders and LMs of a microworld: its own, and its twins by their names."""
-    encoders = [Path(str(name)).name for name in about.values("encoder")]
+    encoders = [Path(str(name)).name for name in extracted]
     lms = [Path(str(name)).name for name in about.values("lm")]
     own_encoder = (
         f"a small vision transformer trained in the manner of DINOv2 {in_text('dinov2')} on the world’s training "
@@ -189,6 +207,9 @@ def training_text(about: Settings) -> str:
         f"linear warm-up over {_percent(about, 'warmup')} of the steps and with cosine decay to zero, weight decay "
         f"{about.numbers('weight_decay')}, and gradients clipped at a norm of {about.numbers('clip')}.",
     ]
+    if any(pool > 1 for pool in about.values("pool")):
+        sides = either([f"{pool} × {pool}" for pool in sorted(about.values("pool"))])
+        sentences.append(f"The projector read means over {sides} neighbouring patches.")
     orders = about.values("order")
     if orders == ["images"]:
         sentences.append("Batches drew images, so that all training questions of an image followed one another.")
@@ -225,13 +246,15 @@ def methods_of(study: Study, world: Path | None = None) -> Methods:
     materials = materials_of(study, world)
     paragraphs = (
         ("Materials", _materials(materials, about)),
-        ("Models", models_text(materials.kind == "microworld", about)),
+        ("Models", models_text(materials.kind == "microworld", about, imported_encoders(study))),
         ("Conditions", conditions_text(about)),
         ("Training", training_text(about)),
         ("Measures", _measures(study)),
         ("Statistics", _statistics(mixed_models=bool(study.fitted))),
     )
-    return Methods(paragraphs, cited_in(" ".join(text for _, text in paragraphs)))
+    wording = Wording(study)
+    said = tuple((heading, wording(text)) for heading, text in paragraphs)
+    return Methods(said, cited_in(" ".join(text for _, text in paragraphs)))
 
 
 def _materials(materials: Materials, about: Settings) -> str:

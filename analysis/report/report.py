@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from analysis.items import Wording
 from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.published import PAPER
@@ -71,7 +72,7 @@ def render(page: Page) -> str:
             sections.append(Rendered(place, section.name, section.title, section.part, html))
     placed = {name for name, figure in page.figures.items() if any(figure.uri in section.html for section in sections)}
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
-    return environment.get_template("report.html").render(
+    page_html = environment.get_template("report.html").render(
         finding=finding(page),
         page=page,
         paper=PAPER,
@@ -81,6 +82,7 @@ def render(page: Page) -> str:
         style=style,
         unplaced=[figure for name, figure in page.figures.items() if name not in placed],
     )
+    return Wording(page.study).html(page_html)
 
 
 def _policy(style: str, script: str) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.conditions import CELL, LM_NAMES, shown_runs
+from analysis.items import Wording
 from analysis.scores.dose import dose_table
 from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY
@@ -108,7 +109,7 @@ def overview(study: Study) -> RenderableType:
     fixed = contrasts["status"] == CONFIRMATORY
     left_out = study.sweep.inputs.left_out
     parts: list[RenderableType] = [Text(f"LEFT OUT: {line}", "bold red") for line in left_out]
-    parts += [_scores(f1, _shown(study, study.heldout))]
+    parts += [_scores(f1, _shown(study, study.heldout), Wording(study))]
     if fixed.any():
         parts += ["", _contrasts(contrasts[fixed])]
     if len(study.models):
@@ -134,12 +135,12 @@ def _shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(setup=rows["shown_setup"]).drop(columns=["shown_setup"])
 
 
-def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
+def _scores(f1: pd.DataFrame, heldout: pd.DataFrame, wording: Wording) -> Table:
     clean = heldout[(heldout["labels"] == "gold") & (heldout["over"] == "no homonyms")]
     truth = heldout[(heldout["labels"] == "veridical") & (heldout["over"] == "all")]
     parts = (f1[f1["group"] == "leaf"], f1[f1["group"] == "heldout"], clean, truth)
     leaves, own, no_homonyms, by_image = (_by_cell(part) for part in parts)
-    names = ("seeds", "leaves", "held-out [95 %]", "no homonyms", "by the image", "permuted", "AUC")
+    names = ("seeds", "leaves", "held-out [95 %]", "no homonyms", wording("by the image"), "permuted", "AUC")
     cells = list(dict.fromkeys([*leaves, *own]))
     rows: list[list[str]] = []
     for key in cells:

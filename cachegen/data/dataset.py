@@ -1,4 +1,8 @@
-"""A dataset: `taxonomy.csv` + `images/<leaf>/*` (+ optional `split.csv`), validated as a whole when loaded."""
+"""A dataset: `taxonomy.csv` + `images/<leaf>/*` (+ optional `split.csv`), validated as a whole when loaded.
+
+In place of images/ there can be `items.csv` with the columns item and leaf: recordings, words, anything whose features
+are imported. Items are known by name only. In code they are "images" too: what questions are about.
+"""
 
 import json
 import os
@@ -31,7 +35,7 @@ FEW_IMAGES = 4  # with fewer, a 70/5/25 split leaves a leaf without test or vali
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A taxonomy and the images of its leaves (section 2 of the paper); made by `load_dataset`.
+    """A taxonomy and the images, or items, of its leaves (section 2 of the paper); made by `load_dataset`.
 
     Attributes:
         root: Folder of the dataset.
@@ -44,6 +48,7 @@ class Dataset:
         digest: Hash of the taxonomy, the split, and the key and file size of each image. The order of rows on disk
             does not matter.
         image_digest: Hash of the key and file size of each image. Feature stores depend on this one only.
+        items: There are no pictures, but the items of `items.csv`.
     """
 
     root: Path
@@ -54,6 +59,20 @@ class Dataset:
     notes: tuple[str, ...]
     digest: str
     image_digest: str
+    items: bool = False
+
+    @property
+    def noun(self) -> str:
+        """What messages call the `images`."""
+        return "items" if self.items else "images"
+
+    def require_pictures(self, what: str) -> None:
+        """Raise `DatasetError` where there is no picture to do something with."""
+        if self.items:
+            raise DatasetError(
+                f"dataset {self.root} has items, not pictures: {what}; `crosstax features import` takes features of "
+                "items"
+            )
 
     @property
     def homonyms(self) -> frozenset[str]:
@@ -68,9 +87,9 @@ class Dataset:
         """A few readable lines: sizes, split, digest and the first notes."""
         per_leaf = self.leaves["n_images"]
         lines = [
-            f"{self.root}: {len(self.images):,} images of {len(self.leaves):,} leaves under "
+            f"{self.root}: {len(self.images):,} {self.noun} of {len(self.leaves):,} leaves under "
             f"{len(self.hypernyms):,} hypernyms, {len(self.pairs):,} (leaf, hypernym) pairs",
-            f"images per leaf: {per_leaf.min()} to {per_leaf.max()}, median {per_leaf.median():g}",
+            f"{self.noun} per leaf: {per_leaf.min()} to {per_leaf.max()}, median {per_leaf.median():g}",
         ]
         if "split" in self.images:
             counts = self.images["split"].value_counts()
@@ -83,7 +102,7 @@ def load_dataset(root: Path) -> Dataset:
     """Read a dataset folder and check all of it. No image is decoded.
 
     Args:
-        root: Folder with `taxonomy.csv`, `images/<leaf>/` and, optionally, `split.csv`.
+        root: Folder with `taxonomy.csv`, `images/<leaf>/` or `items.csv` and, optionally, `split.csv`.
 
     Returns:
         The dataset, with sorted tables.
@@ -95,16 +114,23 @@ def load_dataset(root: Path) -> Dataset:
     problems: list[str] = []
     notes: list[str] = []
     taxonomy = read_taxonomy(root / "taxonomy.csv", problems)
-    sizes = _scan_images(root / "images", problems, notes)
-    folders = _match_folders(taxonomy, sizes, problems, notes) if sizes and not taxonomy.leaves.empty else {}
-    images = _image_table(sizes, folders)
+    listed, sizes = root / "items.csv", dict[str, dict[str, int]]()
+    items = os.path.lexists(listed)
+    if items:
+        if os.path.lexists(root / "images"):
+            problems.append("items.csv: there is images/ too; remove one of the two")
+        images = _read_items(listed, taxonomy, problems, notes)
+    else:
+        sizes = _scan_images(root / "images", problems, notes)
+        folders = _match_folders(taxonomy, sizes, problems, notes) if sizes and not taxonomy.leaves.empty else {}
+        images = _image_table(sizes, folders)
     split_file = root / "split.csv"
     if split_file.exists() or split_file.is_symlink():  # a link that leads nowhere was meant to be a split
-        images["split"] = _read_split(split_file, images["key"], problems)
+        images["split"] = _read_split(split_file, images["key"], "item" if items else "image", problems)
     if problems:
         raise DatasetError(_listing(root, problems))
     counts = images["leaf"].value_counts().reindex(taxonomy.leaves.index).astype("int64")
-    image_digest, digest = _digests(taxonomy, images, sizes)
+    image_digest = digest_of_items(images["key"]) if items else _digest_of_files(images, sizes)
     return Dataset(
         root=root,
         leaves=taxonomy.leaves.assign(n_images=counts),
@@ -112,8 +138,9 @@ def load_dataset(root: Path) -> Dataset:
         pairs=taxonomy.pairs,
         images=images,
         notes=(*taxonomy.notes, *notes),
-        digest=digest,
+        digest=_digest(taxonomy, images, image_digest, items),
         image_digest=image_digest,
+        items=items,
     )
 
 
@@ -124,8 +151,8 @@ def load_dataset_of_runs(root: Path) -> Dataset:
     lacking = [part for part in ("train", "test") if part not in given]
     if lacking:
         raise DatasetError(
-            f"dataset {root}: split.csv has no image for {' or '.join(lacking)}; give some that split, or remove "
-            "the file to have splits drawn"
+            f"dataset {root}: split.csv has no {dataset.noun[:-1]} for {' or '.join(lacking)}; give some that split, "
+            "or remove the file to have splits drawn"
         )
     return dataset
 
@@ -259,7 +286,33 @@ def _image_table(sizes: dict[str, dict[str, int]], leaf_of: dict[str, str]) -> p
     return pd.DataFrame(rows, columns=["key", "leaf"], dtype="str")
 
 
-def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
+def _read_items(path: Path, taxonomy: Taxonomy, problems: list[str], notes: list[str]) -> pd.DataFrame:
+    """Table of images from items.csv: the item is the key."""
+    near = {alike(leaf): leaf for leaf in taxonomy.leaves.index}
+    leaves = {composed_form(leaf): leaf for leaf in taxonomy.leaves.index}
+    found: dict[str, tuple[str, str]] = {}
+    for place, row in read_rows(path, ("item", "leaf"), (), problems):
+        item, leaf = row["item"], leaves.get(composed_form(row["leaf"]))
+        if reason := name_problem("_" + item.replace("/", "_").replace("\\", "_") if item else ""):
+            problems.append(f"{place}: item {item!r} {reason}; rename it")
+        elif composed_form(item) in found:
+            problems.append(f"{place}: item {item!r} occurs twice; keep one row")
+        elif leaf is None and not taxonomy.leaves.empty:
+            meant = near.get(alike(row["leaf"]))
+            do = f"write {meant!r}" if meant else "add it there or drop the row"
+            problems.append(f"{place}: {row['leaf']!r} is no leaf of taxonomy.csv; {do}")
+        found[composed_form(item)] = (item, leaf or "")
+    images = pd.DataFrame(sorted(found.values()), columns=["key", "leaf"], dtype="str")
+    counts = images["leaf"].value_counts()
+    for leaf in taxonomy.leaves.index if found else []:
+        if (count := counts.get(leaf, 0)) == 0:
+            problems.append(f"items.csv: leaf {leaf!r} has no items; add some or drop the leaf from taxonomy.csv")
+        elif count < FEW_IMAGES:
+            notes.append(f"leaf {leaf!r} has only {count} items")
+    return images
+
+
+def _read_split(path: Path, keys: pd.Series, noun: str, problems: list[str]) -> list[str]:
     """Split of each of `keys`; every image must have exactly one row."""
     known = {composed_form(key): key for key in keys}
     split: dict[str, str] = {}
@@ -270,7 +323,7 @@ def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
         part = row["split"].lower()
         if key is None:
             near = near or _near_keys(known)
-            problems.append(f"{place}: {row['key']!r} is no image of this dataset; {_key_advice(row['key'], near)}")
+            problems.append(f"{place}: {row['key']!r} is no {noun} of this dataset; {_key_advice(row['key'], near)}")
             continue
         if key in split:
             problems.append(f"{place}: {key!r} occurs twice; keep one row")
@@ -279,7 +332,7 @@ def _read_split(path: Path, keys: pd.Series, problems: list[str]) -> list[str]:
         split[key] = part
     missing = [key for key in keys if key not in split]
     if missing and rows:
-        problems.append(f"split.csv: {len(missing):,} images have no row: {some(missing)}; add one for each")
+        problems.append(f"split.csv: {len(missing):,} {noun}s have no row: {some(missing)}; add one for each")
     return [split.get(key, "") for key in keys]
 
 
@@ -302,15 +355,24 @@ def _key_advice(key: str, near: dict[str, str | None]) -> str:
     return f"write {meant!r}, a path inside images/ with / in it" if meant else "drop the row"
 
 
-def _digests(taxonomy: Taxonomy, images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> tuple[str, str]:
-    """(image digest, dataset digest); every table is sorted, so that the order of rows on disk does not count."""
+def digest_of_items(keys: Iterable[str]) -> str:
+    """The image digest of items, which have names only; `keys` are sorted."""
+    return digest_bytes(json.dumps(["items", *keys]).encode())
+
+
+def _digest_of_files(images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> str:
     places = (key.partition("/") for key in images["key"])
     files = [(f"{folder}/{name}", sizes[folder][name]) for folder, _, name in places]
-    image_digest = digest_bytes(json.dumps(files).encode())
+    return digest_bytes(json.dumps(files).encode())
+
+
+def _digest(taxonomy: Taxonomy, images: pd.DataFrame, image_digest: str, items: bool) -> str:
+    """The dataset digest; every table is sorted, so that the order of rows on disk does not count."""
     tables: Iterable[pd.DataFrame] = (taxonomy.leaves.reset_index(), taxonomy.hypernyms.reset_index(), taxonomy.pairs)
     content = [table.astype("str").fillna("").to_numpy().tolist() for table in tables]
     split = images["split"].tolist() if "split" in images else []
-    return image_digest, digest_bytes(json.dumps([content, split]).encode(), image_digest.encode())
+    leaves = [images["leaf"].tolist()] if items else []  # of pictures, the folders in their keys
+    return digest_bytes(json.dumps([content, split, *leaves]).encode(), image_digest.encode())
 
 
 def _listing(root: Path, problems: list[str]) -> str:

@@ -103,6 +103,7 @@ def extract(
         RunError: Another process writes some of these rows.
     """
     started = time.perf_counter()
+    dataset.require_pictures("there is nothing to encode")
     model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder
     keys = list(dataset.images["key"])
     attributes = model.attributes | {

@@ -55,10 +55,12 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     """Raise `StoreError` unless the store's features are those of the dataset's pictures; how many were read for it.
 
     The dataset may have fewer pictures than the store. `deep` reads all of them, however they look. A store of an
-    earlier version knows names and sizes only.
+    earlier version knows names and sizes only. Items, and rows imported without their pictures, are known by name.
     """
     keys = list(dataset.images["key"])
     _require_all(keys, dataset, store)
+    if dataset.items or store.by_name:
+        return 0
     if store.sha256 is None:
         if store.attributes["image_digest"] != dataset.image_digest:
             raise StoreError(
@@ -100,8 +102,12 @@ def require_same_set(dataset: Dataset, store: FeatureStore) -> None:
 def _require_all(keys: list[str], dataset: Dataset, store: FeatureStore) -> None:
     if unknown := [key for key in keys if key not in store.row_of]:
         raise StoreError(
-            f"{store.path}: has no image {some(unknown)} ({len(unknown):,} of {len(keys):,}); extract {dataset.root} "
-            "into a new store"
+            f"{store.path}: has no {dataset.noun[:-1]} {some(unknown)} ({len(unknown):,} of {len(keys):,}); "
+            + (
+                f"import features of all {dataset.noun} of {dataset.root} into a new store"
+                if dataset.items or store.imported
+                else f"extract {dataset.root} into a new store"
+            )
         )
 
 

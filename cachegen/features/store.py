@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +51,7 @@ PICTURES = {"sha256": "|u1", "crc32_pooled": "<u4"}  # types of what stores of e
 # What decides the features: a store is extended only if all agree, and its digest covers them.
 # Not among them: the encoder's name (weights can move), batch, library versions (the row checksums cover their effect).
 NUMBERS = ("image_size", "batch")  # attributes that are numbers; the others are text
+IMPORTED = "imported"  # the attribute `layer` of features that were computed elsewhere; their image_size is 0
 IDENTITY = ("weights_digest", "layer", "image_size", "transform", "dtype", "compute", "image_digest")
 
 
@@ -149,16 +151,29 @@ class FeatureStore:
             raise ValueError("its datasets differ in length, or a key occurs twice")
         if len({values.shape[-1] for values in maps.values()}) != 1 or done.max() > UNREADABLE:
             raise ValueError("its datasets differ in width, or a flag is unknown")
+        if "grid" in attributes and prod(map(int, attributes["grid"].split("x"))) != maps["patches"].shape[1]:
+            raise ValueError(f"its {maps['patches'].shape[1]} patches are no grid of {attributes['grid']}")
         if pictures and pictures["sha256"].shape[1] != 32:
             raise ValueError("its hashes are not of 32 bytes")
         reasons = read_reasons(path)
         unreadable = {keys[row]: reasons.get(keys[row], "unknown") for row in np.flatnonzero(done == UNREADABLE)}
         return cls(path, attributes, keys, done, crc32, **maps, unreadable=unreadable, offsets=offsets, **pictures)
 
+    @property
+    def imported(self) -> bool:
+        """Whether its features were computed elsewhere (`cachegen.features.importing`)."""
+        return bool(self.attributes["layer"] == IMPORTED)
+
+    @property
+    def by_name(self) -> bool:
+        """Whether its rows belong to whatever has their names: its `sha256` are of no files."""
+        return self.attributes.get("known_by") == "name"
+
     @cached_property
     def digest(self) -> str:
         """Hash of the identity attributes, the keys, and the checksum and state of each row."""
-        identity = {name: self.attributes[name] for name in ("schema", *IDENTITY)}
+        given = [name for name in ("grid",) if name in self.attributes]
+        identity = {name: self.attributes[name] for name in ("schema", *IDENTITY, *given)}
         text = json.dumps([identity, self.keys], sort_keys=True)
         return digest_bytes(text.encode(), self.crc32.tobytes(), self.done.tobytes())
 
@@ -345,9 +360,15 @@ def _check_attributes(attributes: dict[str, Any]) -> None:
         if name not in attributes:
             raise ValueError(f"attribute {name} is missing")
         value = attributes[name]
-        sound = value > 0 if name in NUMBERS and type(value) is int else isinstance(value, str) and value.isprintable()
-        if not sound or (name in NUMBERS) != isinstance(value, int):
+        if name in NUMBERS:
+            least = 0 if name == "image_size" and attributes["layer"] == IMPORTED else 1
+            sound = type(value) is int and value >= least
+        else:
+            sound = isinstance(value, str) and value.isprintable()
+        if not sound:
             raise ValueError(f"attribute {name} is {value!r}")
+    if not re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", attributes.get("grid", "1x1")):
+        raise ValueError(f"attribute grid is {attributes['grid']!r}")
     if not isinstance(attributes.get("decoding", ""), str):
         raise ValueError(f"attribute decoding is {attributes['decoding']!r}")
     if attributes["dtype"] not in STORAGE:

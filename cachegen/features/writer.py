@@ -137,7 +137,7 @@ def open_writer(
                     remove_leftovers(path)
                     reasons_path(path).unlink(missing_ok=True)
                     times_path(path).unlink(missing_ok=True)
-                    write_atomically(path, lambda temporary: _make(temporary, keys, n_patches, width, attributes))
+                    write_atomically(path, lambda temporary: make_store(temporary, keys, n_patches, width, attributes))
                 store = FeatureStore.open(path, allow_pending=True)
                 rows = part_rows(len(store.keys), store.attributes["batch"], part)
                 locks.take(rows, "part {}/{}".format(*part) if part else "all rows")
@@ -165,7 +165,8 @@ def _require_same(store: FeatureStore, attributes: dict[str, Any]) -> None:
         )
 
 
-def _make(path: Path, *contents: Any) -> None:
+def make_store(path: Path, *contents: Any) -> None:
+    """Write a store without rows at `path`: keys, patches per image, width and attributes are in `contents`."""
     try:
         _create(path, *contents)
     except RuntimeError as error:  # HDF5's, where it cannot write what it kept back till the end

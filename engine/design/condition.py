@@ -123,6 +123,9 @@ class Condition(BaseModel):
     projector_layers: Annotated[Literal[2, 3], Mark.TRAINED] = Field(
         2, description="3: the release's projector for fused encoders"
     )
+    pool: Annotated[int, Mark.TRAINED, Mark.GROUP] = Field(
+        1, ge=1, description="mean over pool x pool patches before the projector: fewer tokens per image"
+    )
     order: Annotated[Literal["pairs", "images"], Mark.TRAINED] = "pairs"
     epochs: Annotated[int, Mark.TRAINED] = Field(5, ge=1)
     batch: Annotated[int, Mark.TRAINED] = Field(16, ge=1)

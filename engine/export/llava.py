@@ -103,10 +103,14 @@ def _public(name: str) -> str:
 def _require_llava(run: FinishedRun) -> None:
     c = run.condition
     why = None
-    if c.projector_layers != 2:
+    if run.imported:
+        why = "its features were imported, so that there is no encoder to export"
+    elif c.projector_layers != 2:
         why = f"its projector has {c.projector_layers} layers, LLaVA's has 2"
     elif c.output_scale != "none":
         why = f"it scales the projector's outputs to an RMS (output_scale = {c.output_scale!r}), LLaVA does not"
+    elif c.pool > 1:
+        why = f"its projector reads means over {c.pool} x {c.pool} patches, LLaVA's reads every patch"
     if why:
         raise RunError(f"{run.directory.path} has no form in LLaVA: {why}; export another run")
 

@@ -16,7 +16,7 @@ import pandas as pd
 from cachegen.common.errors import CrosstaxError, RunError, StoreError
 from cachegen.common.files import expanded
 from cachegen.data.dataset import SPLITS, Dataset, load_dataset
-from cachegen.features.store import IDENTITY, STORAGE, FeatureStore
+from cachegen.features.store import IDENTITY, IMPORTED, STORAGE, FeatureStore
 from engine.design.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
@@ -58,6 +58,16 @@ class FinishedRun:
     condition: Condition
     hashes: dict[str, str]
     given: Places
+
+    @property
+    def items(self) -> bool:
+        """Whether its questions are about items with names (`items.csv`), not pictures."""
+        return self.config.get("stimuli") == "items"
+
+    @property
+    def imported(self) -> bool:
+        """Whether its features were imported, so that no encoder is known."""
+        return bool(self.features.get("layer") == IMPORTED)
 
     # Its tables
 
@@ -211,6 +221,11 @@ class FinishedRun:
         from cachegen.encoders import load_encoder
 
         wanted, told = self.features, self.given.encoder
+        if self.imported:
+            raise RunError(
+                f"{self.directory.path}: its features were imported ({wanted['encoder']}), so there is no encoder; ask "
+                "about pictures or items of its store, by name"
+            )
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
         places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])
         problem: CrosstaxError | None = None

@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, in_one_line
+from cachegen.common.errors import CrosstaxError, StoreError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
@@ -106,7 +107,7 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
         if folder is None or known["problem"] is not None:
             continue
         try:
-            preflight.check(folder, run.condition, opened(run.dataset), _patches(run)[0] or None)
+            preflight.check(folder, run.condition, opened(run.dataset), _pooled(run) or None)
         except Exception as error:
             known["problem"] = in_one_line(error)
     return found
@@ -135,12 +136,22 @@ def _local(lm: str) -> tuple[Path | None, str | None]:
         return None, str(error)
 
 
-def _patches(run: Wanted) -> tuple[int, int]:
-    """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known."""
+def _patches(run: Wanted) -> tuple[int, int, dict[str, Any]]:
+    """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known.
+
+    Third, the store's attributes.
+    """
     if run.features is not None and run.features.is_file():
-        _, patches, width = FeatureStore.open(run.features, allow_pending=True).patches.shape
-        return patches, width
-    return KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0))
+        store = FeatureStore.open(run.features, allow_pending=True)
+        _, patches, width = store.patches.shape
+        return patches, width, store.attributes
+    return *KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0)), {}
+
+
+def _pooled(run: Wanted) -> int:
+    """Patches per image that the LM sees; 0 if not known. Raises `StoreError` if they cannot be pooled so."""
+    patches, _, attributes = _patches(run)
+    return pooled_count(attributes, patches, run.condition.pool) if patches else 0
 
 
 def _forecast(
@@ -178,7 +189,11 @@ def _sizes(run: Wanted, dataset: Dataset | None) -> tuple[Sizes | None, list[str
     shape = lm_shape(str(folder or run.lm))
     if shape is None:
         notes.append(f"LM {run.lm}{'' if folder or problem else ' is not there'}: its sizes are not known")
-    patches, width = _patches(run)
+    _, width, _ = _patches(run)
+    try:
+        patches = _pooled(run)
+    except StoreError as error:
+        return None, [*notes, f"would fail: {error}"]
     if run.features is None or not run.features.is_file():
         missing = f"store {run.features} is not there" if run.features else f"no features of {run.encoder} are given"
         notes.append(f"{missing}: sizes from the encoder's name" if patches else f"{missing}: sizes are not known")
@@ -228,7 +243,7 @@ def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset
         if sizes is not None:
             dataset = opened(run.dataset)
             images = len(dataset.images) if dataset else sum(THINGS_IMAGES.values())
-            stores[run.dataset, run.features, run.encoder] = store_bytes(images, sizes.patches, sizes.width)
+            stores[run.dataset, run.features, run.encoder] = store_bytes(images, *_patches(run)[:2])
             lms[run.lm] = 2 * sizes.lm.weights
     runs = sum(run_bytes(f.run.condition, f.questions, f.sizes) for f in forecasts if f.questions and f.sizes)
     return {"features": sum(stores.values()), "models": sum(lms.values()), "runs": runs}

@@ -16,6 +16,7 @@ from cachegen.common.device import choose_device, device_memory
 from cachegen.common.errors import CrosstaxError, RunError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset, load_dataset_of_runs
+from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Inputs, Sweep
@@ -159,7 +160,9 @@ def sizes_of(run: PlannedRun, dataset: Dataset) -> Sizes | None:
     shape = lm_shape(run.inputs.lm)
     if shape is None:
         return None
-    _, patches, width = FeatureStore.open(run.inputs.features).patches.shape
+    store = FeatureStore.open(run.inputs.features)
+    _, patches, width = store.patches.shape
+    patches = pooled_count(store.attributes, patches, run.condition.pool)
     return Sizes(shape, patches, width, *text_tokens(run.condition, dataset))
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cachegen.common.errors import ModelError, is_fault
 from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition
 from engine.lm.language_model import (
@@ -37,7 +38,8 @@ class Preflight:
         try:
             dataset = self._once(("dataset", inputs.dataset), lambda: load_dataset(inputs.dataset))
             store = self._once(("store", inputs.features), lambda: FeatureStore.open(inputs.features))
-            self.check(self._once(("lm", inputs.lm), lambda: resolve_lm(inputs.lm)), c, dataset, store.patches.shape[1])
+            patches = pooled_count(store.attributes, store.patches.shape[1], c.pool)
+            self.check(self._once(("lm", inputs.lm), lambda: resolve_lm(inputs.lm)), c, dataset, patches)
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -94,5 +96,5 @@ def _check_positions(folder: Path, most: int | None, tokens: PromptTokens, patch
     if most is not None and needed > most:
         raise ModelError(
             f"the LM in {folder} has {most:,} positions, and a question takes {needed:,}: {patches or 0:,} patches and "
-            f"{text:,} tokens of text; choose an LM with more, or an encoder with fewer patches"
+            f"{text:,} tokens of text; choose an LM with more, an encoder with fewer patches, or a larger pool"
         )

@@ -14,17 +14,20 @@ import torch
 
 from cachegen.common.device import device_memory, on_device
 from cachegen.common.errors import StoreError
+from cachegen.features.pooling import pool_patches, pooled_count
 from cachegen.features.store import FeatureStore
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MEMORY_SHARE = 0.4
+POOLED_AT_ONCE = 256  # images
 
 
 class Features:
     """Patch features of a dataset's images, by image number: the place of their key in `keys`.
 
+    `pool`: means over pool x pool patches take the place of the patches.
     They are kept on the device if they take a moderate share of what `reserved` bytes, for the LM, leave there.
     `unreadable`: numbers of the images that extraction had to mark as such; they have no features.
     Raises `StoreError` if an image is not in the store, or its row does not match its checksum: kept features are
@@ -37,6 +40,7 @@ class Features:
         keys: Sequence[str],
         device: torch.device,
         *,
+        pool: int = 1,
         reserved: int = 0,
         in_memory: bool | None = None,
     ) -> None:
@@ -46,11 +50,17 @@ class Features:
         self.unreadable = np.flatnonzero(~readable)
         self._rows = np.full(len(keys), -1)
         self._rows[readable] = self.store.rows([key for key in keys if key not in self.store.unreadable])
-        _, self.patches, self.width = self.store.patches.shape
+        _, patches, self.width = self.store.patches.shape
+        self.pool, self.patches = pool, pooled_count(self.store.attributes, patches, pool)
         size = 2 * len(keys) * self.patches * self.width
         self._memory = None
         if fits(size, device_memory(device), reserved) if in_memory is None else in_memory:
-            self._memory = self.store.patch_tensor(self._rows[readable]).to(device)
+            rows = self._rows[readable]
+            if pool > 1:  # in blocks, so that only the means are kept
+                blocks = np.array_split(rows, max(1, len(rows) // POOLED_AT_ONCE))
+                self._memory = torch.cat([self._read(block) for block in blocks]).to(device)
+            else:
+                self._memory = self._read(rows).to(device)
             self._place = np.cumsum(readable) - 1  # of an image among the readable ones
 
     @property
@@ -61,7 +71,11 @@ class Features:
         """(I, P, V) features of these images in the store's 16-bit dtype, on the device."""
         if self._memory is not None:
             return self._memory.index_select(0, on_device(self._place[images], self.device))
-        return on_device(self.store.patch_tensor(self._rows[images]), self.device)
+        return on_device(self._read(self._rows[images]), self.device)
+
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        """(I, P, V) of rows of the store, on the CPU: pooled there, so that where they are kept moves no bit."""
+        return pool_patches(self.store.patch_tensor(rows), self.store.attributes, self.pool)
 
     def pooled_patches(self) -> np.ndarray:
         """(N, V) float32 mean patch features of every image of the dataset; zeros where unreadable."""

@@ -75,11 +75,19 @@ class Opener:
         dataset, features = self._open_features(run)
         lm = self._open_lm(run)
         asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
+        if dataset.items and "image" in run.condition.question_singular + run.condition.question_plural:
+            console.print(
+                f"note: {dataset.root} has items, and questions say {run.condition.question_singular!r}; set "
+                "question_singular and question_plural to what they are",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
         tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None), lm.rows)
         return Shared(dataset, features, lm, tokens)
 
     def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
-        key = (run.inputs.dataset, run.inputs.features)
+        key = (run.inputs.dataset, run.inputs.features, run.condition.pool)
         if self._features[0] != key:
             self._features = (None, None)  # freed before the next are read: two may not fit
             dataset = load_dataset(run.inputs.dataset)
@@ -89,7 +97,8 @@ class Opener:
     def _read_features(self, run: PlannedRun, dataset: Dataset) -> Features:
         shape = lm_shape(run.inputs.lm)
         weights = shape.weights * getattr(torch, run.condition.dtype).itemsize if shape else 0
-        return Features(run.inputs.features, list(dataset.images["key"]), self.device, reserved=weights)
+        keys = list(dataset.images["key"])
+        return Features(run.inputs.features, keys, self.device, pool=run.condition.pool, reserved=weights)
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition
@@ -174,7 +183,7 @@ def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
     pooled = features.pooled_patches() if run.condition.subset == "swap" else None
     questions = build_questions(shared.dataset, run.condition, features.unreadable, pooled)
     if not (questions["split"] == "train").any():
-        raise RunError(f"{run.id}: no training question is left; give the leaves more images")
+        raise RunError(f"{run.id}: no training question is left; give the leaves more {shared.dataset.noun}")
     return questions
 
 
@@ -249,4 +258,4 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "paths": json.loads(run.inputs.model_dump_json()),
         "store": features_of(shared.features.store),
         "counts": count_questions(questions),
-    }
+    } | ({"stimuli": "items"} if shared.dataset.items else {})

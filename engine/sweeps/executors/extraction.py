@@ -102,6 +102,7 @@ def extract_in_parts(
 
     Raises what stopped a part: see `cachegen.features.extract.extract`.
     """
+    dataset.require_pictures("there is nothing to encode")
     began, threads, folder = time.perf_counter(), torch.get_num_threads(), Path.cwd()
     there = FeatureStore.found(store)
     finished = there is not None and (there.done != PENDING).all()

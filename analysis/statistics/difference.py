@@ -50,7 +50,7 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference with its tests; made by `difference`, or by `tested` from an estimate.
+    """A difference with its tests; made by `difference`, or by `judged` from an estimate.
 
     Attributes:
         estimate: The difference, in `unit`, as are se, margin and all ends of intervals.
@@ -140,7 +140,7 @@ class Difference:
         return number(value, 1 if self.unit == "points" else 3, sign=sign)
 
 
-def tested(
+def judged(
     estimate: float, se: float, df: float, *, margin: float = EQUIVALENCE_MARGIN, unit: str = "points", **about: Any
 ) -> Difference:
     """The tests of an estimate with a standard error and degrees of freedom (`inf` for normal tests).
@@ -197,7 +197,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame | None = None, *, unit: st
     worst = _ends(one)[0] - (0.0 if other is None else _ends(other)[1])
     boot_low, boot_high = percentiles(boot_B)
     spread = float(one.stack().std())
-    return tested(
+    return judged(
         estimate,
         se,
         df,
@@ -307,7 +307,7 @@ def _standard_error(tables: Sequence[tuple[Array, int]]) -> tuple[float, float, 
 
 
 def _filled(table: pd.DataFrame) -> tuple[Array, int]:
-    """The table (S, H) with its gaps at what seed and hypernym, added, lead one to expect (Yates 1933), and how many."""
+    """The table (S, H) with its gaps at what seed and hypernym, added, suggest (Yates 1933), and how many."""
     values_SH = table.to_numpy(float)
     gaps_SH = ~np.isfinite(values_SH)
     if not gaps_SH.any() or gaps_SH.all():

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import PROVENANCE, label_runs, shown_runs
+from analysis.cells import PROVENANCE, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -44,7 +44,7 @@ class Study:
 
     Attributes:
         sweep: The runs it is computed from.
-        runs: Index run_id. The conditions, the columns that `analysis.conditions.label_runs` adds, and map.
+        runs: Index run_id. The conditions, the columns that `analysis.cells.label_runs` adds, and map.
         categories: One row per run, split, group (leaf, seen, heldout) and category.
         scores: One row per run, split and group: means over categories.
         coherence: Visual coherence (section 5), one row per label map, pooling and category.

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from synthetic_sweep import CELLS, World, write_sweep
 
-from analysis.conditions import label_runs, seed_text, short_name
+from analysis.cells import label_runs, seed_text, short_name
 from analysis.predictions import load_sweep
 from analysis.statistics.comparisons import compare_setups
 from analysis.statistics.contrasts import chance_checks, confirmatory_contrasts, correlation, mean_interval

@@ -10,7 +10,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from analysis.beside_paper import references
-from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.cells import arms_of, setup_names, setups_of, shown_runs, shuffle_of
 from analysis.figures.style import (
     GREY,
     LOOKS,

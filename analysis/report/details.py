@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.conditions import CELL, LM_NAMES
+from analysis.cells import CELL, LM_NAMES
 from analysis.report.examples import pick_examples
 from analysis.report.page import Data, Page
 from analysis.report.result import GROUPS

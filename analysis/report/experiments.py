@@ -1,6 +1,6 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.conditions import CELL, LM_NAMES, arms_of, setups_of, short_name
+from analysis.cells import CELL, LM_NAMES, arms_of, setups_of, short_name
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BOOTSTRAP, FILE

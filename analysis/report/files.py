@@ -13,7 +13,7 @@ from types import TracebackType
 
 import pandas as pd
 
-from analysis.conditions import CELL
+from analysis.cells import CELL
 from analysis.figures.contents import Figures, draw_figures
 from analysis.figures.style import Drawn
 from analysis.predictions import SavedRuns
@@ -52,7 +52,7 @@ RESULT_COLUMNS = [
     ),
 ]
 LARGE = 100_000  # rows
-UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
+UNTOLD = ["dataset", "features", "withheld", "asked", "partial", "cell"]  # columns that only make up a setup's name
 
 
 def results_table(study: Study) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from analysis.conditions import seed_text
+from analysis.cells import seed_text
 from analysis.report.materials import (
     NUMBERS,
     Materials,

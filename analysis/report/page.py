@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.beside_paper import Pair, pair_cells
-from analysis.conditions import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
+from analysis.cells import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
@@ -114,7 +114,7 @@ class Page:
 
     @cached_property
     def shown(self) -> pd.DataFrame:
-        """The runs of the headline, see `analysis.conditions.shown_runs`."""
+        """The runs of the headline, see `analysis.cells.shown_runs`."""
         return shown_runs(self.study.runs)
 
     @cached_property

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.conditions import CELL, seed_text, short_name
+from analysis.cells import CELL, seed_text, short_name
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
 from analysis.report.table import Column, Table, table

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from analysis.conditions import CELL, LM_NAMES, shown_runs
+from analysis.cells import CELL, LM_NAMES, shown_runs
 from analysis.scores.dose import dose_table
 from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY

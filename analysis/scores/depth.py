@@ -6,7 +6,7 @@ Depth is data, an optional column of the taxonomy: the authors' parent links are
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL
+from analysis.cells import CELL
 from analysis.statistics.contrasts import mean_interval
 
 

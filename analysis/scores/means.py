@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.conditions import CELL, seed_units
+from analysis.cells import CELL, seed_units
 from analysis.scores.ablation import HYPERNYMS
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.f1 import BASELINES, FEW, GROUPS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL, LM_NAMES, shown_runs, shuffle_of
+from analysis.cells import CELL, LM_NAMES, shown_runs, shuffle_of
 from analysis.scores.yardsticks import CONTROLS, YARDSTICKS
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
 from analysis.words import interval, number

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from analysis.conditions import CELL, LM_NAMES, seed_units, shown_runs
+from analysis.cells import CELL, LM_NAMES, seed_units, shown_runs
 from analysis.scores.means import seed_table
 from analysis.scores.yardsticks import YARDSTICKS
 from analysis.statistics.comparisons import compare_setups, compare_swap, compare_yardsticks

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES
 from analysis.scores.f1 import BASELINES
 from analysis.words import points
 

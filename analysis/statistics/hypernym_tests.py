@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.conditions import CELL, LM_NAMES, seed_units, shown_runs
+from analysis.cells import CELL, LM_NAMES, seed_units, shown_runs
 from analysis.statistics.contrasts import EXPLORATORY, confirmatory_contrasts
 from analysis.statistics.equivalence import holm
 

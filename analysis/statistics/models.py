@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL, LM_NAMES, SHUFFLES, setup_fields, short_name, shuffle_of
+from analysis.cells import CELL, LM_NAMES, SHUFFLES, setup_fields, short_name, shuffle_of
 from analysis.statistics.contrasts import CONFIRMATORY, EQUIVALENCE_MARGIN, EXPLORATORY
 from analysis.statistics.equivalence import Equivalence, tost
 from analysis.statistics.formula import MixedModelError

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.conditions import shown_runs
+from analysis.cells import shown_runs
 from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, EXPLORATORY
 from analysis.statistics.equivalence import tost
 from analysis.statistics.models import difference, in_points, model_rows

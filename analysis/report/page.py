@@ -14,8 +14,6 @@ from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
 from analysis.report.table import Column
-from analysis.statistics.comparisons import Comparison, compare_yardsticks
-from analysis.statistics.contrasts import Contrast, confirmatory_contrasts
 from analysis.study import Study
 from engine.design.condition import SEEDS
 
@@ -126,16 +124,6 @@ class Page:
     def every_cell(self) -> list[Data]:
         """Scores of all cells."""
         return cell_rows(self.study, self.study.runs)
-
-    @cached_property
-    def contrasts(self) -> list[Contrast]:
-        """The contrasts fixed in advance."""
-        return confirmatory_contrasts(self.study.categories, self.shown)
-
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """The headline's cells beside each yardstick."""
-        return compare_yardsticks(self.study.runs, self.study.categories, self.study.yardsticks)
 
     @cached_property
     def pairs(self) -> list[Pair]:

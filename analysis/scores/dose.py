@@ -7,7 +7,7 @@ paper's across condition (dose 100). If coherence is what carries taxonomy into 
 import pandas as pd
 
 from analysis.cells import LM_NAMES
-from analysis.statistics.contrasts import correlation
+from analysis.statistics.intervals import correlation
 from analysis.words import number
 
 RESPONSE = ["setup", "rule", "lm_init"]

@@ -214,12 +214,19 @@ def difference(one: pd.DataFrame, other: pd.DataFrame | None = None, *, unit: st
     )
 
 
-def adjusted(differences: Sequence[Difference]) -> list[Difference]:
-    """One family of confirmatory differences: both tests of each with Holm's adjustment over all of them."""
-    p = [holm(pd.Series([getattr(d, name) for d in differences], dtype=float)) for name in ("p", "p_equivalence")]
+def seeds_by_hypernyms(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Means of `value`, one row per seed and one column per category; `rows`: columns seed, category and `value`."""
+    return rows.groupby(["seed", "category"])[value].mean().astype(float).unstack()
+
+
+def adjusted(differences: Sequence[Difference], planned: Sequence[str]) -> list[Difference]:
+    """One family of confirmatory tests, Holm-adjusted: of each difference the test it was `planned` for.
+
+    `planned`: "p" or "p_equivalence". The other test of a difference stays as it is.
+    """
+    p = holm(pd.Series([getattr(d, name) for d, name in zip(differences, planned, strict=True)], dtype=float))
     return [
-        replace(d, p_adjusted=float(one), p_equivalence_adjusted=float(two))
-        for d, one, two in zip(differences, *p, strict=True)
+        replace(d, **{f"{name}_adjusted": float(value)}) for d, name, value in zip(differences, planned, p, strict=True)
     ]
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from cachegen.common.rng import generator
 
@@ -74,3 +75,24 @@ def _draws(size: int, what: str) -> Array:
     drawn = generator(0, "intervals", what, size).integers(size, size=(DRAWS, max(size - 1, 1)))
     place = drawn + size * np.arange(DRAWS)[:, None]
     return np.bincount(place.ravel(), minlength=DRAWS * size).reshape(DRAWS, size).astype(float)
+
+
+def mean_interval(values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+    """Mean and Student-t interval over `values`; the interval is NaN with fewer than two values."""
+    n = len(values)
+    mean = float(np.mean(values)) if n else np.nan
+    half = float(stdtrit(n - 1, 0.5 + level / 2) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    return mean, mean - half, mean + half
+
+
+def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, int]:
+    """Pearson r, its 95 % interval (Fisher's z; NaN with fewer than four points) and n, over complete pairs."""
+    complete = np.isfinite(x) & np.isfinite(y)
+    x, y, n = x[complete], y[complete], int(complete.sum())
+    if n < 2 or any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (x, y)):  # constant but for rounding
+        return np.nan, np.nan, np.nan, n
+    r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
+    if n < 4 or abs(r) == 1:
+        return r, np.nan, np.nan, n
+    z, half = np.arctanh(r), 1.959964 / np.sqrt(n - 3)
+    return r, float(np.tanh(z - half)), float(np.tanh(z + half)), n

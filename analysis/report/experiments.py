@@ -76,9 +76,8 @@ def yardstick_sentences(compared: list[Contrast]) -> list[str]:
             area = seen.other_auc
             if cell.labels.shuffle == "across" and area is not None and area.decision is Decision.ABOVE:
                 sentences.append(
-                    f"Caution: under these {here[0].above.split(', ')[-1]} labels looks still tell hypernyms apart (AUC "
-                    f"of the control {seen.auc_means[1]:.2f}, 95 % interval {0.5 + area.low:.2f} to "
-                    f"{0.5 + area.high:.2f}), so an answer above chance may be seen."
+                    f"Caution: in {name} looks still tell hypernyms apart (AUC of the control {seen.auc_means[1]:.2f}, "
+                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), so an answer above chance may be seen."
                 )
         for composed in (c for c in here if c.other == "composition"):
             sentences.append(_beside(name, composed, "its leaf answers with the LM’s text answers", _HALVES))
@@ -290,7 +289,8 @@ def swap(page: Page) -> Data | None:
     ]
     caption = (
         "Exploratory: held-out macro F1, control minus swap in points with its 95 % interval, by tests that differ in "
-        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points."
+        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at "
+        f"±{EQUIVALENCE_MARGIN:g} points."
     )
     if tests.empty:
         return None

@@ -30,8 +30,9 @@ def f1_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Test F1 of leaves, seen and held-out hypernyms: one row per cell of `runs` and group, in their order.
 
     Columns: setup, arm, lm_init, shown (whether of the headline), group (leaf | seen | heldout), n_runs, n_seeds,
-    n_categories, f1, low, high, df (`statistics.difference`), boot_low, boot_high (crossed bootstrap), seed_lowest, seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1,
-    permuted_f1 (on the same questions), basis (what the interval holds over), note.
+    n_categories, f1, low, high, df (`statistics.difference`), boot_low, boot_high (crossed bootstrap), seed_lowest,
+    seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1, permuted_f1
+    (on the same questions), basis (what the interval holds over), note.
     """
     rows = []
     for key, cell in _cells(runs, categories):

@@ -7,8 +7,6 @@ a contrast fixed in advance hold for this hypernym? Welch's t over seeds, which 
 differences only.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import stats

@@ -22,7 +22,7 @@ from analysis.statistics.models import (
     variances_table,
     weights_models,
 )
-from analysis.statistics.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, swap_tests
+from analysis.statistics.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, side_by_side
 
 CATEGORIES = [f"hypernym {number:02d}" for number in range(20)]
 LEVELS = {"original": 75.0, "within": 74.0, "across": 50.0}
@@ -257,7 +257,7 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
 def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     arms = {"original": "Original", "swap": "Swap"}
     parts = [published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm) for arm, shuffle in arms.items()]
-    table = swap_of(pd.concat(parts)).set_index("test")
+    table = swap_of(*parts)
     assert list(table.index) == [WELCH, PAIRED, HYPERNYMS, MIXED]
     assert (table["n_control"] == [30, 30, 10, 30]).all()
     assert table.loc[WELCH, "statistic"] == pytest.approx(1.309, abs=0.001)
@@ -269,30 +269,23 @@ def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     assert table["differs"].is_unique
 
 
-def swap_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """`swap_tests` on `model_rows`, through runs and categories as a study has them."""
-    rows = rows.assign(run_id=rows["arm"] + rows["seed"])
-    same = {"map": "", "shown_setup": "", "dataset": "", "features": "", "withheld": "", "asked": "", "shown": True}
-    seeds = {"data_seed": 0, "permutation": 0, "lm_seed": 0}
-    runs = rows.drop_duplicates("run_id").set_index("run_id")[["setup", "arm", "lm_init", "encoder", "lm", "seed"]]
-    runs = runs.assign(run_seed=runs.pop("seed").str.split().str[-1].astype(int), **same, **seeds)
-    return swap_tests(runs, rows[["run_id", "category", "f1"]].assign(split="test", group="heldout"))
+def swap_of(control: pd.DataFrame, swapped: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(side_by_side(control, swapped, "")).set_index("test")
 
 
 def test_swap_tests_on_simulated_truth() -> None:
     rng = np.random.default_rng(10)
     control, swapped = rows_of(rng, 60), rows_of(rng, 54, arm="swap")
-    table = swap_of(pd.concat([control, swapped])).set_index("test")
+    table = swap_of(control, swapped)
     assert table["low"].lt(6).all()
     assert table["high"].gt(6).all()
     assert table["difference"].nunique() == 1 or np.ptp(table["difference"]) < 1e-6
     # Hypernyms differ by 6 points, which Welch's test takes for noise and pairing does not.
     assert table.loc[PAIRED, "statistic"] > table.loc[WELCH, "statistic"] > 0
     assert table.loc[MIXED, "df"] < table.loc[PAIRED, "df"]
-    alone = swap_of(pd.concat([control[control["seed"] == "data 0, run 0"], swapped])).set_index("test")
+    alone = swap_of(control[control["seed"] == "data 0, run 0"], swapped)
     assert np.isfinite(alone.loc[MIXED, "p"])
     assert alone.loc[PAIRED, "n_control"] == 20
-    assert swap_of(control).empty
 
 
 def test_model_rows_carry_what_tells_setups_apart() -> None:
@@ -300,7 +293,7 @@ def test_model_rows_carry_what_tells_setups_apart() -> None:
         {
             "setup": ["a", "b"], "arm": "original", "lm_init": ["pretrained", "random"], "encoder": "dino", "lm": "x",
             "map": "map-0", "data_seed": 0, "run_seed": [3, 4], "permutation": 0, "lm_seed": [0, 9], "dataset": "",
-            "features": "", "withheld": "", "asked": ["all", "swap subset"], "epochs": [5, 5],
+            "features": "", "withheld": "", "cell": ["a", "b"], "asked": ["all", "swap subset"], "epochs": [5, 5],
         },
         index=["one", "two"],
     )  # fmt: skip

@@ -148,7 +148,7 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
         first, clean_f1, true_f1 = (number(part.get(key, {}).get("f1")) for part in (leaves, no_homonyms, by_image))
         row = own.get(key, {})
         seeds = str((row or leaves[key])["n_seeds"])
-        mean = _interval(*(row.get(name, np.nan) for name in ("f1", "boot_low", "boot_high")))
+        mean = _interval(*(row.get(name, np.nan) for name in ("f1", "low", "high")))
         baseline, area = number(row.get("permuted_f1")), number(row.get("auc"), 2)
         rows.append([seeds, first, mean, clean_f1, true_f1, baseline, area])
     told = [place for place in range(len(names)) if any(row[place] != MISSING for row in rows)]

@@ -50,7 +50,7 @@ def swap_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list[Con
         if c.kind == "swap" and isinstance(c.other, Cell):
             control, swapped = (rows[rows["cell"] == cell] for cell in (c.one, c.other))
             about = {"status": EXPLORATORY, "setup": c.setup, "lm_init": c.one.lm_init}
-            found += [about | row for row in [_decides(c, control, swapped), *_tests(control, swapped, c.setup)]]
+            found += [about | row for row in [_decides(c, control, swapped), *side_by_side(control, swapped, c.setup)]]
     return pd.DataFrame(found, columns=COLUMNS)
 
 
@@ -59,7 +59,8 @@ def _decides(c: Contrast, control: pd.DataFrame, swapped: pd.DataFrame) -> Row:
     return _row(DECIDES, one, other, c.f1.estimate, c.f1.se, c.f1.df) | {"verdict": c.f1.verdict}
 
 
-def _tests(control: pd.DataFrame, swapped: pd.DataFrame, setup: str) -> list[Row]:
+def side_by_side(control: pd.DataFrame, swapped: pd.DataFrame, setup: str) -> list[Row]:
+    """The four other tests of two sets of `model_rows`."""
     shared = set(control["category"]) & set(swapped["category"])
     control, swapped = (arm[arm["category"].isin(shared)] for arm in (control, swapped))
     one, other = (arm["f1"].to_numpy(float) for arm in (control, swapped))

@@ -1,6 +1,6 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.cells import CELL, LM_NAMES, arms_of, setups_of, short_name
+from analysis.cells import parts, setups_of, short_name
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BOOTSTRAP, FILE
@@ -35,7 +35,7 @@ def _gaps(page: Page) -> Table:
         {
             **tested[c.setup, c.cell, YARDSTICKS[c.yardstick]],
             "setup": c.setup,
-            "cell": c.cell,
+            "name": c.cell,
             "yardstick": YARDSTICKS[c.yardstick],
             "f1": c.other_f1,
             "auc": c.other_auc[0],
@@ -45,7 +45,7 @@ def _gaps(page: Page) -> Table:
     ]
     columns = [
         page.setup,
-        Column("condition", lambda row: (row["cell"], f"minus {row['yardstick']}"), "noted"),
+        Column("condition", lambda row: (row["name"], f"minus {row['yardstick']}"), "noted"),
         Column("its F1", "f1"),
         Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
         BOOTSTRAP,
@@ -67,9 +67,9 @@ def _purity(page: Page) -> Table | None:
     known = known[known["map"].isin(page.shown["map"]) & (known["kind"] == "hypernym")]
     if known.empty:
         return None
-    many = page.shown["setup"].nunique() > 1
+    many = len(setups_of(page.shown)) > 1
     rows = []
-    for (encoder, arm, space), here in known.groupby(["encoder", "arm", "space"], sort=False):
+    for (encoder, _, arm, space), here in known.groupby(["encoder", "cell_labels", "arm", "space"], sort=False):
         row = {"arm": arm, "encoder": short_name(encoder) if many else "", "space": space}
         for name in ("purity", "purity_other_leaves"):
             row[name] = (float(here[name].mean()), float(here[name].std()))
@@ -119,10 +119,10 @@ def _rows(page: Page) -> list[Data]:
     """Mean (SD) over hypernyms of every variant, per encoder, arm and pooling, and what the maps kept."""
     known, kept = page.study.coherence, page.study.kept
     known = known[(known["kind"] == "hypernym") & known["map"].isin(page.shown["map"])]
-    many = page.shown["setup"].nunique() > 1
+    many = len(setups_of(page.shown)) > 1
     rows = []
-    for (encoder, arm, pooled), here in known.groupby(["encoder", "arm", "pooled"], sort=False):
-        maps = kept[(kept["encoder"] == encoder) & (kept["arm"] == arm)]
+    for (encoder, labels, arm, pooled), here in known.groupby(["encoder", "cell_labels", "arm", "pooled"], sort=False):
+        maps = kept[(kept["encoder"] == encoder) & (kept["cell_labels"] == labels)]
         rows.append(
             {
                 "arm": arm,
@@ -139,14 +139,12 @@ def _rows(page: Page) -> list[Data]:
 def _fits(page: Page) -> Table | None:
     """Correlation of coherence (centred, and as the paper has it) and held-out F1 over hypernyms, per setup and arm."""
     rows: list[Data] = []
-    for (setup, arm), here in coherence_points(page.study).groupby(["setup", "arm"]):
+    for cell, here in parts(coherence_points(page.study), lambda cell: cell).items():
         f1 = here["f1"].to_numpy(float)
         fits = {name: correlation(here[name].to_numpy(float), f1) for name in ("centred", "all_pairs")}
-        rows.append({"setup": str(setup), "arm": str(arm), **fits})
+        rows.append({"cell": cell, "arm": page.study.names.labels(cell.labels), **fits})
     if not rows:
         return None
-    order, arms = setups_of(page.shown), arms_of(page.study.runs)
-    rows.sort(key=lambda row: (order.index(row["setup"]), arms.index(row["arm"])))
     columns = [
         page.setup,
         Column("labels", "arm", "text"),
@@ -171,10 +169,10 @@ def ablation(page: Page) -> Data | None:
     if curves.empty:
         return None
     columns = [
-        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("ablation", "kind", "text"),
         Column("level", "ablation", digits=0),
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("questions", lambda row: QUESTIONS[row["group"]], "text"),
         Column("over", "over", "text"),
         Column("runs", "n_runs", digits=0),
@@ -207,7 +205,7 @@ def dose(page: Page) -> Data | None:
     if not rows:
         return None
     columns = [
-        page.setup,
+        page.setup_of_all,
         Column("rule", "rule", "text"),
         Column("LM weights", "lm_init", "text"),
         Column("shuffled", lambda row: row["dose"] / 100, "percent", digits=0),
@@ -263,7 +261,7 @@ def setups(page: Page) -> Data | None:
     rows = [
         {
             **tested[f"{gap.cell}, {gap.one}", f"{gap.cell}, {gap.other}"],
-            "cell": gap.cell,
+            "name": gap.cell,
             "one": gap.one,
             "other": gap.other,
             "f1": (gap.f1, gap.other_f1),
@@ -272,7 +270,7 @@ def setups(page: Page) -> Data | None:
         for gap in gaps
     ]
     columns = [
-        Column("condition", "cell", "text"),
+        Column("condition", "name", "text"),
         Column("setups", lambda row: (page.short(row["one"]), f"minus {page.short(row['other'])}"), "noted"),
         Column("F1", lambda row: row["f1"][0]),
         Column("the other’s F1", lambda row: row["f1"][1]),
@@ -296,7 +294,7 @@ def depth(page: Page) -> Data | None:
         return None
     columns = [
         page.setup,
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("depth", "depth", digits=0),
         Column("hypernyms", "n_hypernyms", digits=0),
         Column("F1", "f1"),
@@ -308,7 +306,7 @@ def depth(page: Page) -> Data | None:
     caption = "Held-out test scores by depth; SD and 95 % interval over hypernyms."
     return {
         "means": table("depth", caption, page.study.depth.to_dict("records"), columns, "depth.csv"),
-        "narrow": page.study.depth["arm"].nunique() < 2,
+        "narrow": len(setups_of(page.study.depth)) < 2,
     }
 
 
@@ -318,15 +316,14 @@ FITTED = ("text_f1", "text_item_f1")
 
 def text(page: Page) -> Data | None:
     """Means and correlations per cell with a probe; None without probes."""
-    cells = dict(iter(page.study.text.groupby(CELL)))
+    cells = dict(iter(page.study.text.groupby("cell", sort=False)))
     rows = []
-    for key in page.shown[CELL].drop_duplicates().itertuples(index=False, name=None):
-        if key in cells:
-            setup, arm, lm_init = key
-            here = cells[key]
+    for cell in page.shown["cell"].unique():
+        if cell in cells:
+            here = cells[cell]
             fits = {f"r_{name}": correlation(here[name].to_numpy(float), here["f1"].to_numpy(float)) for name in FITTED}
             means = {name: float(here[name].mean()) for name in MEANS}
-            rows.append({"setup": setup, "name": f"{LM_NAMES[lm_init]}, {arm}", **means, **fits})
+            rows.append({"cell": cell, "name": page.study.names.condition(cell), **means, **fits})
     columns = [
         page.setup,
         Column("condition", "name", "text"),

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.beside_paper import Pair, pair_cells
-from analysis.cells import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
+from analysis.cells import FAMILIES, KEYED, Names, encoder_names, last_part, parts, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
@@ -55,18 +55,15 @@ Row = dict[str, Any]
 def cell_rows(study: Study, chosen: pd.DataFrame) -> list[Row]:
     """Of the `chosen` runs, one row per cell: seeds, and mean, lowest and highest of each test score.
 
-    Keys: setup, arm, lm_init, name, encoder, lm, series, kind, ablation, asked, n (runs), seeds (seed -> its values as
+    Keys: cell, in words setup, arm, lm_init and name, n (runs), seeds (seed -> its values as
     text), and leaf, seen, heldout: score -> {"mean", "low", "high"}, F1 in 0..100, shares and AUC in 0..1.
     """
     groups = {name: study.test(name) for name in ("leaf", "seen", "heldout")}
     rows = []
-    for (setup, arm, lm_init), runs in chosen.groupby(CELL, sort=False):
+    for cell, runs in parts(chosen, lambda cell: cell).items():
         row: Row = {
-            "setup": setup,
-            "arm": arm,
-            "lm_init": lm_init,
-            "name": f"{LM_NAMES[str(lm_init)]}, {arm}",
-            **{name: runs[name].iloc[0] for name in ("encoder", "lm", "series", "kind", "ablation", "asked")},
+            **dict(zip(KEYED, runs[KEYED].iloc[0], strict=True)),
+            "name": study.names.condition(cell),
             "n": len(runs),
             "seeds": {seed: ", ".join(map(str, sorted(runs[seed].dropna().unique()))) for seed in SEEDS},
         }
@@ -97,8 +94,16 @@ class Page:
     @cached_property
     def setup(self) -> Column:
         """The column of a table that names setups, shortly; its values are those of the rows' `setup`."""
-        plain = Column("setup", "setup")
-        return Column("setup", lambda row: self.short(plain.of(row)), "text")
+        return Column("setup", lambda row: self._named(self.study.names, row), "text")
+
+    @cached_property
+    def setup_of_all(self) -> Column:
+        """The same where cells stand beside those of the headline."""
+        return Column("setup", lambda row: self._named(self.study.all_names, row), "text")
+
+    def _named(self, names: Names, row: Row) -> str:
+        cell = row.get("cell", row.get("response"))
+        return self.short(row["setup"]) if cell is None else names.setup(cell.setup)
 
     @cached_property
     def _families(self) -> dict[str, str]:

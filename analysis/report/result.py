@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.cells import CELL, seed_text, short_name
+from analysis.cells import Curve, Names, seed_text, setups_of, short_name
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
 from analysis.report.table import Column, Table, table
@@ -31,7 +31,7 @@ def design(page: Page) -> Data:
     runs = page.study.runs
     permutations = runs["permutation"].nunique() > 1
     columns = [
-        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("LM weights", "lm_init", "text"),
         Column("labels", "arm", "text"),
         Column("hypernyms withheld", "withheld", "text"),
@@ -43,12 +43,12 @@ def design(page: Page) -> Data:
     ]
     caption = "Conditions of the study and their runs. Runs of one row differ in seeds, and in the levels listed."
     return {
-        "conditions": table("conditions", caption, condition_rows(page.every_cell), columns),
+        "conditions": table("conditions", caption, condition_rows(page.every_cell, page.study.names), columns),
         "copies": len(page.study.sweep.copies),
         "failed": len(page.study.sweep.failed),
-        "many_shown": page.shown["setup"].nunique() > 1,
+        "many_shown": len(setups_of(page.shown)) > 1,
         "notes": page.study.notes,
-        "partial": bool(runs["partial"].any()),
+        "partial": any(cell.labels.partial for cell in runs["cell"]),
         "rules": {shuffle: _rules(runs, shuffle) for shuffle in ("across", "within")},
         "seeds": seed_text(runs),
         "shuffles": set(runs["shuffle"]),
@@ -56,25 +56,26 @@ def design(page: Page) -> Data:
     }
 
 
-def condition_rows(cells: list[Row]) -> list[Row]:
+def condition_rows(cells: list[Row], names: Names) -> list[Row]:
     """Cells that differ in their ablation level only, as one row with all levels."""
-    rows: dict[tuple[str, ...], Row] = {}
+    rows: dict[Curve, Row] = {}
     for cell in cells:
-        key = tuple(cell[name] for name in ("series", "kind", "arm", "lm_init"))
-        row = rows.setdefault(key, {**cell, "levels": [], "n": 0, "seeds": {seed: {} for seed in SEEDS}})
-        row["levels"].append(str(cell["ablation"]))
+        about = {**cell, "levels": [], "n": 0, "seeds": {seed: {} for seed in SEEDS}}
+        row = rows.setdefault(cell["cell"].curve, about)
+        row["levels"].append(str(cell["cell"].ablation.amount))
         row["n"] += cell["n"]
         for seed in SEEDS:
             row["seeds"][seed] |= dict.fromkeys(cell["seeds"][seed].split(", "))
     for row in rows.values():
-        unit = " %" if row["kind"].startswith("random") else f" hypernyms ({row['kind']})"
+        ablation = row["cell"].ablation
+        unit = " %" if ablation.kind == "random" else f" hypernyms ({names.method(ablation)})"
         row["withheld"] = ", ".join(row["levels"]) + unit
         row["seeds"] = {seed: ", ".join(values) for seed, values in row["seeds"].items()}
     return list(rows.values())
 
 
 def _permutations(row: Row) -> str:
-    return MISSING if row["arm"] == "original" else str(row["seeds"]["permutation"])
+    return MISSING if row["cell"].labels.shuffle == "original" else str(row["seeds"]["permutation"])
 
 
 def _rules(runs: pd.DataFrame, shuffle: str) -> list[str]:
@@ -149,7 +150,7 @@ GROUPS = {"leaf": "Leaves", "seen": "Seen hypernyms", "heldout": "Held-out hyper
 
 def main_result(page: Page) -> Data:
     """The headline's scores, and details."""
-    shown = ", ".join(dict.fromkeys(page.shown["withheld"]))
+    shown = ", ".join(dict.fromkeys(page.study.names.withheld(cell.ablation) for cell in page.shown["cell"]))
     return {
         "scores": _headline_table(page),
         "details": [_details(page, group) for group in GROUPS if _has(page.every_cell, group)],
@@ -169,15 +170,15 @@ def spread(group: str, name: str) -> Callable[[Row], tuple[float, float, float]]
 
 def _headline_table(page: Page) -> Table:
     means = f1_means(page.shown, page.study.categories)
-    means = means[means["group"] == "heldout"].set_index(CELL)[["boot_low", "boot_high"]]
-    intervals = {key: (row["boot_low"], row["boot_high"]) for key, row in means.to_dict("index").items()}
+    means = means[means["group"] == "heldout"]
+    intervals = {row["cell"]: (row["boot_low"], row["boot_high"]) for row in means.to_dict("records")}
     columns = [
         page.setup,
         Column("condition", "name", "text"),
         Column("runs", "n", digits=0),
         Column("leaves F1", spread("leaf", "macro_f1"), "range"),
         Column("held-out F1", spread("heldout", "macro_f1"), "range"),
-        Column("95 % interval", lambda row: intervals.get((row["setup"], row["arm"], row["lm_init"])), "between"),
+        Column("95 % interval", lambda row: intervals.get(row["cell"]), "between"),
         Column("held-out AUC", spread("heldout", "auc"), "range", digits=2),
         *(Column(name, score("heldout", f"{name}_f1")) for name in ("permuted", "coin", "majority")),
     ]
@@ -194,7 +195,7 @@ def _has(cells: list[Row], group: str) -> bool:
 
 def _details(page: Page, group: str) -> Table:
     columns = [
-        page.setup,
+        page.setup_of_all,
         Column("condition", "name", "text"),
         Column("categories", score(group, "n_categories"), digits=0),
         Column("questions, yes / no", lambda row: _pair(row, group, "n_yes", "n_no"), "counts", digits=0),

@@ -149,7 +149,8 @@ def compare_setups(runs: pd.DataFrame, categories: pd.DataFrame) -> list[SetupGa
     """
     shown = shown_runs(runs)
     cells = _by_hypernym(_heldout(categories), shown)
-    asked = shown.drop_duplicates("setup").set_index("setup")[["asked", "dataset"]].agg(" ".join, axis=1)
+    about = shown.drop_duplicates("setup").set_index("setup")["cell"]
+    asked = pd.Series([(cell.setup.asked, cell.setup.dataset) for cell in about], index=about.index, dtype=object)
     found = []
     for (setup, arm, lm_init), mine in cells.items():
         for (other, *same), theirs in cells.items():

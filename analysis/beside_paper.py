@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.cells import LM_NAMES, Cell
 from analysis.published import CELLS, COIN, FIRST, MORE_CELLS, Published, paper_models, published_hypernyms
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
+from analysis.statistics.difference import EQUIVALENCE_MARGIN
 
 Row = Mapping[str, Any]
 MODELS = ("lm", "encoder", "dataset_digest")

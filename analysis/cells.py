@@ -21,7 +21,12 @@ CELL = ["setup", "arm", "lm_init"]  # a cell in words, in tables for people
 KEYED = ["cell", *CELL]  # the value, by which rows are joined, and its words
 PROVENANCE = [*(f"{name}_path" for name in ("dataset", "store")), *(f"{name}_digest" for name in ("dataset", "store"))]
 WORDS = ["kind", "arm", "setup", "series", "shown", "shown_setup"]  # columns that `label_runs` adds for people
-VALUES = ["cell", "cell_labels", "response"]  # columns that hold values; they are not written to files
+VALUES = [
+    "cell",
+    "cell_labels",
+    "response",
+    "comparison_number",
+]  # columns that hold values; they are not written to files
 
 Setting = tuple[str, Any]  # a field of the condition and its value
 Settings = tuple[Setting, ...]
@@ -347,10 +352,9 @@ class Names:
     Args:
         cells: All cells of the study; its words tell any two of them apart.
         told: Those that are shown; a setup's name says only what tells these apart. All of `cells` if left out.
-        families: Whether encoders have the names that figures have for them, see `encoder_names`.
     """
 
-    def __init__(self, cells: Iterable[Cell], told: Iterable[Cell] | None = None, families: bool = False) -> None:
+    def __init__(self, cells: Iterable[Cell], told: Iterable[Cell] | None = None) -> None:
         known = list(dict.fromkeys(cells))
         setups = list(dict.fromkeys(cell.setup for cell in known))
         shown = setups if told is None else list(dict.fromkeys(cell.setup for cell in told))
@@ -359,7 +363,7 @@ class Names:
         self._asked = _differing((str(setup.asked[0][1]), setup.asked[1:]) for setup in setups)
         encoders = [setup.encoder for setup in setups]
         self._models = {
-            "encoder": encoder_names(encoders) if families else _telling(encoders, FORMS),
+            "encoder": encoder_names(encoders),
             "lm": _telling([setup.lm for setup in setups], FORMS),
         }
         of_images: dict[Hashable, set[Input]] = {}
@@ -474,11 +478,3 @@ def _differing(variants: Iterable[tuple[str, Settings]]) -> dict[str, set[str]]:
 def _bracketed(settings: Settings, told: set[str]) -> str:
     named = [str(value) for name, value in settings if name in told]
     return f" ({', '.join(named)})" if named else ""
-
-
-# --- Until `statistics.comparisons` uses cells
-
-
-def shuffle_of(arm: str) -> str:
-    """The shuffle an arm's name begins with."""
-    return arm.split(" ")[0]

@@ -31,7 +31,7 @@ from analysis.figures.style import (
     wrapped,
 )
 from analysis.published import published_hypernyms
-from analysis.statistics.contrasts import correlation
+from analysis.statistics.intervals import correlation
 from analysis.study import Study, coherence_points
 from analysis.words import number
 

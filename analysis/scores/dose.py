@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.cells import LM_NAMES, Labels, Settings, Setup
-from analysis.statistics.contrasts import correlation
+from analysis.statistics.intervals import correlation
 from analysis.words import number
 
 RESPONSE = ["response", "setup", "rule", "lm_init"]  # the value, its words, and the LM's weights

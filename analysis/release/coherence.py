@@ -131,9 +131,10 @@ def _means(release: Release) -> Sequence[Found]:
     )
     gap, low, high = mean_interval((wide["local_shuffled"] - wide["original"]).to_numpy(), 0.95)
     se = (high - low) / 2 / float(stdtrit(n - 1, 0.975))
+    test = judged(gap, se, n - 1, margin=COSINE_MARGIN, unit="cosine")
     same = (
         f"The paper calls it identical to the original's: difference {number(gap, 4, sign=True)}, "
-        f"{interval(low, high, 4)}, paired by hypernym; {verdict(judged(gap, se, n - 1, margin=COSINE_MARGIN, unit='cosine'))}."
+        f"{interval(low, high, 4)}, paired by hypernym; {verdict(test)}."
     )
     return [
         Found(original, n),

@@ -32,9 +32,9 @@ def parts(page: Page) -> Data | None:
         Column("permuted", "permuted_f1"),
     ]
     caption = (
-        "Held-out macro F1 with two 95 % intervals: that of a model with crossed effects of seeds and hypernyms, and that "
-        "of a bootstrap that draws both. “No homonyms”: hypernyms whose name no "
-        "leaf has, so that no trained question names them."
+        "Held-out macro F1 with two 95 % intervals: that of a model with crossed effects of seeds and hypernyms, and "
+        "that of a bootstrap that draws both. “No homonyms”: hypernyms whose name no leaf has, so that no trained "
+        "question names them."
     )
     return {"means": table("parts", caption, rows, columns, "heldout.csv")} if rows else None
 

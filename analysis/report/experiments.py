@@ -1,6 +1,6 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.cells import Names, encoder_names, parts, setups_of
+from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BASIS, BOOTSTRAP, FILE
@@ -37,7 +37,7 @@ def yardsticks(page: Page) -> Data | None:
         "gaps": table("yardsticks", caption, [c.row for c in compared], columns, FILE),
         "neighbours": NEIGHBOURS,
         "purity": _purity(page),
-        "sentences": yardstick_sentences(compared, page.study.names),
+        "sentences": yardstick_sentences(compared),
     }
 
 
@@ -62,7 +62,7 @@ _GAPS = [
 ]
 
 
-def yardstick_sentences(compared: list[Contrast], names: Names) -> list[str]:
+def yardstick_sentences(compared: list[Contrast]) -> list[str]:
     """What the pretrained LM's answers are worth beside the stronger control without an LM, and the composition."""
     sentences = []
     for cell in dict.fromkeys(c.one for c in compared if c.one.pretrained):
@@ -76,9 +76,8 @@ def yardstick_sentences(compared: list[Contrast], names: Names) -> list[str]:
             area = seen.other_auc
             if cell.labels.shuffle == "across" and area is not None and area.decision is Decision.ABOVE:
                 sentences.append(
-                    f"Caution: under these {names.labels(cell.labels)} labels looks still tell hypernyms apart (AUC "
-                    f"of the control {seen.auc_means[1]:.2f}, 95 % interval {0.5 + area.low:.2f} to "
-                    f"{0.5 + area.high:.2f}), so an answer above chance may be seen."
+                    f"Caution: in {name} looks still tell hypernyms apart (AUC of the control {seen.auc_means[1]:.2f}, "
+                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), so an answer above chance may be seen."
                 )
         for composed in (c for c in here if c.other == "composition"):
             sentences.append(_beside(name, composed, "its leaf answers with the LM’s text answers", _HALVES))
@@ -287,7 +286,8 @@ def swap(page: Page) -> Data | None:
     ]
     caption = (
         "Exploratory: held-out macro F1, control minus swap in points with its 95 % interval, by tests that differ in "
-        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points."
+        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at "
+        f"±{EQUIVALENCE_MARGIN:g} points."
     )
     if tests.empty:
         return None

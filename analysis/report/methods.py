@@ -302,16 +302,15 @@ def _measures(study: Study) -> str:
 def _statistics(study: Study) -> str:
     bases = dict.fromkeys(d.basis for d in (c.f1 for c in study.compared) if d.basis != OVER_BOTH)
     sentences = [
-        "Contrasts on held-out hypernyms were fixed before any result. Seeds and hypernyms were treated as crossed random "
-        "samples: the variance of a difference was estimated from the mean squares of seeds, hypernyms and their "
-        "interaction, conditions with the same seeds were compared seed by seed, and 95 % intervals took the t quantile "
-        "of each factor in proportion to its share.",
+        "Contrasts on held-out hypernyms were fixed before any result. Seeds and hypernyms were treated as crossed "
+        "random samples: the variance of a difference was estimated from the mean squares of seeds, hypernyms and "
+        "their interaction, conditions with the same seeds were compared seed by seed, and 95 % intervals took the t "
+        "quantile of each factor in proportion to its share.",
         f"Beside them stand percentile intervals of a bootstrap that draws hypernyms and seeds ({DRAWS:,} draws).",
         *(f"Where a condition has too few of either, intervals are about {basis}." for basis in bases),
         f"Equivalence was tested with two one-sided tests {in_text('tost')} at a margin of {EQUIVALENCE_MARGIN:g} "
-        "points of F1. The tests fixed in advance (of difference for contrasts, of equivalence for chance checks) are one "
-        "family, adjusted by Holm’s method; all other comparisons are exploratory and were not "
-        "adjusted.",
+        "points of F1. The tests fixed in advance (of difference for contrasts, of equivalence for chance checks) are "
+        "one family, adjusted by Holm’s method; all other comparisons are exploratory and were not adjusted.",
     ]
     if study.fitted:
         sentences.append(

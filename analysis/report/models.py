@@ -111,8 +111,9 @@ def test_sentence(effect: str, test: Difference) -> str:
     """What the model alone says of an effect, in one sentence."""
     low, high = (number(value, 2, sign=True) for value in (test.low90, test.high90))
     return (
-        f"{effect}: difference {number(test.estimate, 2, sign=True)}, 90 % interval {low} to {high}, equivalence within "
-        f"±{test.margin:g} {p_text(test.p_equivalence)} (two one-sided tests); by this model alone {test.decision}."
+        f"{effect}: difference {number(test.estimate, 2, sign=True)}, 90 % interval {low} to {high}, equivalence "
+        f"within ±{test.margin:g} {p_text(test.p_equivalence)} (two one-sided tests); by this model alone "
+        f"{test.decision}."
     )
 
 

@@ -253,8 +253,9 @@ def contrasts(page: Page) -> Data:
 _CONFIRMATORY = (
     "Confirmatory: difference in held-out macro F1 (points) with two 95 % intervals, that of a model with crossed "
     "effects of seeds and hypernyms, and that of a bootstrap that draws both. p of no difference and of equivalence "
-    f"(two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points): the test planned, here of no difference and in the next table of equivalence, is "
-    "Holm-adjusted over both tables, and the verdict follows. “SDs”: the difference in standard deviations of the first side’s single values. “Detectable”: "
+    f"(two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points): the test planned, here of no difference and in "
+    "the next table of equivalence, is Holm-adjusted over both tables, and the verdict follows. “SDs”: the difference "
+    "in standard deviations of the first side’s single values, one seed and hypernym each. “Detectable”: "
     "what a study of this size would show in four of five repetitions. “Worst seeds”: the lowest seed of the first "
     "minus the highest of the second."
 )
@@ -296,8 +297,8 @@ def _robustness(page: Page) -> Table:
     ]
     caption = (
         "The confirmatory contrasts looked at in other ways, which decide nothing. “Leaves resampled”: hypernyms share "
-        "leaves, so leaves and seeds are drawn and F1 is counted anew. “Depth 1”: only hypernyms directly above leaves, "
-        "which are not nested in each other."
+        "leaves, so leaves and seeds are drawn and F1 is counted anew. “Depth 1”: only hypernyms directly above "
+        "leaves, which are not nested in each other."
     )
     return table("robustness", caption, page.study.robustness.to_dict("records"), columns, "robustness.csv")
 

@@ -1,9 +1,9 @@
 """Which cells are compared on held-out hypernyms; how, is the business of `statistics.difference` alone.
 
 Confirmatory, that is fixed before any result: pretrained original and within, each minus the largest baseline, minus
-random-init, minus pretrained across, each with the test of no difference; and that across and random-init are at chance,
-with the test of equivalence. These tests are the one family over which Holm's adjustment is made, and decisions follow
-from the adjusted p. All else is exploratory and not adjusted: original minus within, controls, another encoder
+random-init, minus pretrained across, each with the test of no difference; and that across and random-init are at
+chance, with the test of equivalence. These tests are the one family over which Holm's adjustment is made, and decisions
+follow from the adjusted p. All else is exploratory and not adjusted: original minus within, controls, another encoder
 or LM, the swap. The runs are those of the headline.
 """
 
@@ -80,13 +80,13 @@ class Contrast:
     def row(self) -> dict[str, Any]:
         """One row of `contrast_table`."""
         d, auc = self.f1, self.auc
-        row = {"status": self.status, "kind": self.kind, "setup": self.setup, "above": self.above, "below": self.below}
+        row: dict[str, Any] = {"status": self.status, "kind": self.kind, "setup": self.setup}
+        row |= {"above": self.above, "below": self.below}
         row |= {"difference": d.estimate, "p_holm": d.p_adjusted, "tost_p": d.p_equivalence}
         row |= {"tost_p_holm": d.p_equivalence_adjusted, "decision": str(d.decision)}
         row |= {"n_seeds_above": d.n_seeds[0], "n_seeds_below": d.n_seeds[1]}
-        row |= dict(
-            zip(("above_f1", "below_f1", "above_auc", "below_auc"), (*self.means, *self.auc_means), strict=True)
-        )
+        row |= {f"{side}_f1": mean for side, mean in zip(("above", "below"), self.means, strict=True)}
+        row |= {f"{side}_auc": mean for side, mean in zip(("above", "below"), self.auc_means, strict=True)}
         row |= {name: getattr(d, name) for name in COLUMNS if name not in row and hasattr(d, name)}
         if auc is None:
             return row
@@ -98,8 +98,8 @@ def contrast_table(contrasts: list[Contrast]) -> pd.DataFrame:
     """One row per comparison, see `COLUMNS` and `Difference`; n_seeds_below counts the runs' own for a baseline.
 
     difference, low, high (95 %), boot_low, boot_high and worst in points; p_holm, tost_p_holm: the test a
-    confirmatory row was planned for, adjusted over all of these; decision (above | below | equivalent | undecided) and verdict follow from the adjusted p where
-    there is one. auc_*: the same of AUC (0..1), always exploratory.
+    confirmatory row was planned for, adjusted over all of these; decision (above | below | equivalent | undecided) and
+    verdict follow from the adjusted p where there is one. auc_*: the same of AUC (0..1), always exploratory.
     """
     return pd.DataFrame([contrast.row for contrast in contrasts], columns=COLUMNS)
 
@@ -179,11 +179,15 @@ def _contrast(
     f1: Sides,
     auc: Sides | None = None,
 ) -> Contrast:
-    means = [tuple(float(side.mean(axis=1).mean()) for side in sides) for sides in (f1, auc) if sides is not None]
-    auc_gap = None if auc is None else difference(*auc, unit="AUC")
-    return Contrast(
-        status, kind, one, other, *words, difference(*f1), auc_gap, means[0], (*means, (float("nan"),) * 2)[1]
-    )
+    auc_gap, auc_means = (None, (float("nan"),) * 2) if auc is None else (difference(*auc, unit="AUC"), _means(auc))
+    return Contrast(status, kind, one, other, *words, difference(*f1), auc_gap, _means(f1), auc_means)
+
+
+def _means(sides: Sides) -> tuple[float, float]:
+    """Mean of either side over seeds and the hypernyms that both have."""
+    shared = sides[0].columns.intersection(sides[1].columns)
+    one, other = (float(side[shared].mean(axis=1).mean()) for side in sides)
+    return one, other
 
 
 def _fixed(cells: Cells) -> Iterator[Contrast]:

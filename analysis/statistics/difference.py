@@ -196,7 +196,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame | None = None, *, unit: st
     estimate = means[0] - sum(means[1:])
     worst = _ends(one)[0] - (0.0 if other is None else _ends(other)[1])
     boot_low, boot_high = percentiles(boot_B)
-    spread = float(one.stack().std())
+    spread = float(pd.Series(one.to_numpy(float).ravel()).std())
     return judged(
         estimate,
         se,
@@ -226,7 +226,8 @@ def adjusted(differences: Sequence[Difference], planned: Sequence[str]) -> list[
     """
     p = holm(pd.Series([getattr(d, name) for d, name in zip(differences, planned, strict=True)], dtype=float))
     return [
-        replace(d, **{f"{name}_adjusted": float(value)}) for d, name, value in zip(differences, planned, p, strict=True)
+        replace(d, p_adjusted=float(value)) if name == "p" else replace(d, p_equivalence_adjusted=float(value))
+        for d, name, value in zip(differences, planned, p, strict=True)
     ]
 
 

@@ -266,7 +266,7 @@ def encoder_models(rows: pd.DataFrame) -> list[Fitted]:
         for encoder in others:
             one, other = encoders[first], encoders[encoder]
             lms = [lm for lm in one["lm"].unique() if lm in set(other["lm"])]
-            comparison = f"{names[first]} − {names[encoder]}"
+            comparison = f"{names[str(first)]} − {names[str(encoder)]}"
             about = _about(EXPLORATORY, "encoder", _listed(lms) + str(rest), comparison)
             if not lms:
                 formula = DIFFERENCE[0].format(x="encoder", draw="")

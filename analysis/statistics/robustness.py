@@ -35,7 +35,7 @@ COLUMNS = [
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Held-out test questions (Q,): label leaf and hypernym, as places in `leaves` and `hypernyms`, and the right answer."""
+    """Held-out test questions (Q,): label leaf, hypernym (places in `leaves` and `hypernyms`) and right answer."""
 
     leaves: pd.Index
     hypernyms: pd.Index
@@ -50,11 +50,11 @@ class Asked:
         hypernym_Q, hypernyms = pd.factorize(questions["category"].astype(str), sort=True)
         return cls(pd.Index(leaves), pd.Index(hypernyms), leaf_Q, hypernym_Q, questions["answer"].to_numpy(bool))
 
-    def counts(self, said_Q: NDArray[np.bool_]) -> Array:
+    def counts(self, said_Q: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Questions by leaf, hypernym, right and given answer: (L, H, 2, 2)."""
         shape = (len(self.leaves), len(self.hypernyms), 2, 2)
         place_Q = ((self.leaf * shape[1] + self.hypernym) * 2 + self.gold) * 2 + said_Q
-        return np.bincount(place_Q, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+        return np.bincount(place_Q, minlength=int(np.prod(shape))).reshape(shape)
 
 
 Answers = Mapping[str, tuple[Asked, NDArray[np.bool_]]]  # run_id -> what was asked, and where yes was said
@@ -104,17 +104,8 @@ class _Draws:
         self.leaves = asked[0].leaves
         of_seed: dict[str, list[Array]] = {}
         for (seed, run_id), questions in zip(seeds.itertuples(index=False), asked, strict=True):
-            of_seed.setdefault(str(seed), []).append(self._f1(questions, answers[run_id][1]))
+            of_seed.setdefault(str(seed), []).append(macro_f1_draws(questions, answers[run_id][1]))
         self.f1_SB = np.array([np.mean(of_seed[seed], axis=0) for seed in sorted(of_seed)])
-
-    @staticmethod
-    def _f1(asked: Asked, said_Q: NDArray[np.bool_]) -> Array:
-        """Macro F1 (B,) in points; the draws are the same for all runs that ask about the same leaves."""
-        counts, H = asked.counts(said_Q), len(asked.hypernyms)
-        drawn_BL = _drawn(len(asked.leaves), "leaf")
-        drawn = (drawn_BL @ counts.reshape(len(counts), -1)).reshape(DRAWS * H, 2, 2)
-        f1_BH = 100 * macro_f1(drawn).reshape(DRAWS, H)  # missing where no leaf of the hypernym was drawn
-        return np.nanmean(f1_BH, axis=1)
 
     def means(self, seeds: str) -> Array:
         """Mean over drawn seeds (B,)."""
@@ -123,14 +114,24 @@ class _Draws:
         return mean_B
 
 
-def _drawn(size: int, what: str) -> Array:
+def macro_f1_draws(asked: Asked, said_Q: NDArray[np.bool_]) -> Array:
+    """Macro F1 (B,) in points; the draws are the same for all runs that ask about the same leaves."""
+    counts, H = asked.counts(said_Q), len(asked.hypernyms)
+    drawn_BL = _drawn(len(asked.leaves), "leaf")
+    drawn = drawn_BL.astype(float) @ counts.reshape(len(counts), -1).astype(float)  # integers have no fast product
+    drawn_X22 = drawn.astype(np.int64).reshape(DRAWS * H, 2, 2)
+    f1_BH = 100 * macro_f1(drawn_X22).reshape(DRAWS, H)  # missing where no leaf of the hypernym was drawn
+    return np.nanmean(f1_BH, axis=1)
+
+
+def _drawn(size: int, what: str) -> NDArray[np.int64]:
     """How often each of `size` is drawn (B, size); all but one, as in `statistics.intervals`."""
     n = max(size - 1, 1)
-    return generator(0, "robustness", what, size).multinomial(n, np.full(size, 1 / size), DRAWS).astype(float)
+    return generator(0, "robustness", what, size).multinomial(n, np.full(size, 1 / size), DRAWS)
 
 
 def _row(c: Contrast, check: str, found: Difference, leaves: int | None) -> dict[str, Any]:
-    row = {"status": EXPLORATORY, "check": check, "setup": c.setup, "above": c.above, "below": c.below}
+    row: dict[str, Any] = {"status": EXPLORATORY, "check": check, "setup": c.setup, "above": c.above, "below": c.below}
     row |= {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p}
     row |= {"n_hypernyms": found.n_hypernyms, "n_leaves": leaves}
     return row | {"agrees": found.decision is c.f1.decision, "verdict": found.verdict}

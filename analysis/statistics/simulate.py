@@ -32,7 +32,12 @@ SEEDS, HYPERNYMS = (3, 5, 10), (13, 53)
 STUDIES, BOOTSTRAPPED = 8000, 300
 
 
-def calibrate(studies: int = STUDIES, bootstrapped: int = BOOTSTRAPPED) -> pd.DataFrame:
+def calibrate(
+    studies: int = STUDIES,
+    bootstrapped: int = BOOTSTRAPPED,
+    seeds: tuple[int, ...] = SEEDS,
+    hypernyms: tuple[int, ...] = HYPERNYMS,
+) -> pd.DataFrame:
     """One row per kind, number of seeds and hypernyms, and sds; all rates in percent.
 
     Columns: kind, seeds, hypernyms, sd_seeds, sd_hypernyms, sd_residual; covers (the primary interval), t_covers
@@ -42,8 +47,8 @@ def calibrate(studies: int = STUDIES, bootstrapped: int = BOOTSTRAPPED) -> pd.Da
     return pd.DataFrame(
         _row(kind, S, H, sds, studies, bootstrapped)
         for kind, several in SDS.items()
-        for S in SEEDS
-        for H in HYPERNYMS
+        for S in seeds
+        for H in hypernyms
         for sds in several
     )
 
@@ -108,7 +113,7 @@ def _bootstrap(one: Array, other: Array | None, studies: int) -> Iterator[tuple[
 def main() -> None:
     """Print the table, a summary of each kind first."""
     table = calibrate()
-    rates = [name for name in table if name.endswith("covers")]
+    rates = [name for name in map(str, table) if name.endswith("covers")]
     summary = table.groupby("kind", sort=False)[[*rates, "different", "equivalent"]].agg(["min", "max"])
     print(summary.round(1).T.to_string(), table.round(1).to_string(index=False), sep="\n\n")
 

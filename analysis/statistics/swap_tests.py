@@ -48,9 +48,9 @@ def swap_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list[Con
     found: list[Row] = []
     for c in contrasts:
         if c.kind == "swap" and isinstance(c.other, Cell):
-            arms = [rows[rows["cell"] == cell] for cell in (c.one, c.other)]
+            control, swapped = (rows[rows["cell"] == cell] for cell in (c.one, c.other))
             about = {"status": EXPLORATORY, "setup": c.setup, "lm_init": c.one.lm_init}
-            found += [about | row for row in [_decides(c, *arms), *_tests(*arms, c.setup)]]
+            found += [about | row for row in [_decides(c, control, swapped), *_tests(control, swapped, c.setup)]]
     return pd.DataFrame(found, columns=COLUMNS)
 
 

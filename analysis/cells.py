@@ -6,10 +6,10 @@ edge: it says only what tells the cells apart that are shown together.
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import pandas as pd
 
@@ -21,10 +21,16 @@ CELL = ["setup", "arm", "lm_init"]  # a cell in words, in tables for people
 KEYED = ["cell", *CELL]  # the value, by which rows are joined, and its words
 PROVENANCE = [*(f"{name}_path" for name in ("dataset", "store")), *(f"{name}_digest" for name in ("dataset", "store"))]
 WORDS = ["kind", "arm", "setup", "series", "shown", "shown_setup"]  # columns that `label_runs` adds for people
-VALUES = ["cell", "labels"]  # columns that hold values; they are not written to files
+VALUES = [
+    "cell",
+    "cell_labels",
+    "response",
+    "comparison_number",
+]  # columns that hold values; they are not written to files
 
 Setting = tuple[str, Any]  # a field of the condition and its value
 Settings = tuple[Setting, ...]
+Value = TypeVar("Value", bound=Any)
 
 
 class Input(NamedTuple):
@@ -122,7 +128,7 @@ class Cell:
         return self.setup.ablation
 
     @property
-    def curve(self) -> tuple[Setup, Labels, str, Ablation]:
+    def curve(self) -> "Curve":
         """What the cells of one ablation curve have in common."""
         return self.setup.series, self.labels, self.lm_init, self.ablation.method
 
@@ -142,6 +148,9 @@ class Cell:
         return Cell, (self.setup, self.labels, self.lm_init)
 
 
+Line = tuple[str, Labels]  # LM weights and labels
+Curve = tuple[Setup, Labels, str, Ablation]  # of an ablation: series, labels, LM weights and method
+
 PLACED = ("lm_init", "shuffle", "shuffled", "subset", "ablation_kind", "ablation")  # fields with a place of their own
 PARTS = ("dataset", "encoder", "features", "lm", "ablation", "asked")  # of a setup, beside its settings
 
@@ -151,8 +160,8 @@ def base_lm(name: object, lm_init: str) -> str:
     return re.sub(r"-random-\d+$", "", str(name)) if lm_init == "random" else str(name)
 
 
-def cells_of(runs: pd.DataFrame) -> list[Cell]:
-    """The cell of each run, in their order; runs of one cell share one object."""
+def cells_of(runs: pd.DataFrame) -> pd.Series:
+    """The cell of each run, with the index of `runs`; runs of one cell share one object."""
     places = {name: _inputs(runs, name) for name in ("dataset", "store")}
     known: dict[Cell, Cell] = {}
     found = []
@@ -171,7 +180,12 @@ def cells_of(runs: pd.DataFrame) -> list[Cell]:
         )
         cell = Cell(setup, labels, own["lm_init"])
         found.append(known.setdefault(cell, cell))
-    return found
+    return pd.Series(found, index=runs.index, dtype=object)
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for people and files: without the columns that hold values."""
+    return table.drop(columns=VALUES, errors="ignore")
 
 
 def _variant(of: str, run: dict[str, Any]) -> Settings:
@@ -233,10 +247,6 @@ def label_runs(runs: pd.DataFrame) -> pd.DataFrame:
         shown=[cell in shown for cell in cells],
         shown_setup=[short.setup(cell.setup) for cell in cells],
         _place=[place[cell] for cell in cells],
-        withheld=[names.withheld(cell.ablation) for cell in cells],
-        asked=[names._word(cell.setup, "asked") for cell in cells],
-        dataset=[names._word(cell.setup, "dataset") for cell in cells],
-        features=[names._word(cell.setup, "features") for cell in cells],
     )
     return labelled.sort_values(["_place", *SEEDS], kind="stable").drop(columns="_place")
 
@@ -247,19 +257,32 @@ def shown_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(setup=shown["shown_setup"])
 
 
-def labels_of(runs: pd.DataFrame) -> list[Labels]:
-    """Labels in the order original, across (weaker doses first), within, swap; each once."""
-    return sorted({cell.labels for cell in runs["cell"]})
+def setups_of(table: pd.DataFrame) -> list[Setup]:
+    """Setups of a table's cells, each once, in the order of its rows."""
+    return list(dict.fromkeys(cell.setup for cell in table["cell"]))
 
 
-def parts(table: pd.DataFrame, of: Callable[[Cell], Hashable]) -> Iterator[tuple[Any, pd.DataFrame]]:
-    """The rows of a table with cells, those together whose cells agree in `of`, in the order of their first rows."""
-    yield from table.groupby(table["cell"].map(of), sort=False)
+def lines_of(table: pd.DataFrame) -> list[Line]:
+    """LM weights and labels of a table's cells, each pair once, by labels and then weights."""
+    return sorted({condition_of(cell) for cell in table["cell"]}, key=lambda line: line[::-1])
 
 
-def where(table: pd.DataFrame, holds: Callable[[Cell], bool]) -> pd.DataFrame:
-    """The rows of a table whose cell is of a kind."""
-    return table[table["cell"].map(holds).astype(bool)]
+def parts(table: pd.DataFrame, of: Callable[[Cell], Value]) -> dict[Value, pd.DataFrame]:
+    """The rows of a table with cells, those together whose cells agree in `of`; in the order of cells."""
+    places: dict[Value, list[int]] = {}
+    for place, cell in enumerate(table["cell"]):
+        places.setdefault(of(cell), []).append(place)
+    return {value: table.iloc[places[value]] for value in sorted(places)}
+
+
+def setup_of(cell: Cell) -> Setup:
+    """For `parts`."""
+    return cell.setup
+
+
+def condition_of(cell: Cell) -> Line:
+    """LM weights and labels: what figures tell apart by colour."""
+    return cell.lm_init, cell.labels
 
 
 def seed_units(runs: pd.DataFrame) -> pd.Series:
@@ -329,10 +352,9 @@ class Names:
     Args:
         cells: All cells of the study; its words tell any two of them apart.
         told: Those that are shown; a setup's name says only what tells these apart. All of `cells` if left out.
-        families: Whether encoders have the names that figures have for them, see `encoder_names`.
     """
 
-    def __init__(self, cells: Iterable[Cell], told: Iterable[Cell] | None = None, families: bool = False) -> None:
+    def __init__(self, cells: Iterable[Cell], told: Iterable[Cell] | None = None) -> None:
         known = list(dict.fromkeys(cells))
         setups = list(dict.fromkeys(cell.setup for cell in known))
         shown = setups if told is None else list(dict.fromkeys(cell.setup for cell in told))
@@ -341,7 +363,7 @@ class Names:
         self._asked = _differing((str(setup.asked[0][1]), setup.asked[1:]) for setup in setups)
         encoders = [setup.encoder for setup in setups]
         self._models = {
-            "encoder": encoder_names(encoders) if families else _telling(encoders, FORMS),
+            "encoder": encoder_names(encoders),
             "lm": _telling([setup.lm for setup in setups], FORMS),
         }
         of_images: dict[Hashable, set[Input]] = {}
@@ -365,6 +387,19 @@ class Names:
         """The same at any ablation."""
         return self._joined(setup, [part for part in self._told if part != "ablation"])
 
+    def rest(self, setup: Setup) -> str:
+        """The same without encoder, features and LM."""
+        return self._joined(setup, [part for part in self._told if part not in ("encoder", "features", "lm")])
+
+    def encoder(self, setup: Setup) -> str:
+        """The encoder, with its features where there are several of it."""
+        named = f" {self._inputs['features'][setup.features]}" if self._many_features else ""
+        return self._models["encoder"][setup.encoder] + named
+
+    def lm(self, lm: str) -> str:
+        """An LM as shortly as tells it from the others."""
+        return self._models["lm"][lm]
+
     def labels(self, labels: Labels) -> str:
         """The shuffle, with its dose where it is partial and its rules where there are several."""
         dose = f" {labels.shuffled} %" if labels.partial else ""
@@ -383,6 +418,13 @@ class Names:
     def condition(self, cell: Cell) -> str:
         """LM weights and labels of a cell: "pretrained LM, across"."""
         return f"{LM_NAMES[cell.lm_init]}, {self.labels(cell.labels)}"
+
+    def key(self, lm_init: str, labels: Labels) -> str:
+        """The same for a legend or an axis: the labels only where the LM is pretrained."""
+        if lm_init == "pretrained":
+            return self.labels(labels)
+        named = f"{self.labels(labels)}, " if labels.shuffle != "original" else ""
+        return f"{named}{LM_NAMES[lm_init]}"
 
     def cell(self, cell: Cell) -> str:
         """The condition, and the setup where there are several."""
@@ -436,40 +478,3 @@ def _differing(variants: Iterable[tuple[str, Settings]]) -> dict[str, set[str]]:
 def _bracketed(settings: Settings, told: set[str]) -> str:
     named = [str(value) for name, value in settings if name in told]
     return f" ({', '.join(named)})" if named else ""
-
-
-# --- Until all of `analysis` uses cells
-
-
-def setups_of(runs: pd.DataFrame) -> list[str]:
-    """Setups in the order of `label_runs`; each once."""
-    return list(dict.fromkeys(runs["setup"]))
-
-
-def arms_of(runs: pd.DataFrame) -> list[str]:
-    """Names of `labels_of`."""
-    named = dict(zip((cell.labels for cell in runs["cell"]), runs["arm"], strict=True))
-    return [named[labels] for labels in labels_of(runs)]
-
-
-def shuffle_of(arm: str) -> str:
-    """The shuffle an arm's name begins with."""
-    return arm.split(" ")[0]
-
-
-BETWEEN = " · "
-
-
-def setup_names(runs: pd.DataFrame, column: str = "setup") -> dict[str, str]:
-    """The setups (or series) of `runs` under the names of `encoder_names`."""
-    names = encoder_names(runs["encoder"].unique())
-    forms = {form: name for encoder, name in names.items() for form in (last_part(encoder), short_name(encoder))}
-    return {
-        str(setup): BETWEEN.join(forms.get(part, part) for part in str(setup).split(BETWEEN))
-        for setup in runs[column].unique()
-    }
-
-
-def setup_fields(_: pd.DataFrame) -> list[str]:
-    """Columns that tell setups apart."""
-    return ["dataset", "encoder", "features", "lm", "withheld", "asked", *SETTINGS]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.cells import PROVENANCE, label_runs, shown_runs
+from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -31,7 +31,7 @@ from analysis.statistics.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
 
-MAP = ["map", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
+MAP = ["map", "cell_labels", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
 POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 
 
@@ -42,7 +42,8 @@ class Study:
         study = measure(load_sweep(Path("runs")))
         study.f1, study.contrasts, study.models
 
-    `columns.csv`, which `crosstax analyze` writes, explains the columns. F1 is in points (0..100), AUC in 0..1.
+    Columns are explained in `columns.csv`, which `crosstax analyze` writes; `cell` (see `analysis.cells`), by which
+    tables are joined, is not written. F1 is in points (0..100), AUC in 0..1.
 
     Attributes:
         sweep: The runs it is computed from.
@@ -82,7 +83,17 @@ class Study:
     def hypernym_coherence(self) -> pd.DataFrame:
         """Coherence of each hypernym under each label map, pooled as in the paper: `all_pairs` is its definition."""
         rows = self.coherence[(self.coherence["pooled"] == POOLING) & (self.coherence["kind"] == "hypernym")]
-        return rows[["map", "arm", "category", "all_pairs", "centred"]].astype({"all_pairs": float, "centred": float})
+        return rows[["map", "category", "all_pairs", "centred"]].astype({"all_pairs": float, "centred": float})
+
+    @cached_property
+    def names(self) -> Names:
+        """Words for the cells of the headline."""
+        return Names(self.runs["cell"], shown_runs(self.runs)["cell"])
+
+    @cached_property
+    def all_names(self) -> Names:
+        """The same where cells stand beside those of the headline."""
+        return Names(self.runs["cell"])
 
     @cached_property
     def yardstick_scores(self) -> pd.DataFrame:
@@ -264,7 +275,8 @@ def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:
 def _see(visual: Visual, runs: pd.DataFrame, images: LabelMap, asked: pd.DataFrame) -> dict[str, str]:
     """Let `visual` take in runs that ask the same questions, those that also share inputs once; run_id -> label map."""
     maps: dict[str, str] = {}
-    for _, alike in runs.groupby([*PROVENANCE, "arm"], sort=False, dropna=False):
+    labels = runs["cell"].map(lambda cell: cell.labels)
+    for _, alike in runs.groupby([*PROVENANCE, labels], sort=False, dropna=False):
         first, *others = map(str, alike.index)
         before = len(visual.yardsticks)
         name = visual.see(first, alike.iloc[0], images, asked)
@@ -283,11 +295,12 @@ def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def coherence_points(study: Study) -> pd.DataFrame:
-    """Held-out F1 of the pretrained LM beside coherence (all_pairs, centred): one row per setup, arm and hypernym."""
-    known = study.hypernym_coherence().drop(columns="arm")
+    """Held-out F1 of the pretrained LM beside coherence (all_pairs, centred): one row per cell and hypernym."""
+    known = study.hypernym_coherence()
     test = study.categories[(study.categories["split"] == "test") & (study.categories["group"] == "heldout")]
     shown = shown_runs(study.runs)
-    runs = shown.loc[shown["lm_init"] == "pretrained", ["setup", "arm", "map"]]
+    runs = shown.loc[shown["lm_init"] == "pretrained", [*KEYED, "map"]]
     rows = test[["run_id", "category", "f1"]].merge(runs, left_on="run_id", right_index=True)
     rows = rows.merge(known, on=["map", "category"])
-    return rows.groupby(["setup", "arm", "category"], as_index=False)[["all_pairs", "centred", "f1"]].mean()
+    means = rows.groupby([*KEYED, "category"], sort=False)[["all_pairs", "centred", "f1"]].mean().reset_index()
+    return means.sort_values([*CELL, "category"], ignore_index=True)

@@ -29,7 +29,7 @@ from PIL import Image
 from synthetic_sweep import CELLS, World, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.cells import encoder_names, setup_names
+from analysis.cells import encoder_names
 from analysis.figures.contents import FIGURES, Figures, draw_figures
 from analysis.figures.counts import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
 from analysis.figures.curves import _as_published
@@ -371,8 +371,6 @@ def test_models_have_the_papers_names_where_these_tell_them_apart() -> None:
     assert encoder_names([f"{DINOV2}@384+{SIGLIP}@384", DINOV2])[f"{DINOV2}@384+{SIGLIP}@384"] == "DINOv2+SigLIP"
     small = "vit_small_patch14_dinov2.lvd142m"
     assert encoder_names([DINOV2, small]) == {DINOV2: DINOV2, small: small}
-    runs = pd.DataFrame({"encoder": [DINOV2, SIGLIP], "setup": [f"{DINOV2} · Qwen3-0.6B", f"{SIGLIP} · Qwen3-0.6B"]})
-    assert list(setup_names(runs).values()) == ["DINOv2 · Qwen3-0.6B", "SigLIP · Qwen3-0.6B"]
 
 
 # --- Files

@@ -1,10 +1,10 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.cells import CELL, LM_NAMES, arms_of, setups_of, short_name
+from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BASIS, BOOTSTRAP, FILE
-from analysis.report.table import Column, Table, table
+from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
@@ -23,7 +23,7 @@ def yardsticks(page: Page) -> Data | None:
     if not compared:
         return None
     columns = [
-        page.setup,
+        SETUP,
         Column("condition", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
         Column("its F1", "below_f1"),
         *_GAPS,
@@ -111,13 +111,12 @@ def _purity(page: Page) -> Table | None:
     known = known[known["map"].isin(page.shown["map"]) & (known["kind"] == "hypernym")]
     if known.empty:
         return None
-    many = page.shown["setup"].nunique() > 1
-    rows = []
-    for (encoder, arm, space), here in known.groupby(["encoder", "arm", "space"], sort=False):
-        row = {"arm": arm, "encoder": short_name(encoder) if many else "", "space": space}
-        for name in ("purity", "purity_other_leaves"):
-            row[name] = (float(here[name].mean()), float(here[name].std()))
-            row[name.replace("purity", "chance")] = float(here[name.replace("purity", "chance")].mean())
+    many = len(setups_of(page.shown)) > 1
+    rows, encoders = [], encoder_names(page.study.runs["encoder"].unique())
+    for (encoder, _, arm, space), here in known.groupby(["encoder", "cell_labels", "arm", "space"], sort=False):
+        row = {"arm": arm, "encoder": encoders[str(encoder)] if many else "", "space": space}
+        for name, chance in (("purity", "chance"), ("purity_other_leaves", "chance_other_leaves")):
+            row[name], row[chance] = (float(here[name].mean()), float(here[name].std())), float(here[chance].mean())
         rows.append(row)
     columns = [
         Column("labels", lambda row: (row["arm"], row["encoder"]), "noted"),
@@ -163,14 +162,14 @@ def _rows(page: Page) -> list[Data]:
     """Mean (SD) over hypernyms of every variant, per encoder, arm and pooling, and what the maps kept."""
     known, kept = page.study.coherence, page.study.kept
     known = known[(known["kind"] == "hypernym") & known["map"].isin(page.shown["map"])]
-    many = page.shown["setup"].nunique() > 1
-    rows = []
-    for (encoder, arm, pooled), here in known.groupby(["encoder", "arm", "pooled"], sort=False):
-        maps = kept[(kept["encoder"] == encoder) & (kept["arm"] == arm)]
+    many = len(setups_of(page.shown)) > 1
+    rows, encoders = [], encoder_names(page.study.runs["encoder"].unique())
+    for (encoder, labels, arm, pooled), here in known.groupby(["encoder", "cell_labels", "arm", "pooled"], sort=False):
+        maps = kept[(kept["encoder"] == encoder) & (kept["cell_labels"] == labels)]
         rows.append(
             {
                 "arm": arm,
-                "encoder": short_name(encoder) if many else "",
+                "encoder": encoders[str(encoder)] if many else "",
                 "pooled": "patches" if pooled == POOLING else "all tokens",
                 **{name: (float(here[name].mean()), float(here[name].std())) for name in MEASURES},
                 "pairs_kept": float(maps["pairs_kept"].mean()),
@@ -183,16 +182,14 @@ def _rows(page: Page) -> list[Data]:
 def _fits(page: Page) -> Table | None:
     """Correlation of coherence (centred, and as the paper has it) and held-out F1 over hypernyms, per setup and arm."""
     rows: list[Data] = []
-    for (setup, arm), here in coherence_points(page.study).groupby(["setup", "arm"]):
+    for cell, here in parts(coherence_points(page.study), lambda cell: cell).items():
         f1 = here["f1"].to_numpy(float)
         fits = {name: correlation(here[name].to_numpy(float), f1) for name in ("centred", "all_pairs")}
-        rows.append({"setup": str(setup), "arm": str(arm), **fits})
+        rows.append({**page.named(cell), **fits})
     if not rows:
         return None
-    order, arms = setups_of(page.shown), arms_of(page.study.runs)
-    rows.sort(key=lambda row: (order.index(row["setup"]), arms.index(row["arm"])))
     columns = [
-        page.setup,
+        SETUP,
         Column("labels", "arm", "text"),
         Column("hypernyms", lambda row: row["centred"][3], digits=0),
         Column("r, centred", lambda row: row["centred"][:3], "interval", digits=2),
@@ -215,10 +212,10 @@ def ablation(page: Page) -> Data | None:
     if curves.empty:
         return None
     columns = [
-        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("ablation", "kind", "text"),
         Column("level", "ablation", digits=0),
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("questions", lambda row: QUESTIONS[row["group"]], "text"),
         Column("over", "over", "text"),
         Column("runs", "n_runs", digits=0),
@@ -251,7 +248,7 @@ def dose(page: Page) -> Data | None:
     if not rows:
         return None
     columns = [
-        page.setup,
+        SETUP,
         Column("rule", "rule", "text"),
         Column("LM weights", "lm_init", "text"),
         Column("shuffled", lambda row: row["dose"] / 100, "percent", digits=0),
@@ -275,7 +272,7 @@ def swap(page: Page) -> Data | None:
     """Control minus swap by several tests; None where either was not run."""
     tests = page.study.swap
     columns = [
-        page.setup,
+        SETUP,
         Column("LM weights", "lm_init", "text"),
         Column("test", "test", "text"),
         Column("control", "control"),
@@ -304,7 +301,7 @@ def setups(page: Page) -> Data | None:
     if not compared:
         return None
     columns = [
-        Column("condition", lambda row: (page.short(row["above"]), f"minus {page.short(row['below'])}"), "noted"),
+        Column("condition", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
         Column("F1", "above_f1"),
         Column("the other’s F1", "below_f1"),
         *_GAPS,
@@ -321,8 +318,8 @@ def depth(page: Page) -> Data | None:
     if page.study.depth.empty:
         return None
     columns = [
-        page.setup,
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("depth", "depth", digits=0),
         Column("hypernyms", "n_hypernyms", digits=0),
         Column("F1", "f1"),
@@ -334,7 +331,7 @@ def depth(page: Page) -> Data | None:
     caption = "Held-out test scores by depth; SD over hypernyms, 95 % interval over seeds and hypernyms."
     return {
         "means": table("depth", caption, page.study.depth.to_dict("records"), columns, "depth.csv"),
-        "narrow": page.study.depth["arm"].nunique() < 2,
+        "narrow": len(setups_of(page.study.depth)) < 2,
     }
 
 
@@ -344,17 +341,16 @@ FITTED = ("text_f1", "text_item_f1")
 
 def text(page: Page) -> Data | None:
     """Means and correlations per cell with a probe; None without probes."""
-    cells = dict(iter(page.study.text.groupby(CELL)))
+    cells = dict(iter(page.study.text.groupby("cell", sort=False)))
     rows = []
-    for key in page.shown[CELL].drop_duplicates().itertuples(index=False, name=None):
-        if key in cells:
-            setup, arm, lm_init = key
-            here = cells[key]
+    for cell in page.shown["cell"].unique():
+        if cell in cells:
+            here = cells[cell]
             fits = {f"r_{name}": correlation(here[name].to_numpy(float), here["f1"].to_numpy(float)) for name in FITTED}
             means = {name: float(here[name].mean()) for name in MEANS}
-            rows.append({"setup": setup, "name": f"{LM_NAMES[lm_init]}, {arm}", **means, **fits})
+            rows.append({**page.named(cell), **means, **fits})
     columns = [
-        page.setup,
+        SETUP,
         Column("condition", "name", "text"),
         Column("text F1", "text_f1"),
         Column("text F1, items", "text_item_f1"),

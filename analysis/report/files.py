@@ -12,7 +12,7 @@ from types import TracebackType
 
 import pandas as pd
 
-from analysis.cells import CELL
+from analysis.cells import CELL, in_words
 from analysis.figures.contents import Figures, draw_figures
 from analysis.figures.style import Drawn
 from analysis.predictions import SavedRuns
@@ -49,12 +49,11 @@ RESULT_COLUMNS = [
     ),
 ]
 LARGE = 100_000  # rows
-UNTOLD = ["dataset", "features", "withheld", "asked", "partial", "cell"]  # columns that only make up a setup's name
 
 
 def results_table(study: Study) -> pd.DataFrame:
     """One row per run: conditions, then test scores of leaves, seen and held-out hypernyms, then validation F1."""
-    wide = study.runs.drop(columns=["dataset_path", "store_path", *UNTOLD])
+    wide = in_words(study.runs).drop(columns=["dataset_path", "store_path", "partial"])
     for group in ("leaf", "seen", "heldout"):
         wide = wide.join(study.test(group).reindex(columns=RESULT_COLUMNS).add_prefix(f"{group}_"))
     validation = study.scores[study.scores["split"] == "validation"].set_index("run_id")
@@ -114,7 +113,8 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "depth": study.depth,
         "probe": study.text,
     }
-    return always | {name: table for name, table in where_known.items() if not table.empty}
+    found = always | {name: table for name, table in where_known.items() if not table.empty}
+    return {name: in_words(table) for name, table in found.items()}
 
 
 def write_tables(study: Study, out: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Mixed-effects models as the page shows them: what each asks, its tables, and how far it can be trusted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,17 +147,17 @@ def models(page: Page) -> Data | None:
     """All effects in one table, and a report of each model; None without any."""
     if not page.study.fitted:
         return None
-    reports = [report_of(fitted, page.short) for fitted in page.study.fitted]
+    reports = [report_of(fitted) for fitted in page.study.fitted]
     return {"effects": _effects(page), "reports": reports, "margin": EQUIVALENCE_MARGIN}
 
 
-def report_of(fitted: Fitted, short: Callable[[str], str] = str) -> ModelReport:
-    """The report of a model of `analysis.statistics.models`; `short` shortens names in its title."""
+def report_of(fitted: Fitted) -> ModelReport:
+    """The report of a model of `analysis.statistics.models`."""
     about, steps = fitted.about, fitted.steps
     tested = [] if fitted.model is None else [term for term in steps if term in set(fitted.model.fixed["term"])]
     units = {term: unit for term, (unit, _, _) in steps.items() if unit != "points"}
     return ModelReport(
-        title=short(f"{about['question']}: {', '.join(filter(None, (about['comparison'], about['setup'])))}"),
+        title=f"{about['question']}: {', '.join(filter(None, (about['comparison'], about['setup'])))}",
         question=QUESTIONS.get(about["question"], about["question"]),
         status=about["status"],
         unit=UNIT,
@@ -175,7 +175,7 @@ def _effects(page: Page) -> Table:
     rows = effects[effects["term"].notna() & (effects["term"] != "Intercept")]
     columns = [
         Column("question", "question", "text"),
-        Column("effect", lambda row: (page.short(_effect(row)), page.short(row["setup"])), "noted"),
+        Column("effect", lambda row: (_effect(row), row["setup"]), "noted"),
         Column("estimate", lambda row: (row["estimate"], row["low"], row["high"]), "interval", digits=2, sign=True),
         Column("df", "df"),
         Column("t", "t", digits=2),

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.cells import CELL, seed_text, short_name
+from analysis.cells import Curve, Names, seed_text, setups_of, short_name
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
-from analysis.report.table import Column, Table, table
+from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.means import f1_means
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import EQUIVALENCE_MARGIN, OVER_BOTH, Decision
@@ -31,7 +31,7 @@ def design(page: Page) -> Data:
     runs = page.study.runs
     permutations = runs["permutation"].nunique() > 1
     columns = [
-        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("LM weights", "lm_init", "text"),
         Column("labels", "arm", "text"),
         Column("hypernyms withheld", "withheld", "text"),
@@ -43,12 +43,12 @@ def design(page: Page) -> Data:
     ]
     caption = "Conditions of the study and their runs. Runs of one row differ in seeds, and in the levels listed."
     return {
-        "conditions": table("conditions", caption, condition_rows(page.every_cell), columns),
+        "conditions": table("conditions", caption, condition_rows(page.every_cell, page.study.names), columns),
         "copies": len(page.study.sweep.copies),
         "failed": len(page.study.sweep.failed),
-        "many_shown": page.shown["setup"].nunique() > 1,
+        "many_shown": len(setups_of(page.shown)) > 1,
         "notes": page.study.notes,
-        "partial": bool(runs["partial"].any()),
+        "partial": any(cell.labels.partial for cell in runs["cell"]),
         "rules": {shuffle: _rules(runs, shuffle) for shuffle in ("across", "within")},
         "seeds": seed_text(runs),
         "shuffles": set(runs["shuffle"]),
@@ -56,25 +56,26 @@ def design(page: Page) -> Data:
     }
 
 
-def condition_rows(cells: list[Row]) -> list[Row]:
+def condition_rows(cells: list[Row], names: Names) -> list[Row]:
     """Cells that differ in their ablation level only, as one row with all levels."""
-    rows: dict[tuple[str, ...], Row] = {}
+    rows: dict[Curve, Row] = {}
     for cell in cells:
-        key = tuple(cell[name] for name in ("series", "kind", "arm", "lm_init"))
-        row = rows.setdefault(key, {**cell, "levels": [], "n": 0, "seeds": {seed: {} for seed in SEEDS}})
-        row["levels"].append(str(cell["ablation"]))
+        about = {**cell, "levels": [], "n": 0, "seeds": {seed: {} for seed in SEEDS}}
+        row = rows.setdefault(cell["cell"].curve, about)
+        row["levels"].append(str(cell["cell"].ablation.amount))
         row["n"] += cell["n"]
         for seed in SEEDS:
-            row["seeds"][seed] |= dict.fromkeys(cell["seeds"][seed].split(", "))
+            row["seeds"][seed] |= dict.fromkeys(cell["seeds"][seed])
     for row in rows.values():
-        unit = " %" if row["kind"].startswith("random") else f" hypernyms ({row['kind']})"
+        ablation = row["cell"].ablation
+        unit = " %" if ablation.kind == "random" else f" hypernyms ({names.method(ablation)})"
         row["withheld"] = ", ".join(row["levels"]) + unit
-        row["seeds"] = {seed: ", ".join(values) for seed, values in row["seeds"].items()}
+        row["seeds"] = {seed: ", ".join(map(str, values)) for seed, values in row["seeds"].items()}
     return list(rows.values())
 
 
 def _permutations(row: Row) -> str:
-    return MISSING if row["arm"] == "original" else str(row["seeds"]["permutation"])
+    return MISSING if row["cell"].labels.shuffle == "original" else str(row["seeds"]["permutation"])
 
 
 def _rules(runs: pd.DataFrame, shuffle: str) -> list[str]:
@@ -103,7 +104,7 @@ def finding(page: Page) -> Data:
     tuning = page.study.tuning
     caution = [TUNED] if tuning is not None and tuning.exploratory else []
     return {
-        "verdict": [*caution, *map(page.short, headline(page.cells, page.study.compared))],
+        "verdict": [*caution, *headline(page.cells, page.study.compared)],
         "facts": facts,
         "left_out": page.study.sweep.inputs.left_out,
         "sweep": page.study.sweep.folder.name,
@@ -156,7 +157,7 @@ GROUPS = {"leaf": "Leaves", "seen": "Seen hypernyms", "heldout": "Held-out hyper
 
 def main_result(page: Page) -> Data:
     """The headline's scores, and details."""
-    shown = ", ".join(dict.fromkeys(page.shown["withheld"]))
+    shown = ", ".join(dict.fromkeys(page.study.names.withheld(cell.ablation) for cell in page.shown["cell"]))
     return {
         "scores": _headline_table(page),
         "details": [_details(page, group) for group in GROUPS if _has(page.every_cell, group)],
@@ -176,16 +177,16 @@ def spread(group: str, name: str) -> Callable[[Row], tuple[float, float, float]]
 
 def _headline_table(page: Page) -> Table:
     means = f1_means(page.shown, page.study.categories)
-    means = means[means["group"] == "heldout"].set_index(CELL)[["low", "high", "basis"]]
+    means = means[means["group"] == "heldout"]
     only = "; ".join(dict.fromkeys(means.loc[means["basis"] != OVER_BOTH, "basis"]))
-    intervals = {key: (row["low"], row["high"]) for key, row in means.to_dict("index").items()}
+    intervals = {row["cell"]: (row["low"], row["high"]) for row in means.to_dict("records")}
     columns = [
-        page.setup,
+        SETUP,
         Column("condition", "name", "text"),
         Column("runs", "n", digits=0),
         Column("leaves F1", spread("leaf", "macro_f1"), "range"),
         Column("held-out F1", spread("heldout", "macro_f1"), "range"),
-        Column("95 % interval", lambda row: intervals.get((row["setup"], row["arm"], row["lm_init"])), "between"),
+        Column("95 % interval", lambda row: intervals.get(row["cell"]), "between"),
         Column("held-out AUC", spread("heldout", "auc"), "range", digits=2),
         *(Column(name, score("heldout", f"{name}_f1")) for name in ("permuted", "coin", "majority")),
     ]
@@ -202,7 +203,7 @@ def _has(cells: list[Row], group: str) -> bool:
 
 def _details(page: Page, group: str) -> Table:
     columns = [
-        page.setup,
+        SETUP,
         Column("condition", "name", "text"),
         Column("categories", score(group, "n_categories"), digits=0),
         Column("questions, yes / no", lambda row: _pair(row, group, "n_yes", "n_no"), "counts", digits=0),
@@ -267,7 +268,7 @@ def _contrasts(page: Page, name: str, caption: str, rows: pd.DataFrame) -> Table
         return lambda row: row[name] if missing(row[f"{name}_holm"]) else row[f"{name}_holm"]
 
     columns = [
-        page.setup,
+        SETUP,
         Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
         Column("difference", "difference", sign=True),
         Column("95 % interval", lambda row: (row["low"], row["high"]), "between", sign=True),
@@ -286,7 +287,7 @@ def _contrasts(page: Page, name: str, caption: str, rows: pd.DataFrame) -> Table
 
 def _robustness(page: Page) -> Table:
     columns = [
-        page.setup,
+        SETUP,
         Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
         Column("check", "check", "text"),
         Column("difference", "difference", sign=True),

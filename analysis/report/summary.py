@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from analysis.cells import CELL, LM_NAMES, shown_runs
+from analysis.cells import CELL, LM_NAMES, Cell, in_words, shown_runs
 from analysis.scores.dose import dose_table
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
@@ -76,8 +76,8 @@ def summary(study: Study) -> dict[str, Any]:
                 for c in study.compared
                 if c.kind == "yardstick"
             ],
-            "ablation": study.ablation.to_dict("records"),
-            "dose": dose_table(study.dose).to_dict("records"),
+            "ablation": in_words(study.ablation).to_dict("records"),
+            "dose": in_words(dose_table(study.dose)).to_dict("records"),
         }
     )
 
@@ -100,7 +100,7 @@ def essentials(study: Study) -> dict[str, Any]:
 
 def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values; what is missing or not finite becomes None."""
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=10))
+    rows: list[dict[str, Any]] = json.loads(in_words(table).to_json(orient="records", double_precision=10))
     return rows
 
 
@@ -130,10 +130,9 @@ def overview(study: Study) -> RenderableType:
 
 def _shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table of cells that are of the headline, their setups named as there."""
-    runs = study.runs[study.runs["shown"]]
-    cells = runs[[*CELL, "shown_setup"]].drop_duplicates()
-    rows = table.merge(cells, on=CELL)
-    return rows.assign(setup=rows["shown_setup"]).drop(columns=["shown_setup"])
+    names: dict[Cell, str] = dict(study.runs.loc[study.runs["shown"], ["cell", "shown_setup"]].itertuples(index=False))
+    rows = table[table["cell"].isin(names)]
+    return rows.assign(setup=[names[cell] for cell in rows["cell"]])
 
 
 def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
@@ -143,6 +142,7 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
     leaves, own, no_homonyms, by_image = (_by_cell(part) for part in parts)
     names = ("seeds", "leaves", "held-out [95 %]", "no homonyms", "by the image", "permuted", "AUC")
     cells = list(dict.fromkeys([*leaves, *own]))
+    words = {row["cell"]: _cell(*(row[name] for name in CELL)) for row in f1.to_dict("records")}
     rows: list[list[str]] = []
     for key in cells:
         first, clean_f1, true_f1 = (number(part.get(key, {}).get("f1")) for part in (leaves, no_homonyms, by_image))
@@ -154,13 +154,12 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame) -> Table:
     told = [place for place in range(len(names)) if any(row[place] != MISSING for row in rows)]
     table = _table("macro F1", *(names[place] for place in told))
     for key, numbers in zip(cells, rows, strict=True):
-        table.add_row(_cell(*key), *(numbers[place] for place in told))
+        table.add_row(words[key], *(numbers[place] for place in told))
     return table
 
 
-def _by_cell(table: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
-    rows = table.to_dict("records")
-    return {(row["setup"], row["arm"], row["lm_init"]): {str(k): v for k, v in row.items()} for row in rows}
+def _by_cell(table: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
+    return {row["cell"]: {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
 
 
 def _contrasts(contrasts: pd.DataFrame) -> Table:

@@ -1,7 +1,7 @@
 """Macro F1 of every cell with 95 % intervals over seeds and categories: by group, and of held-out hypernyms in parts.
 
-Means are over categories, then seeds; `conditions.seed_units` says what counts as a seed, `statistics.difference`
-how the intervals are made. All F1 in 0..100.
+Means are over categories, then seeds; `cells.seed_units` says what counts as a seed, `statistics.difference` how the
+intervals are made. All F1 in 0..100.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL, seed_units
+from analysis.cells import KEYED, seed_units
 from analysis.scores.ablation import HYPERNYMS
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.f1 import BASELINES, FEW, GROUPS
@@ -22,17 +22,17 @@ INTERVAL = [
     *("n_runs", "n_seeds", "n_categories", "f1", "low", "high", "df", "boot_low", "boot_high"),
     *("seed_lowest", "seed_highest"),
 ]
-F1_COLUMNS = [*CELL, "shown", "group", *INTERVAL, "auc", *BASELINES, "basis", "note"]
-HELDOUT_COLUMNS = [*CELL, "shown", "labels", "over", *INTERVAL, "permuted_f1", "basis", "note"]
+F1_COLUMNS = [*KEYED, "shown", "group", *INTERVAL, "auc", *BASELINES, "basis", "note"]
+HELDOUT_COLUMNS = [*KEYED, "shown", "labels", "over", *INTERVAL, "permuted_f1", "basis", "note"]
 
 
 def f1_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Test F1 of leaves, seen and held-out hypernyms: one row per cell of `runs` and group, in their order.
 
-    Columns: setup, arm, lm_init, shown (whether of the headline), group (leaf | seen | heldout), n_runs, n_seeds,
-    n_categories, f1, low, high, df (`statistics.difference`), boot_low, boot_high (crossed bootstrap), seed_lowest,
-    seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1, permuted_f1
-    (on the same questions), basis (what the interval holds over), note.
+    Columns: cell and its words (setup, arm, lm_init), shown (whether of the headline), group (leaf | seen | heldout),
+    n_runs, n_seeds, n_categories, f1, low, high, df (`statistics.difference`), boot_low, boot_high (crossed bootstrap),
+    seed_lowest, seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1,
+    permuted_f1 (on the same questions), basis (what the interval holds over), note.
     """
     rows = []
     for key, cell in _cells(runs, categories):
@@ -95,9 +95,9 @@ def mean_row(rows: pd.DataFrame, value: str = "f1") -> dict[str, Any]:
 
 def _cells(runs: pd.DataFrame, categories: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Test categories of each cell, with each run's seed unit, in the order of `runs`."""
-    about = runs[[*CELL, "shown"]].assign(seed=seed_units(runs))
+    about = runs[[*KEYED, "shown"]].assign(seed=seed_units(runs))
     test = categories[categories["split"] == "test"].merge(about, left_on="run_id", right_index=True)
-    parts = dict(iter(test.groupby(CELL, sort=False)))
-    for key in runs[CELL].drop_duplicates().itertuples(index=False, name=None):
-        if key in parts:
-            yield dict(zip(CELL, key, strict=True)) | {"shown": bool(parts[key]["shown"].all())}, parts[key]
+    of_cell = dict(iter(test.groupby("cell", sort=False)))
+    for key in runs[KEYED].drop_duplicates("cell").to_dict("records"):
+        if (rows := of_cell.get(key["cell"])) is not None:
+            yield {str(name): value for name, value in key.items()} | {"shown": bool(rows["shown"].all())}, rows

@@ -16,7 +16,19 @@ from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Cells, Cont
 from analysis.statistics.difference import holm
 
 COLUMNS = [
-    *("status", "setup", "above", "below", "category", "homonym", "n_yes", "n_no", "n_seeds_above", "n_seeds_below"),
+    *(
+        "comparison_number",
+        "status",
+        "setup",
+        "above",
+        "below",
+        "category",
+        "homonym",
+        "n_yes",
+        "n_no",
+        "n_seeds_above",
+        "n_seeds_below",
+    ),
     *("difference", "test", "statistic", "df", "p", "p_holm"),
 ]
 PERMUTED = "its own answers, permuted"
@@ -25,7 +37,7 @@ PERMUTED = "its own answers, permuted"
 def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list[Contrast]) -> pd.DataFrame:
     """One row per comparison and hypernym, cells of the headline; Holm's family is the hypernyms of one comparison.
 
-    Columns: status (exploratory: single hypernyms were not fixed in advance), setup, above, below, category, homonym
+    Columns: comparison_number, status (exploratory: single hypernyms were not fixed in advance), setup, above, below, category, homonym
     (a leaf carries its name), n_yes, n_no (questions of a run of the cell above), n_seeds_above, n_seeds_below,
     difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always gives one answer,
     missing where a single seed allows no test), p_holm.
@@ -39,9 +51,8 @@ def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list
             found.append(_between(cells[c.one], cells[c.other]).assign(setup=c.setup, above=c.above, below=c.below))
     if not found:
         return pd.DataFrame(columns=COLUMNS)
-    table = pd.concat(found).rename_axis("category").reset_index().assign(status=EXPLORATORY)
-    adjusted = table.groupby(["setup", "above", "below"], sort=False)["p"].transform(holm)
-    return table.assign(p_holm=adjusted)[COLUMNS]
+    numbered = [table.assign(p_holm=holm(table["p"]), comparison_number=number) for number, table in enumerate(found)]
+    return pd.concat(numbered).rename_axis("category").reset_index().assign(status=EXPLORATORY)[COLUMNS]
 
 
 def _by_hypernym(cell: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL, LM_NAMES, SHUFFLES, Cell, setup_fields, short_name, shuffle_of
+from analysis.cells import CELL, LM_NAMES, Cell, Names, Setup, encoder_names, parts, setup_of, short_name
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import Difference, judged
 from analysis.statistics.formula import MixedModelError
@@ -83,18 +83,15 @@ def variances_table(models: Sequence["Fitted"]) -> pd.DataFrame:
 def model_rows(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Held-out test F1, one row per run and hypernym, with what models need of the runs.
 
-    Columns: run_id, category, f1, CELL, encoder, lm, map, seed (data and run seed, shared by conditions), draw
+    Columns: run_id, category, f1, cell, CELL, encoder, lm, map, seed (data and run seed, shared by conditions), draw
     (permutation of a shuffle, seed of a random LM), rest (what else tells setups apart, as text).
     """
-    rest = pd.Series("", index=runs.index)
-    for name in setup_fields(runs):
-        if name not in ("encoder", "features", "lm") and runs[name].nunique(dropna=False) > 1:
-            words = "" if name in ("withheld", "asked") else f"{name} "
-            rest = rest + " · " + words + runs[name].map(short_name)
+    names = Names(runs["cell"])
+    rest = [names.rest(cell.setup) for cell in runs["cell"]]
     about = runs[["cell", *CELL, "encoder", "lm", "map"]].assign(
         seed="data " + runs["data_seed"].astype(str) + ", run " + runs["run_seed"].astype(str),
         draw=runs["permutation"].astype(str) + ", " + runs["lm_seed"].where(runs["lm_init"] == "random", 0).astype(str),
-        rest=rest,
+        rest=[f" · {words}" if words else "" for words in rest],
     )
     heldout = categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
     return heldout[["run_id", "category", "f1"]].merge(about, left_on="run_id", right_index=True)
@@ -227,9 +224,10 @@ def difference(
 def weights_models(rows: pd.DataFrame) -> list[Fitted]:
     """Does pretraining matter? Pretrained against random-init LM, for each setup and arm that has both."""
     found = []
-    for (setup, arm), here in rows.groupby(["setup", "arm"], sort=False):
+    for here in parts(rows, lambda cell: (cell.setup, cell.labels)).values():
         cells = dict(iter(here.groupby("lm_init")))
         if len(cells) == 2:
+            setup, arm = here[["setup", "arm"]].iloc[0]
             comparison = f"{LM_NAMES['pretrained']} − {LM_NAMES['random']}, {arm}"
             about = _about(CONFIRMATORY, "pretraining", setup, comparison)
             found.append(difference(about, "weights", cells["pretrained"], cells["random"]))
@@ -239,16 +237,17 @@ def weights_models(rows: pd.DataFrame) -> list[Fitted]:
 def label_models(rows: pd.DataFrame) -> list[Fitted]:
     """Does it survive other labels? Original, within- and across-category labels pair by pair, pretrained LM."""
     found = []
-    order = {"original": 0, "within": 1, "across": 2}
-    pretrained = rows[(rows["lm_init"] == "pretrained") & rows["arm"].map(shuffle_of).isin(order)]
-    for setup, here in pretrained.groupby("setup", sort=False):
-        arms = {str(arm): part for arm, part in here.groupby("arm")}
-        ordered = sorted(arms, key=lambda arm: (order[shuffle_of(arm)], arm))
+    order = ["original", "within", "across"]
+    pretrained = rows[[cell.pretrained and cell.labels.shuffle in order for cell in rows["cell"]]]
+    for here in parts(pretrained, setup_of).values():
+        known = parts(here, lambda cell: cell.labels)
+        ordered = sorted(known, key=lambda labels: (order.index(labels.shuffle), labels))
         for one, other in combinations(ordered, 2):
-            if shuffle_of(one) != shuffle_of(other):
-                status = CONFIRMATORY if shuffle_of(other) == "across" else EXPLORATORY
-                about = _about(status, "labels", setup, f"{one} − {other}")
-                found.append(difference(about, "labels", arms[one], arms[other]))
+            if one.shuffle != other.shuffle:
+                (setup, arm), other_arm = known[one][["setup", "arm"]].iloc[0], known[other]["arm"].iloc[0]
+                status = CONFIRMATORY if other.shuffle == "across" else EXPLORATORY
+                about = _about(status, "labels", setup, f"{arm} − {other_arm}")
+                found.append(difference(about, "labels", known[one], known[other]))
     return found
 
 
@@ -259,13 +258,15 @@ def encoder_models(rows: pd.DataFrame) -> list[Fitted]:
     difference depends on the LM.
     """
     found = []
-    for rest, here in _originals(rows).groupby("rest", sort=False):
+    names = encoder_names(rows["encoder"].unique())
+    for here in parts(_originals(rows), lambda cell: cell.setup.rest).values():
+        rest = here["rest"].iloc[0]
         encoders = dict(iter(here.groupby("encoder", sort=False)))
         first, *others = encoders
         for encoder in others:
             one, other = encoders[first], encoders[encoder]
             lms = [lm for lm in one["lm"].unique() if lm in set(other["lm"])]
-            comparison = f"{short_name(first)} − {short_name(encoder)}"
+            comparison = f"{names[str(first)]} − {names[str(encoder)]}"
             about = _about(EXPLORATORY, "encoder", _listed(lms) + str(rest), comparison)
             if not lms:
                 formula = DIFFERENCE[0].format(x="encoder", draw="")
@@ -288,12 +289,13 @@ def encoder_models(rows: pd.DataFrame) -> list[Fitted]:
 
 def lm_models(rows: pd.DataFrame) -> list[Fitted]:
     """Does the LM matter? The first against each other one with the same encoder; original labels, pretrained."""
-    found = []
-    for (encoder, rest), here in _originals(rows).groupby(["encoder", "rest"], sort=False):
+    found, names = [], encoder_names(rows["encoder"].unique())
+    for here in parts(_originals(rows), _encoder_and_rest).values():
+        encoder, rest = here[["encoder", "rest"]].iloc[0]
         lms = dict(iter(here.groupby("lm", sort=False)))
         first, *others = lms
         for lm in others:
-            about = _about(EXPLORATORY, "LM", f"{short_name(encoder)}{rest}", f"{short_name(first)} − {short_name(lm)}")
+            about = _about(EXPLORATORY, "LM", f"{names[str(encoder)]}{rest}", f"{short_name(first)} − {short_name(lm)}")
             found.append(difference(about, "lm", lms[first], lms[lm]))
     return found
 
@@ -306,13 +308,14 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
     """
     known = coherence[["map", "category", "all_pairs"]].assign(coherence=100 * coherence["all_pairs"])
     data = _originals(rows).merge(known[["map", "category", "coherence"]], on=["map", "category"])
-    data = data.merge(text[[*CELL, "category", "text_item_f1"]], on=[*CELL, "category"], how="left")
+    data = data.merge(text[["cell", "category", "text_item_f1"]], on=["cell", "category"], how="left")
     data = data.rename(columns={"text_item_f1": "probe_f1"})
-    found = []
-    for (encoder, rest), here in data.groupby(["encoder", "rest"], sort=False):
+    found, encoders = [], encoder_names(rows["encoder"].unique())
+    for here in parts(data, _encoder_and_rest).values():
+        encoder, rest = here[["encoder", "rest"]].iloc[0]
         probed = here[here["probe_f1"].notna()].astype({"probe_f1": float})
         use, names = (probed, ["probe_f1", "coherence"]) if len(probed) else (here, ["coherence"])
-        about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", short_name(encoder))
+        about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", encoders[str(encoder)])
         spread = {name: float(use.drop_duplicates(["lm", "category"])[name].std()) for name in names}
         units = {"coherence": "points by 0.01 of cosine", "probe_f1": "points by point of text F1"}
         words = {"coherence": f"one SD more ({spread['coherence'] / 100:.3f} of cosine)"}
@@ -330,7 +333,11 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
 
 
 def _originals(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[(rows["lm_init"] == "pretrained") & (rows["arm"] == SHUFFLES[0])]
+    return rows[[cell.pretrained and cell.labels.shuffle == "original" for cell in rows["cell"]]]
+
+
+def _encoder_and_rest(cell: Cell) -> tuple[str, Setup]:
+    return cell.setup.encoder, cell.setup.rest
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import CELLS, World, id_of, mark_done, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.cells import label_runs, seed_units, shown_runs
+from analysis.cells import label_runs, seed_units
 from analysis.figures.contents import Figures
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes

@@ -11,6 +11,7 @@ from synthetic_sweep import CELLS, World, answer_questions, write_probe, write_r
 from analysis import inputs as inputs_module
 from analysis.predictions import derive_answers, load_sweep
 from analysis.probes import read_probes
+from analysis.report.experiments import yardstick_sentences
 from analysis.scores.coherence import label_map
 from analysis.scores.neighbours import find_neighbours
 from analysis.scores.yardsticks import (
@@ -22,7 +23,6 @@ from analysis.scores.yardsticks import (
     matched_votes,
     measure_yardstick,
 )
-from analysis.report.experiments import yardstick_sentences
 from analysis.statistics.contrasts import Contrast
 from analysis.statistics.difference import Decision
 from analysis.study import Study, measure

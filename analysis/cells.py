@@ -164,6 +164,7 @@ def cells_of(runs: pd.DataFrame) -> pd.Series:
     """The cell of each run, with the index of `runs`; runs of one cell share one object."""
     places = {name: _inputs(runs, name) for name in ("dataset", "store")}
     known: dict[Cell, Cell] = {}
+    fields = _setting_fields()
     found = []
     for run in runs.to_dict("records"):
         own = {str(name): value for name, value in run.items()}
@@ -176,7 +177,7 @@ def cells_of(runs: pd.DataFrame) -> pd.Series:
             base_lm(own["lm"], own["lm_init"]),
             ablation,
             (("subset", own["subset"]), *_variant("subset", own)),
-            tuple((name, own[name]) for name in SETTINGS if _applies(name, own)),
+            tuple((name, own[name]) for name in fields if _applies(name, own)),
         )
         cell = Cell(setup, labels, own["lm_init"])
         found.append(known.setdefault(cell, cell))
@@ -201,11 +202,13 @@ def _applies(name: str, run: dict[str, Any]) -> bool:
     return all(run[mark.field] in mark.values for mark in _only(name))
 
 
-SETTINGS = sorted(
-    name
-    for name in Condition.model_fields
-    if name not in {*SEEDS, *PLACED} and not any(mark.field in PLACED for mark in _only(name))
-)
+def _setting_fields() -> list[str]:
+    """The fields without a place of their own, by name."""
+    return sorted(
+        name
+        for name in Condition.model_fields
+        if name not in {*SEEDS, *PLACED} and not any(mark.field in PLACED for mark in _only(name))
+    )
 
 
 def _inputs(runs: pd.DataFrame, what: str) -> dict[str, Input]:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from analysis.figures.style import (
     DOUBLE,
     GREY,
     PERMUTED,
+    SINGLE,
     Drawn,
     Look,
     grid,
@@ -96,7 +97,7 @@ HEIGHT = 1.9  # inches per row
 Panel = Callable[[Axes, list[Dots], pd.DataFrame], None]
 
 
-def main_figure(study: Study) -> Drawn:
+def main_figure(study: Study, panels: Sequence[tuple[str, str]] = PANELS) -> Drawn:
     """Macro F1 of leaves and held-out hypernyms: a panel each, a row per setup."""
     runs = shown_runs(study.runs)
     beside = references(runs, study.categories)
@@ -107,13 +108,19 @@ def main_figure(study: Study) -> Drawn:
         strip(ax, cells, "{:.0f}", LIFT)
         ax.set_ylim(*f1_limits(cells, lines.values()))
 
-    figure, alt = _rows(study, runs, "macro_f1", "macro F1 (test)", panel, beside)
+    figure, alt = _rows(study, runs, "macro_f1", "macro F1 (test)", panel, beside, panels)
     caption = (
         "Macro F1 on test images, mean over categories, by the labels of the images; the LM is pretrained unless named "
         "otherwise. One dot per run, bar and number at their mean. Grey bars: the same runs’ answers permuted within "
         "each category. Lines: a fair coin, and the more frequent answer of each category, on these very questions."
     )
     return Drawn(figure, "Macro F1 of leaves and held-out hypernyms", caption + beside.caption, alt)
+
+
+def headline_figure(study: Study) -> Drawn:
+    """The held-out half of the main figure, as narrow as a phone or one column."""
+    drawn = main_figure(study, PANELS[1:])
+    return replace(drawn, title="Macro F1 of held-out hypernyms")
 
 
 def auc_figure(study: Study) -> Drawn:
@@ -140,14 +147,15 @@ def _rows(
     ylabel: str,
     panel: Panel,
     beside: References,
+    panels: Sequence[tuple[str, str]] = PANELS,
 ) -> tuple[Figure, str]:
     """A row per setup, leaves on the left and held-out hypernyms on the right; and what it shows in words."""
     setups, said = parts(runs, setup_of), []
     with style():
-        figure, axes = grid(len(setups), len(PANELS), DOUBLE, height=HEIGHT)
+        figure, axes = grid(len(setups), len(panels), DOUBLE if len(panels) > 1 else SINGLE, height=HEIGHT)
         for row, (setup, here) in zip(axes, setups.items(), strict=True):
             named = study.names.setup(setup)
-            for ax, (group, title) in zip(row, PANELS, strict=True):
+            for ax, (group, title) in zip(row, panels, strict=True):
                 scores = study.test(group).loc[here.index]
                 cells = _cells(study.names, here, scores, score, group, beside)
                 panel(ax, cells, scores)

@@ -74,7 +74,7 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 def _runs_to_show(study: Study) -> dict[str, str]:
-    """Labels in words -> run id: the first pretrained original run with held-out questions, then across with the same seeds."""
+    """Labels in words -> run id: the first pretrained original run with held-out questions, then across like it."""
     scored = study.runs[study.test("heldout")["macro_f1"].notna() & study.runs["shown"]]
     pretrained = scored[scored["lm_init"] == "pretrained"]
     original = pretrained[pretrained["shuffle"] == "original"]

@@ -77,7 +77,8 @@ def yardstick_sentences(compared: list[Contrast]) -> list[str]:
             if cell.labels.shuffle == "across" and area is not None and area.decision is Decision.ABOVE:
                 sentences.append(
                     f"Caution: in {name} looks still tell hypernyms apart (AUC of the control {seen.auc_means[1]:.2f}, "
-                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), so an answer above chance may be seen."
+                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), "
+                    "so an answer above chance may come from looks."
                 )
         for composed in (c for c in here if c.other == "composition"):
             sentences.append(_beside(name, composed, "its leaf answers with the LM’s text answers", _HALVES))

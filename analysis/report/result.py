@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.beside_paper import Pair, replication
-from analysis.cells import Curve, Names, seed_text, setups_of, short_name
+from analysis.cells import Curve, Names, Setup, seed_text, setups_of
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
 from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.means import f1_means
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import EQUIVALENCE_MARGIN, OVER_BOTH, Decision
-from analysis.tuning import EXPLORATORY as TUNED
 from analysis.words import MISSING, missing
 from engine.design.condition import SEEDS
 
@@ -90,39 +89,21 @@ LEAF_FLOOR = 80.0  # below this leaf F1 a failure on hypernyms says little
 SETUPS = 3  # of the headline, that are spelled out
 
 
-def finding(page: Page) -> Data:
-    """Verdict and facts at the head of the page."""
-    runs = page.study.runs
-    lms = [short_name(name) for name in runs["lm"].unique()]
-    encoders = [short_name(name) for name in runs["encoder"].unique()]
-    facts = [
-        ("runs", f"{len(runs)} in {len(page.every_cell)} condition{'s' if len(page.every_cell) > 1 else ''}"),
-        ("encoders" if len(encoders) > 1 else "encoder", ", ".join(encoders)),
-        ("LMs" if len(lms) > 1 else "LM", ", ".join(lms)),
-        ("seeds", seed_text(runs)),
-    ]
-    tuning = page.study.tuning
-    caution = [TUNED] if tuning is not None and tuning.exploratory else []
-    return {
-        "verdict": [*caution, *headline(page.cells, page.study.compared)],
-        "facts": facts,
-        "left_out": page.study.sweep.inputs.left_out,
-        "sweep": page.study.sweep.folder.name,
-    }
-
-
 def headline(cells: list[Row], compared: list[Contrast]) -> list[str]:
     """The verdict in sentences that follow from the numbers; `compared`: of `analysis.statistics.contrasts`."""
     contrasts = [c for c in compared if (c.kind, c.status) == ("contrast", CONFIRMATORY)]
     if not contrasts:
         return ["This study has no pretrained original or within run with held-out hypernyms, so it cannot answer."]
     sentences = []
-    setups = list(dict.fromkeys(row["setup"] for row in cells))
-    for setup in setups[:SETUPS]:
+    setups: dict[Setup, list[Row]] = {}
+    for row in cells:
+        setups.setdefault(row["cell"].setup, []).append(row)
+    for rows in list(setups.values())[:SETUPS]:
+        setup = rows[0]["setup"]
         values = [
             f"{row['heldout']['macro_f1']['mean']:.1f} ({row['name']})"
-            for row in cells
-            if row["setup"] == setup and np.isfinite(row["heldout"]["macro_f1"]["mean"])
+            for row in rows
+            if np.isfinite(row["heldout"]["macro_f1"]["mean"])
         ]
         sentences.append(f"Held-out hypernyms{', ' + setup if setup else ''}, macro F1: {'; '.join(values)}.")
     sentences.append(held(contrasts))

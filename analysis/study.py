@@ -26,7 +26,7 @@ from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_tabl
 from analysis.statistics.hypernym_tests import hypernym_tests
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
-from analysis.statistics.robustness import Answers, Asked, robustness_table
+from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
@@ -207,7 +207,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     measured: dict[str, pd.DataFrame] = {}
     bins: dict[str, pd.DataFrame] = {}
     composed = []
-    held: dict[str, tuple[Asked, NDArray[np.bool_]]] = {}
+    held: dict[str, tuple[HeldoutQuestions, NDArray[np.bool_]]] = {}
     seen: list[Future[dict[str, str]]] = []
     # What is read off features is mostly matrix products, which leave this thread free meanwhile.
     with ThreadPoolExecutor(1) as beside, progress_bar("measure", len(runs), "runs") as advance:
@@ -221,7 +221,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
             numbered = Numbered.of(kept)
             test = (kept["split"] == "test").to_numpy(bool)
             unseen = test & (kept["group"] == "heldout").to_numpy(bool)
-            heldout = Asked.of(kept[unseen])
+            heldout = HeldoutQuestions.of(kept[unseen])
             seen.append(beside.submit(_see, visual, runs.loc[run_ids], label_map(questions), kept[test]))
             for run_id in run_ids:
                 answers = derive_answers(kept.join(sweep.logits(run_id, asked)))

@@ -17,7 +17,7 @@ from analysis.report.result import headline
 from analysis.report.summary import overview
 from analysis.statistics.contrasts import CONFIRMATORY, Contrast
 from analysis.statistics.difference import OVER_BOTH, THESE_SEEDS, Decision
-from analysis.statistics.robustness import Asked, macro_f1_draws
+from analysis.statistics.robustness import HeldoutQuestions, macro_f1_draws
 from analysis.study import Study, measure
 
 WORLD = World(families=6, per_leaf=16)
@@ -159,10 +159,10 @@ def test_hypernyms_that_share_leaves_are_drawn_together(tmp_path: Path) -> None:
     yes = np.where(rng.random(40)[leaf] < 0.5, gold, yes)  # leaves are known or not
     once = pd.DataFrame({"label_leaf": leaf.astype(str), "category": "a", "answer": gold})
     twice = pd.concat([once, once.assign(category="b")], ignore_index=True)
-    draws = [macro_f1_draws(Asked.of(asked), np.tile(yes, n)) for n, asked in ((1, once), (2, twice))]
+    draws = [macro_f1_draws(HeldoutQuestions.of(asked), np.tile(yes, n)) for n, asked in ((1, once), (2, twice))]
     np.testing.assert_allclose(*draws)
     alone = twice.assign(label_leaf=twice["category"] + twice["label_leaf"])  # as if they shared nothing
-    assert macro_f1_draws(Asked.of(alone), np.tile(yes, 2)).std() < 0.85 * draws[0].std()
+    assert macro_f1_draws(HeldoutQuestions.of(alone), np.tile(yes, 2)).std() < 0.85 * draws[0].std()
 
 
 def test_nested_hypernyms_can_be_left_out(tmp_path: Path) -> None:

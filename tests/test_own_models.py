@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from real_taxonomy import REFERENCE, needs_reference
 
+from analysis.cells import Ablation, Cell, Input, Labels, Setup
 from analysis.release.coherence import coherence_data
 from analysis.release.scores import HELDOUT, Release
 from analysis.statistics.contrasts import CONFIRMATORY
@@ -41,7 +42,17 @@ def rows_of(rng: np.random.Generator, level: float, seeds: tuple[int, ...] = (0,
             "seed": np.repeat([f"data 0, run {seed}" for seed in seeds], len(CATEGORIES)),
         }
     )
-    return table.assign(**{**about, "draw": "0, 0", "map": "map-0", "cell": str(fields), **fields})
+    return with_cells(table.assign(**{**about, "draw": "0, 0", "map": "map-0", **fields}))
+
+
+def with_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """`model_rows` of one cell, with the cell that their words are of."""
+    first = rows.iloc[0]
+    known, ablation = Input("", ""), Ablation("random", (), 100)
+    settings = (("rest", first["rest"]),)
+    setup = Setup(known, first["encoder"], known, first["lm"], ablation, (("subset", "all"),), settings)
+    cell = Cell(setup, Labels(first["arm"], 100, ()), first["lm_init"])
+    return rows.assign(cell=[cell] * len(rows))
 
 
 def effect(models: list[Fitted], term: str, **about: str) -> pd.Series:
@@ -80,7 +91,7 @@ def test_swapped_columns_swap_the_sign() -> None:
     one, other = rows_of(rng, 70), rows_of(rng, 60, encoder="siglip")
     first, second = (effect(encoder_models(pd.concat(parts)), "encoder") for parts in ((one, other), (other, one)))
     assert first["estimate"] == pytest.approx(-second["estimate"])
-    assert first["comparison"] == "dino − siglip"
+    assert first["comparison"] == "dino − SigLIP"
 
 
 def test_too_few_levels_are_said_and_never_raised() -> None:
@@ -156,7 +167,8 @@ def test_coherence_with_and_without_a_probe() -> None:
     rows["f1"] += 50 * rows["category"].map(coherence.set_index("category")["all_pairs"])  # half a point by 0.01
     text = pd.DataFrame(
         [
-            {"setup": "", "arm": "original", "lm_init": "pretrained", "category": name, "text_item_f1": f1}
+            {"cell": cell, "category": name, "text_item_f1": f1}
+            for cell in rows["cell"].unique()
             for name, f1 in zip(CATEGORIES, rng.uniform(60, 95, 20), strict=True)
         ]
     )
@@ -207,14 +219,14 @@ def published_rows(release: Release, **fields: object) -> pd.DataFrame:
     rows = release.runs(HELDOUT, random_lm=False, **fields)
     seed = "data 0, run " + rows["seed"].astype(str)
     rows = rows.assign(f1=100 * rows["f1"], seed=seed, draw="0, 0", setup="", arm="original", map="map-0", rest="")
-    return rows.assign(lm_init="pretrained", cell=rows["lm"] + rows["encoder"])
+    return rows.assign(lm_init="pretrained")
 
 
 @needs_reference
 def test_encoder_model_is_the_papers(release: Release) -> None:
     fields = {"shuffle": "Original", "ablation": "Full"}
     parts = [
-        published_rows(release, lm=lm, encoder=encoder, **fields)
+        with_cells(published_rows(release, lm=lm, encoder=encoder, **fields))
         for lm in ("Qwen3-0.6B", "Qwen3-1.7B")
         for encoder in ("DINOv2", "SigLIP")
     ]
@@ -234,13 +246,14 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
     seed = "run " + data["seed"].astype(str)
     about = {"arm": "original", "lm_init": "pretrained", "encoder": "DINOv2", "map": "map-0", "rest": "", "draw": ""}
     rows = data.assign(f1=100 * data["f1"], seed=seed, setup=data["lm"], **about)
+    rows = pd.concat([with_cells(part) for _, part in rows.groupby("lm", sort=False)])
     known = rows.drop_duplicates(["lm", "category"])
     coherence = known.drop_duplicates("category").rename(columns={"avg_cosine": "all_pairs"})
     text = known.assign(text_item_f1=100 * known["backbone_f1"])
     models = coherence_models(
-        rows[["f1", "seed", "category", "lm", "setup", *about]],
+        rows[["f1", "seed", "category", "lm", "setup", "cell", *about]],
         coherence[["map", "category", "all_pairs"]],
-        text[["setup", "arm", "lm_init", "category", "text_item_f1"]],
+        text[["cell", "category", "text_item_f1"]],
     )
     slope, own = effect(models, "coherence"), effect(models, "probe_f1")
     assert slope["estimate"] == pytest.approx(0.8370, abs=0.001)  # F1 in 0..1 by cosine is points by 0.01 of it
@@ -256,7 +269,7 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
 @needs_reference
 def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     arms = {"original": "Original", "swap": "Swap"}
-    parts = [published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm) for arm, shuffle in arms.items()]
+    parts = [published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm, cell=arm) for arm, shuffle in arms.items()]
     table = swap_of(*parts)
     assert list(table.index) == [WELCH, PAIRED, HYPERNYMS, MIXED]
     assert (table["n_control"] == [30, 30, 10, 30]).all()
@@ -292,11 +305,12 @@ def test_model_rows_carry_what_tells_setups_apart() -> None:
     runs = pd.DataFrame(
         {
             "setup": ["a", "b"], "arm": "original", "lm_init": ["pretrained", "random"], "encoder": "dino", "lm": "x",
-            "map": "map-0", "data_seed": 0, "run_seed": [3, 4], "permutation": 0, "lm_seed": [0, 9], "dataset": "",
-            "features": "", "withheld": "", "cell": ["a", "b"], "asked": ["all", "swap subset"], "epochs": [5, 5],
+            "map": "map-0", "data_seed": 0, "run_seed": [3, 4], "permutation": 0, "lm_seed": [0, 9],
         },
         index=["one", "two"],
     )  # fmt: skip
+    own = [with_cells(runs.iloc[[row]].assign(rest=value))["cell"].iloc[0] for row, value in enumerate(("p", "q"))]
+    runs = runs.assign(cell=own)
     categories = pd.DataFrame(
         {"run_id": ["one", "two", "two"], "split": ["test", "test", "validation"], "f1": [50.0, 60.0, 70.0]}
     ).assign(group="heldout", category="bird")
@@ -304,4 +318,4 @@ def test_model_rows_carry_what_tells_setups_apart() -> None:
     assert rows["f1"].tolist() == [50, 60]
     assert rows["seed"].tolist() == ["data 0, run 3", "data 0, run 4"]
     assert rows["draw"].tolist() == ["0, 0", "0, 9"]
-    assert rows["rest"].tolist() == [" · all", " · swap subset"]
+    assert rows["rest"].tolist() == [" · rest p", " · rest q"]

@@ -34,7 +34,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class HeldoutQuestions:
     """Held-out test questions (Q,): label leaf, hypernym (places in `leaves` and `hypernyms`) and right answer."""
 
     leaves: pd.Index
@@ -44,7 +44,7 @@ class Asked:
     gold: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, questions: pd.DataFrame) -> "Asked":
+    def of(cls, questions: pd.DataFrame) -> "HeldoutQuestions":
         """Of a table of held-out test questions."""
         leaf_Q, leaves = pd.factorize(questions["label_leaf"].astype(str), sort=True)
         hypernym_Q, hypernyms = pd.factorize(questions["category"].astype(str), sort=True)
@@ -57,7 +57,7 @@ class Asked:
         return np.bincount(place_Q, minlength=int(np.prod(shape))).reshape(shape)
 
 
-Answers = Mapping[str, tuple[Asked, NDArray[np.bool_]]]  # run_id -> what was asked, and where yes was said
+Answers = Mapping[str, tuple[HeldoutQuestions, NDArray[np.bool_]]]  # run_id -> what was asked, and where yes was said
 
 
 def robustness_table(
@@ -114,7 +114,7 @@ class _Draws:
         return mean_B
 
 
-def macro_f1_draws(asked: Asked, said_Q: NDArray[np.bool_]) -> Array:
+def macro_f1_draws(asked: HeldoutQuestions, said_Q: NDArray[np.bool_]) -> Array:
     """Macro F1 (B,) in points; the draws are the same for all runs that ask about the same leaves."""
     counts, H = asked.counts(said_Q), len(asked.hypernyms)
     drawn_BL = _drawn(len(asked.leaves), "leaf")

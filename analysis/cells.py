@@ -278,6 +278,11 @@ def parts(table: pd.DataFrame, of: Callable[[Cell], Value]) -> dict[Value, pd.Da
     return {value: table.iloc[places[value]] for value in sorted(places)}
 
 
+def where(table: pd.DataFrame, holds: Callable[[Cell], bool]) -> pd.DataFrame:
+    """The rows whose cell is of a kind."""
+    return table[pd.Series([holds(cell) for cell in table["cell"]], index=table.index, dtype=bool)]
+
+
 def setup_of(cell: Cell) -> Setup:
     """For `parts`."""
     return cell.setup

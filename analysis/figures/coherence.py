@@ -10,7 +10,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from analysis.beside_paper import references
-from analysis.cells import Names, Setup, parts, setup_of, shown_runs
+from analysis.cells import Names, Setup, parts, setup_of, shown_runs, where
 from analysis.figures.style import (
     GREY,
     LOOKS,
@@ -186,7 +186,7 @@ def coherence_figure(study: Study, centred: bool = True) -> Drawn:
         caption = f"{DOTS} Coherence is centred: the mean of all training images is subtracted first."
         alt = scatter_text(points, study.names, "centred")
         return Drawn(figure, "Held-out F1 against visual coherence, centred", caption, alt)
-    points = points[[cell.labels.shuffle == "original" for cell in points["cell"]]]
+    points = where(points, lambda cell: cell.labels.shuffle == "original")
     if points.empty:
         raise NotDrawnError("Figure 7 needs runs on original labels.")
     rings = _published(shown_runs(study.runs), study.categories)

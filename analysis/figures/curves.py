@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.beside_paper import Reference, References, references
-from analysis.cells import LM_NAMES, Ablation, Cell, Line, Names, Setup, condition_of, lines_of, parts
+from analysis.cells import LM_NAMES, Ablation, Cell, Line, Names, Setup, condition_of, lines_of, parts, where
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,
@@ -67,9 +67,9 @@ class Curves:
     @classmethod
     def of(cls, study: Study, chosen: Callable[[Cell], bool], by_weights: bool) -> "Curves":
         """The curves of the chosen cells, the full random ablation as the last level of systematic ones."""
-        table = _with_full(study.ablation[[chosen(cell) for cell in study.ablation["cell"]]])
+        table = _with_full(where(study.ablation, chosen))
         series = {cell.setup.series for cell in table["cell"]}
-        runs = study.runs[[cell.setup.series in series for cell in study.runs["cell"]]]
+        runs = where(study.runs, lambda cell: cell.setup.series in series)
         beside = references(runs, study.categories)
         found = {panel: own.iloc[0] for panel, own in parts(runs, _panel_of).items()}
         known = {panel: beside.of(run) for panel, run in found.items() if _as_published(run)}
@@ -303,7 +303,7 @@ def shuffle_figure(study: Study, score: str = "f1", llama: bool = False) -> Draw
         by_weights=False,
     )
     several = {panel for panel, rows in curves.panels.items() if len(lines_of(rows)) > 1}
-    curves = replace(curves, table=curves.table[[_panel_of(cell) in several for cell in curves.table["cell"]]])
+    curves = replace(curves, table=where(curves.table, lambda cell: _panel_of(cell) in several))
     if curves.table.empty:
         raise NotDrawnError(
             f"{paper} needs runs of {which} with original and with shuffled labels at two or more levels of ablation."

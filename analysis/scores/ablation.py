@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from analysis.cells import LM_NAMES, Curve, parts
+from analysis.cells import LM_NAMES, Curve, parts, where
 from analysis.scores.f1 import BASELINES
 
 CURVE = ["series", "arm", "lm_init", "kind"]  # a curve in words
@@ -26,7 +26,7 @@ def ablation_curves(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFram
     and the baselines on the same categories. Means over categories, then runs; low and high: extremes of the runs.
     """
     levels = levels_of(runs)
-    runs = runs[[levels[cell.curve] > 1 for cell in runs["cell"]]]
+    runs = where(runs, lambda cell: levels[cell.curve] > 1)
     test = categories[(categories["split"] == "test") & categories["run_id"].isin(runs.index)]
     hypernym = test["group"] != "leaf"
     parts = {

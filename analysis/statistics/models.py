@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL, LM_NAMES, Cell, Names, Setup, encoder_names, parts, setup_of, short_name
+from analysis.cells import CELL, LM_NAMES, Cell, Names, Setup, encoder_names, parts, setup_of, short_name, where
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import Difference, judged
 from analysis.statistics.formula import MixedModelError
@@ -238,7 +238,7 @@ def label_models(rows: pd.DataFrame) -> list[Fitted]:
     """Does it survive other labels? Original, within- and across-category labels pair by pair, pretrained LM."""
     found = []
     order = ["original", "within", "across"]
-    pretrained = rows[[cell.pretrained and cell.labels.shuffle in order for cell in rows["cell"]]]
+    pretrained = where(rows, lambda cell: cell.pretrained and cell.labels.shuffle in order)
     for here in parts(pretrained, setup_of).values():
         known = parts(here, lambda cell: cell.labels)
         ordered = sorted(known, key=lambda labels: (order.index(labels.shuffle), labels))
@@ -333,7 +333,7 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
 
 
 def _originals(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[[cell.pretrained and cell.labels.shuffle == "original" for cell in rows["cell"]]]
+    return where(rows, lambda cell: cell.pretrained and cell.labels.shuffle == "original")
 
 
 def _encoder_and_rest(cell: Cell) -> tuple[str, Setup]:

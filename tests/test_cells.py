@@ -287,7 +287,8 @@ def surgery(source: str) -> Iterator[str]:
             said = names_in(node)
             if node.func.attr in SURGERY and said & TEXTS and "cell" not in said:
                 yield ast.unparse(node)
-            keys = set().union(*map(names_in, [*node.args, *(word.value for word in node.keywords)]))
+            given = [] if node.func.attr == "merge" else node.args  # what is merged may have texts beside its keys
+            keys = set().union(*map(names_in, [*given, *(word.value for word in node.keywords)]))
             if (
                 node.func.attr in JOINS
                 and keys & {*COLUMNS, "CELL", "CURVE"}

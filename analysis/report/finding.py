@@ -64,7 +64,7 @@ def _moved(difference: Difference) -> str:
         Decision.ABOVE: f"{size} lower",
         Decision.BELOW: f"{size} higher",
         Decision.EQUIVALENT: f"equivalent within {difference.margin:g} points",
-        Decision.UNDECIDED: f"a difference of {size}, which is not shown",
+        Decision.UNDECIDED: f"{size} away, too uncertain to decide",
     }
     only = "" if difference.basis == OVER_BOTH else f"; {difference.basis}"
     return words[difference.decision] + only
@@ -116,7 +116,7 @@ def objections(page: Page) -> Iterator[str]:
         strong = max(beaten_not, key=lambda c: c.means[1])
         yield (
             f"A control without any LM, nearest neighbours among the pictures, reaches F1 {strong.means[1]:.1f}; "
-            f"the pretrained LM is {strong.f1.verdict}. So similar pictures alone may explain the result."
+            f"the pretrained LM beside it: {strong.f1.verdict}. So similar pictures alone may explain the result."
         )
     if page.world is not None and study.runs["dataset_digest"].nunique() == 1:
         yield (

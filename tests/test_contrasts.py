@@ -103,7 +103,7 @@ def test_one_seed_is_said_wherever_a_decision_is(tmp_path: Path) -> None:
     assert study.contrasts["verdict"].str.endswith(f"({THESE_SEEDS})").all()
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", [0, 1, *(pytest.param(number, marks=pytest.mark.slow) for number in range(2, 12))])
 def test_everything_said_of_a_contrast_is_its_one_decision(tmp_path: Path, number: int) -> None:
     """Studies drawn at random: tables, sentences, models and the terminal must not contradict each other."""
     rng = np.random.default_rng(number)

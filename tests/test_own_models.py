@@ -269,7 +269,9 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
 @needs_reference
 def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     arms = {"original": "Original", "swap": "Swap"}
-    parts = [published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm, cell=arm) for arm, shuffle in arms.items()]
+    parts = [
+        published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm, cell=arm) for arm, shuffle in arms.items()
+    ]
     table = swap_of(*parts)
     assert list(table.index) == [WELCH, PAIRED, HYPERNYMS, MIXED]
     assert (table["n_control"] == [30, 30, 10, 30]).all()

@@ -223,9 +223,9 @@ def contrasts(page: Page) -> Data:
         for kind, status in (("contrast", CONFIRMATORY), ("chance", CONFIRMATORY), ("contrast", EXPLORATORY))
     }
     return {
-        "confirmatory": _contrasts(page, "contrasts", _CONFIRMATORY, parts["contrast", CONFIRMATORY]),
-        "chance": _contrasts(page, "chance", _CHANCE, parts["chance", CONFIRMATORY]),
-        "exploratory": _contrasts(page, "exploratory", _EXPLORATORY, parts["contrast", EXPLORATORY]),
+        "confirmatory": _contrasts("contrasts", _CONFIRMATORY, parts["contrast", CONFIRMATORY]),
+        "chance": _contrasts("chance", _CHANCE, parts["chance", CONFIRMATORY]),
+        "exploratory": _contrasts("exploratory", _EXPLORATORY, parts["contrast", EXPLORATORY]),
         "robustness": _robustness(page),
         "margin": EQUIVALENCE_MARGIN,
     }
@@ -244,7 +244,7 @@ _CHANCE = "Confirmatory: held-out macro F1 minus the same runs’ permuted answe
 _EXPLORATORY = "Exploratory: contrasts that were not fixed in advance, in the same way, p not adjusted."
 
 
-def _contrasts(page: Page, name: str, caption: str, rows: pd.DataFrame) -> Table:
+def _contrasts(name: str, caption: str, rows: pd.DataFrame) -> Table:
     def adjusted(name: str) -> Callable[[Row], float]:
         return lambda row: row[name] if missing(row[f"{name}_holm"]) else row[f"{name}_holm"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES, Cell
 from analysis.published import CELLS, COIN, FIRST, MORE_CELLS, Published, paper_models, published_hypernyms
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
+from analysis.statistics.difference import EQUIVALENCE_MARGIN
 
 Row = Mapping[str, Any]
 MODELS = ("lm", "encoder", "dataset_digest")
@@ -35,15 +35,24 @@ def pair_cells(cells: Sequence[Row]) -> list[Pair]:
     Where our LMs bear names of the paper's, cells are paired by encoder and LM. Otherwise (a microworld, other models)
     our first setup stands beside the first of the paper's cells of each condition.
     """
-    full = [row for row in cells if (row["ablation"], row["asked"]) == (100, "all categories")]
-    full = [row for row in full if str(row["kind"]).startswith("random")]
+    full = [row for row in cells if _is_whole(row["cell"])]
     known = [Pair(cell, _same_models(cell, full), True) for cell in (*CELLS, *MORE_CELLS)]
     if any(pair.ours for pair in known):
         return [pair for pair in known if pair.ours or pair.paper in CELLS]
     first: dict[tuple[str, str], Row] = {}
     for row in full:
-        first.setdefault((row["lm_init"], row["arm"]), row)
+        first.setdefault(_condition(row["cell"]), row)
     return [Pair(cell, first.pop(cell.condition, None), False) for cell in CELLS]
+
+
+def _is_whole(cell: Cell) -> bool:
+    """Whether all questions about all hypernyms were withheld, under labels as the paper's."""
+    all_asked = cell.setup.asked == (("subset", "all"),)
+    return all_asked and (cell.ablation.kind, cell.ablation.amount) == ("random", 100) and not cell.labels.partial
+
+
+def _condition(cell: Cell) -> tuple[str, str]:
+    return cell.lm_init, cell.labels.shuffle
 
 
 @dataclass(frozen=True)
@@ -146,8 +155,9 @@ def _verdict(row: Row, low: float) -> str:
 
 def _same_models(cell: Published, rows: Sequence[Row]) -> Row | None:
     for row in rows:
-        models = paper_models(row["lm"], row["encoder"])
-        if models == (cell.lm, cell.encoder) and (row["lm_init"], row["arm"]) == cell.condition:
+        ours = row["cell"]
+        models = paper_models(ours.setup.lm, ours.setup.encoder)
+        if models == (cell.lm, cell.encoder) and _condition(ours) == cell.condition:
             return row
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import CELL, shown_runs
+from analysis.cells import CELL, KEYED, shown_runs
 from analysis.scores.probe import probe_scores, read_probe
 from cachegen.common.errors import RunError
 
@@ -70,14 +70,14 @@ def match_probes(runs: pd.DataFrame, probes: Sequence[Probe]) -> tuple[dict[str,
 def probe_points(runs: pd.DataFrame, categories: pd.DataFrame, probes: dict[str, Probe]) -> pd.DataFrame:
     """What is known in text beside what is answered about images: one row per shown cell and hypernym.
 
-    Columns: setup, arm, lm_init, category, text_f1 (macro F1 of the probe, mean over phrasings), text_item_f1 (over
-    the leaves' items, as the paper relates it to images), text_auc, and f1, auc, permuted_f1 of held-out test
-    questions; means over the cell's runs.
+    Columns: cell and its words (setup, arm, lm_init), category, text_f1 (macro F1 of the probe, mean over phrasings),
+    text_item_f1 (over the leaves' items, as the paper relates it to images), text_auc, and f1, auc, permuted_f1
+    of held-out test questions; means over the cell's runs.
     """
     about = shown_runs(runs)
     about = about[about.index.isin(probes)]
     if about.empty:
-        return pd.DataFrame(columns=[*CELL, "category", *TEXT.values(), "f1", "auc", "permuted_f1"])
+        return pd.DataFrame(columns=[*KEYED, "category", *TEXT.values(), "f1", "auc", "permuted_f1"])
     scored = {id(probe): probe_scores(probe.table) for probe in probes.values()}
     text = {key: table.groupby("hypernym")[list(TEXT)].mean().rename(columns=TEXT) for key, table in scored.items()}
     known = pd.concat({run_id: text[id(probes[run_id])] for run_id in about.index}, names=["run_id", "category"])
@@ -85,6 +85,7 @@ def probe_points(runs: pd.DataFrame, categories: pd.DataFrame, probes: dict[str,
     rows = test[["run_id", "category", "f1", "auc", "permuted_f1"]].merge(
         known.reset_index(), on=["run_id", "category"]
     )
-    rows = rows.merge(about[CELL], left_on="run_id", right_index=True)
+    rows = rows.merge(about[KEYED], left_on="run_id", right_index=True)
     values = [*TEXT.values(), "f1", "auc", "permuted_f1"]
-    return rows.groupby([*CELL, "category"], sort=True)[values].mean().reset_index()
+    means = rows.groupby([*KEYED, "category"], sort=False)[values].mean().reset_index()
+    return means.sort_values([*CELL, "category"], ignore_index=True)

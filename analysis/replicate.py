@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from analysis.predictions import load_sweep
 from analysis.scores.f1 import BASELINES
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
+from analysis.statistics.difference import EQUIVALENCE_MARGIN
+from analysis.statistics.intervals import mean_interval
 from analysis.study import measure as measure_sweep
 from analysis.words import json_rows, number
 from cachegen.common.errors import RunError
@@ -27,6 +28,7 @@ RANDOM = "random-init LM"
 COIN = "coin"
 CONTROL, CONTROL_NAME = "knn_whitened", "kNN, no LM: "  # the stronger visual control, see `analysis.scores.yardsticks`
 SCOPES = {"leaf": "leaves", "heldout": "held-out"}
+PARTS = {*SCOPES.values(), *(f"depth {depth}" for depth in range(100))}  # the other scopes are single hypernyms
 MEASURES = {"f1": 100.0, "auc": 1.0}  # measure -> its largest value
 COIN_AUC = 0.5
 # Fixed before any result: what should be above, and below what. A condition that was not run gives no contrast.
@@ -143,7 +145,7 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     for above, below in CONTRASTS:
         if above not in present or below not in present | {COIN}:
             continue
-        for scope in [name for name in table["scope"].unique() if name.startswith("depth ") or name in SCOPES.values()]:
+        for scope in [name for name in table["scope"].unique() if name in PARTS]:
             for measure, largest in MEASURES.items():
                 reference = wide[measure].get((below, scope), coin[above, scope] if measure == "f1" else COIN_AUC)
                 gaps = (wide[measure][above, scope] - reference).dropna().to_numpy(float)
@@ -164,7 +166,7 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float]:
 
 def markdown(conditions: pd.DataFrame, contrasts: pd.DataFrame, n_worlds: int) -> str:
     """Two tables for people: conditions by scope, and contrasts on held-out hypernyms."""
-    scopes = [name for name in conditions["scope"].unique() if name.startswith("depth ") or name in SCOPES.values()]
+    scopes = [name for name in conditions["scope"].unique() if name in PARTS]
     columns = [(scope, measure) for scope in scopes for measure in MEASURES if (scope, measure) != ("leaves", "auc")]
     cells = {(row["condition"], row["scope"], row["measure"]): row for row in conditions.to_dict("records")}
     names = list(dict.fromkeys(conditions["condition"]))

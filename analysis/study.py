@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.conditions import PROVENANCE, label_runs, shown_runs
+from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -21,15 +22,16 @@ from analysis.scores.f1 import Numbered, measure_categories, summarise
 from analysis.scores.means import f1_means, heldout_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
-from analysis.statistics.contrast_table import contrast_table
+from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table
 from analysis.statistics.hypernym_tests import hypernym_tests
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
+from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
 
-MAP = ["map", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
+MAP = ["map", "cell_labels", "encoder", "arm", "data_seed", "permutation"]  # what tells label maps apart
 POOLING = "pooled_patches"  # the paper's; the release pools over all tokens
 
 
@@ -40,11 +42,12 @@ class Study:
         study = measure(load_sweep(Path("runs")))
         study.f1, study.contrasts, study.models
 
-    `columns.csv`, which `crosstax analyze` writes, explains the columns. F1 is in points (0..100), AUC in 0..1.
+    Columns are explained in `columns.csv`, which `crosstax analyze` writes; `cell` (see `analysis.cells`), by which
+    tables are joined, is not written. F1 is in points (0..100), AUC in 0..1.
 
     Attributes:
         sweep: The runs it is computed from.
-        runs: Index run_id. The conditions, the columns that `analysis.conditions.label_runs` adds, and map.
+        runs: Index run_id. The conditions, the columns that `analysis.cells.label_runs` adds, and map.
         categories: One row per run, split, group (leaf, seen, heldout) and category.
         scores: One row per run, split and group: means over categories.
         coherence: Visual coherence (section 5), one row per label map, pooling and category.
@@ -54,6 +57,7 @@ class Study:
         depths: Columns dataset_path, category, depth.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
         probes: The text probe of each run's LM, by run_id.
+        answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
     """
 
@@ -68,6 +72,7 @@ class Study:
     depths: pd.DataFrame
     answer_bins: pd.DataFrame
     probes: dict[str, Probe]
+    answers: Answers
     notes: tuple[str, ...]
 
     def test(self, group: str) -> pd.DataFrame:
@@ -78,7 +83,17 @@ class Study:
     def hypernym_coherence(self) -> pd.DataFrame:
         """Coherence of each hypernym under each label map, pooled as in the paper: `all_pairs` is its definition."""
         rows = self.coherence[(self.coherence["pooled"] == POOLING) & (self.coherence["kind"] == "hypernym")]
-        return rows[["map", "arm", "category", "all_pairs", "centred"]].astype({"all_pairs": float, "centred": float})
+        return rows[["map", "category", "all_pairs", "centred"]].astype({"all_pairs": float, "centred": float})
+
+    @cached_property
+    def names(self) -> Names:
+        """Words for the cells of the headline."""
+        return Names(self.runs["cell"], shown_runs(self.runs)["cell"])
+
+    @cached_property
+    def all_names(self) -> Names:
+        """The same where cells stand beside those of the headline."""
+        return Names(self.runs["cell"])
 
     @cached_property
     def yardstick_scores(self) -> pd.DataFrame:
@@ -98,17 +113,27 @@ class Study:
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """Differences on held-out hypernyms: those fixed in advance first, then exploratory ones."""
-        return contrast_table(self.runs, self.categories, self.yardsticks)
+        return contrast_table(self.compared)
+
+    @cached_property
+    def compared(self) -> list[Contrast]:
+        """The same as objects, each with its decision: see `analysis.statistics.contrasts.all_contrasts`."""
+        return all_contrasts(self.runs, self.categories, self.yardsticks)
+
+    @cached_property
+    def robustness(self) -> pd.DataFrame:
+        """The confirmatory contrasts on drawn leaves and at depth 1: see `analysis.statistics.robustness`."""
+        return robustness_table(self.compared, self.runs, self.categories, self.answers, self.depths)
 
     @cached_property
     def hypernyms(self) -> pd.DataFrame:
         """Tests of single hypernyms, Holm-adjusted, see `analysis.statistics.hypernym_tests`."""
-        return hypernym_tests(self.runs, self.categories)
+        return hypernym_tests(self.runs, self.categories, self.compared)
 
     @cached_property
     def swap(self) -> pd.DataFrame:
-        """The hypernym-level swap by four tests, see `analysis.statistics.swap_tests`."""
-        return swap_tests(self.runs, self.categories)
+        """The hypernym-level swap by several tests, see `analysis.statistics.swap_tests`."""
+        return swap_tests(self.runs, self.categories, self.compared)
 
     @cached_property
     def fitted(self) -> list[Fitted]:
@@ -118,7 +143,7 @@ class Study:
     @cached_property
     def models(self) -> pd.DataFrame:
         """Fixed effects of the mixed models, see `analysis.statistics.models.effects_table`."""
-        return effects_table(self.fitted)
+        return effects_table(self.fitted, self.compared)
 
     @cached_property
     def model_variances(self) -> pd.DataFrame:
@@ -182,6 +207,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     measured: dict[str, pd.DataFrame] = {}
     bins: dict[str, pd.DataFrame] = {}
     composed = []
+    held: dict[str, tuple[HeldoutQuestions, NDArray[np.bool_]]] = {}
     seen: list[Future[dict[str, str]]] = []
     # What is read off features is mostly matrix products, which leave this thread free meanwhile.
     with ThreadPoolExecutor(1) as beside, progress_bar("measure", len(runs), "runs") as advance:
@@ -194,10 +220,14 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
             kept = asked[scored]
             numbered = Numbered.of(kept)
             test = (kept["split"] == "test").to_numpy(bool)
+            unseen = test & (kept["group"] == "heldout").to_numpy(bool)
+            heldout = HeldoutQuestions.of(kept[unseen])
             seen.append(beside.submit(_see, visual, runs.loc[run_ids], label_map(questions), kept[test]))
             for run_id in run_ids:
                 answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
+                if runs.at[run_id, "shown"] and unseen.any():
+                    held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
                 bins[run_id] = answer_bins(answers).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
@@ -229,6 +259,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
+        answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
     )
 
@@ -244,7 +275,8 @@ def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:
 def _see(visual: Visual, runs: pd.DataFrame, images: LabelMap, asked: pd.DataFrame) -> dict[str, str]:
     """Let `visual` take in runs that ask the same questions, those that also share inputs once; run_id -> label map."""
     maps: dict[str, str] = {}
-    for _, alike in runs.groupby([*PROVENANCE, "arm"], sort=False, dropna=False):
+    labels = runs["cell"].map(lambda cell: cell.labels)
+    for _, alike in runs.groupby([*PROVENANCE, labels], sort=False, dropna=False):
         first, *others = map(str, alike.index)
         before = len(visual.yardsticks)
         name = visual.see(first, alike.iloc[0], images, asked)
@@ -263,11 +295,12 @@ def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def coherence_points(study: Study) -> pd.DataFrame:
-    """Held-out F1 of the pretrained LM beside coherence (all_pairs, centred): one row per setup, arm and hypernym."""
-    known = study.hypernym_coherence().drop(columns="arm")
+    """Held-out F1 of the pretrained LM beside coherence (all_pairs, centred): one row per cell and hypernym."""
+    known = study.hypernym_coherence()
     test = study.categories[(study.categories["split"] == "test") & (study.categories["group"] == "heldout")]
     shown = shown_runs(study.runs)
-    runs = shown.loc[shown["lm_init"] == "pretrained", ["setup", "arm", "map"]]
+    runs = shown.loc[shown["lm_init"] == "pretrained", [*KEYED, "map"]]
     rows = test[["run_id", "category", "f1"]].merge(runs, left_on="run_id", right_index=True)
     rows = rows.merge(known, on=["map", "category"])
-    return rows.groupby(["setup", "arm", "category"], as_index=False)[["all_pairs", "centred", "f1"]].mean()
+    means = rows.groupby([*KEYED, "category"], sort=False)[["all_pairs", "centred", "f1"]].mean().reset_index()
+    return means.sort_values([*CELL, "category"], ignore_index=True)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from synthetic_sweep import CELLS, World, standing_in, write_sweep
 
-from analysis.conditions import shown_runs
+from analysis.cells import shown_runs
 from analysis.figures.contents import FIGURES, draw_figures
 from analysis.figures.style import Drawn
 from analysis.predictions import load_sweep

@@ -30,7 +30,7 @@ from PIL import Image
 from synthetic_sweep import CELLS, World, standing_in, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.conditions import encoder_names, setup_names
+from analysis.cells import encoder_names
 from analysis.figures.contents import FIGURES, Figures, draw_figures
 from analysis.figures.counts import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
 from analysis.figures.curves import _as_published
@@ -151,7 +151,7 @@ def test_the_papers_figures_are_drawn_where_their_runs_are(drawn_things: Figures
 def test_a_figure_without_its_runs_says_which_it_needs(tmp_path: Path) -> None:
     world = World(families=2, per_leaf=8)
     absent = draw_figures(measure(load_sweep(write_sweep(tmp_path, world, ORIGINAL, seeds=(0,))))).absent
-    assert set(absent) == set(FIGURES) - {"main", "auc", "loss"}
+    assert set(absent) == set(FIGURES) - {"main", "headline", "auc", "loss"}
     for sentence in absent.values():
         assert re.fullmatch(r"[A-Z][^.]* needs? .*\.", sentence), sentence
     for name, number in (("encoders", 3), ("ablation", 4), ("shuffles", 6), ("coherence_plain", 7), ("depth", 12)):
@@ -369,8 +369,6 @@ def test_models_have_the_papers_names_where_these_tell_them_apart() -> None:
     assert encoder_names([f"{DINOV2}@384+{SIGLIP}@384", DINOV2])[f"{DINOV2}@384+{SIGLIP}@384"] == "DINOv2+SigLIP"
     small = "vit_small_patch14_dinov2.lvd142m"
     assert encoder_names([DINOV2, small]) == {DINOV2: DINOV2, small: small}
-    runs = pd.DataFrame({"encoder": [DINOV2, SIGLIP], "setup": [f"{DINOV2} · Qwen3-0.6B", f"{SIGLIP} · Qwen3-0.6B"]})
-    assert list(setup_names(runs).values()) == ["DINOv2 · Qwen3-0.6B", "SigLIP · Qwen3-0.6B"]
 
 
 # --- Files

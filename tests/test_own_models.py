@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from real_taxonomy import REFERENCE, needs_reference
 
+from analysis.cells import Ablation, Cell, Input, Labels, Setup
 from analysis.release.coherence import coherence_data
 from analysis.release.scores import HELDOUT, Release
 from analysis.statistics.contrasts import CONFIRMATORY
@@ -22,7 +23,7 @@ from analysis.statistics.models import (
     variances_table,
     weights_models,
 )
-from analysis.statistics.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, swap_tests
+from analysis.statistics.swap_tests import HYPERNYMS, MIXED, PAIRED, WELCH, side_by_side
 
 CATEGORIES = [f"hypernym {number:02d}" for number in range(20)]
 LEVELS = {"original": 75.0, "within": 74.0, "across": 50.0}
@@ -41,12 +42,23 @@ def rows_of(rng: np.random.Generator, level: float, seeds: tuple[int, ...] = (0,
             "seed": np.repeat([f"data 0, run {seed}" for seed in seeds], len(CATEGORIES)),
         }
     )
-    return table.assign(**{**about, "draw": "0, 0", "map": "map-0", **fields})
+    return with_cells(table.assign(**{**about, "draw": "0, 0", "map": "map-0", **fields}))
+
+
+def with_cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """`model_rows` of one cell, with the cell that their words are of."""
+    first = rows.iloc[0]
+    known, ablation = Input("", ""), Ablation("random", (), 100)
+    settings = (("rest", first["rest"]),)
+    setup = Setup(known, first["encoder"], known, first["lm"], ablation, (("subset", "all"),), settings)
+    cell = Cell(setup, Labels(first["arm"], 100, ()), first["lm_init"])
+    return rows.assign(cell=[cell] * len(rows))
 
 
 def effect(models: list[Fitted], term: str, **about: str) -> pd.Series:
     """The row of one effect of one model."""
     rows = effects_table(models)
+    rows = rows[rows["reduced"] != True]  # noqa: E712
     for name, value in {"term": term, **about}.items():
         rows = rows[rows[name] == value]
     assert len(rows) == 1
@@ -68,7 +80,7 @@ def test_labels_and_pretraining_recover_the_differences() -> None:
     weights = effect(weights_models(rows), "weights")
     assert weights["low"] < 30 < weights["high"]
     assert weights["tost_step"] == "pretrained LM − random-init LM, original"
-    assert weights["verdict"].startswith("different from zero: +")
+    assert weights["verdict"].startswith("above by ")
     variances = variances_table(models)
     assert set(variances["group"]) == {"seed", "category", "residual"}
     assert (variances["sd"] >= 0).all()
@@ -79,7 +91,7 @@ def test_swapped_columns_swap_the_sign() -> None:
     one, other = rows_of(rng, 70), rows_of(rng, 60, encoder="siglip")
     first, second = (effect(encoder_models(pd.concat(parts)), "encoder") for parts in ((one, other), (other, one)))
     assert first["estimate"] == pytest.approx(-second["estimate"])
-    assert first["comparison"] == "dino − siglip"
+    assert first["comparison"] == "dino − SigLIP"
 
 
 def test_too_few_levels_are_said_and_never_raised() -> None:
@@ -94,7 +106,6 @@ def test_too_few_levels_are_said_and_never_raised() -> None:
     assert len(rows) == 3
     assert rows[["estimate", "p", "tost_p"]].isna().all(axis=None)
     assert rows["note"].str.contains("could not be fitted").all()
-    assert not rows["equivalent"].any()
     assert len(variances_table(label_models(pair))) == 0
     assert label_models(single.iloc[:0]) == []
     assert list(effects_table([]).columns) == list(rows.columns)
@@ -156,7 +167,8 @@ def test_coherence_with_and_without_a_probe() -> None:
     rows["f1"] += 50 * rows["category"].map(coherence.set_index("category")["all_pairs"])  # half a point by 0.01
     text = pd.DataFrame(
         [
-            {"setup": "", "arm": "original", "lm_init": "pretrained", "category": name, "text_item_f1": f1}
+            {"cell": cell, "category": name, "text_item_f1": f1}
+            for cell in rows["cell"].unique()
             for name, f1 in zip(CATEGORIES, rng.uniform(60, 95, 20), strict=True)
         ]
     )
@@ -182,9 +194,9 @@ def test_an_equivalence_is_the_models_own() -> None:
     rows = pd.concat([rows_of(rng, 70, seeds=tuple(range(12))), rows_of(rng, 70.5, tuple(range(12)), lm_init="random")])
     (fitted,) = weights_models(rows)
     row = effect([fitted], "weights")
-    assert row["equivalent"]
+    assert row["alone"] == "equivalent"
     assert row["verdict"].startswith("equivalent within 5 points")
-    assert fitted.equivalence("weights").p == row["tost_p"] < 0.05
+    assert fitted.difference("weights").p_equivalence == row["tost_p"] < 0.05
     assert fitted.labels == {"weights": "pretrained LM − random-init LM, original"}
 
 
@@ -214,7 +226,7 @@ def published_rows(release: Release, **fields: object) -> pd.DataFrame:
 def test_encoder_model_is_the_papers(release: Release) -> None:
     fields = {"shuffle": "Original", "ablation": "Full"}
     parts = [
-        published_rows(release, lm=lm, encoder=encoder, **fields)
+        with_cells(published_rows(release, lm=lm, encoder=encoder, **fields))
         for lm in ("Qwen3-0.6B", "Qwen3-1.7B")
         for encoder in ("DINOv2", "SigLIP")
     ]
@@ -225,7 +237,7 @@ def test_encoder_model_is_the_papers(release: Release) -> None:
     assert row["df"] == pytest.approx(2.125, abs=0.05)
     assert row["p"] == pytest.approx(0.4546, abs=0.001)
     assert row["singular"]
-    assert row["verdict"] == "undecided (neither a difference nor equivalence is shown)"
+    assert row["alone"] == "undecided"
 
 
 @needs_reference
@@ -234,13 +246,14 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
     seed = "run " + data["seed"].astype(str)
     about = {"arm": "original", "lm_init": "pretrained", "encoder": "DINOv2", "map": "map-0", "rest": "", "draw": ""}
     rows = data.assign(f1=100 * data["f1"], seed=seed, setup=data["lm"], **about)
+    rows = pd.concat([with_cells(part) for _, part in rows.groupby("lm", sort=False)])
     known = rows.drop_duplicates(["lm", "category"])
     coherence = known.drop_duplicates("category").rename(columns={"avg_cosine": "all_pairs"})
     text = known.assign(text_item_f1=100 * known["backbone_f1"])
     models = coherence_models(
-        rows[["f1", "seed", "category", "lm", "setup", *about]],
+        rows[["f1", "seed", "category", "lm", "setup", "cell", *about]],
         coherence[["map", "category", "all_pairs"]],
-        text[["setup", "arm", "lm_init", "category", "text_item_f1"]],
+        text[["cell", "category", "text_item_f1"]],
     )
     slope, own = effect(models, "coherence"), effect(models, "probe_f1")
     assert slope["estimate"] == pytest.approx(0.8370, abs=0.001)  # F1 in 0..1 by cosine is points by 0.01 of it
@@ -256,8 +269,10 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
 @needs_reference
 def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     arms = {"original": "Original", "swap": "Swap"}
-    parts = [published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm) for arm, shuffle in arms.items()]
-    table = swap_of(pd.concat(parts)).set_index("test")
+    parts = [
+        published_rows(release, toy=True, shuffle=shuffle).assign(arm=arm, cell=arm) for arm, shuffle in arms.items()
+    ]
+    table = swap_of(*parts)
     assert list(table.index) == [WELCH, PAIRED, HYPERNYMS, MIXED]
     assert (table["n_control"] == [30, 30, 10, 30]).all()
     assert table.loc[WELCH, "statistic"] == pytest.approx(1.309, abs=0.001)
@@ -269,41 +284,35 @@ def test_swap_tests_are_the_papers_and_disagree(release: Release) -> None:
     assert table["differs"].is_unique
 
 
-def swap_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """`swap_tests` on `model_rows`, through runs and categories as a study has them."""
-    rows = rows.assign(run_id=rows["arm"] + rows["seed"])
-    same = {"map": "", "shown_setup": "", "dataset": "", "features": "", "withheld": "", "asked": "", "shown": True}
-    seeds = {"data_seed": 0, "permutation": 0, "lm_seed": 0}
-    runs = rows.drop_duplicates("run_id").set_index("run_id")[["setup", "arm", "lm_init", "encoder", "lm", "seed"]]
-    runs = runs.assign(run_seed=runs.pop("seed").str.split().str[-1].astype(int), **same, **seeds)
-    return swap_tests(runs, rows[["run_id", "category", "f1"]].assign(split="test", group="heldout"))
+def swap_of(control: pd.DataFrame, swapped: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(side_by_side(control, swapped, "")).set_index("test")
 
 
 def test_swap_tests_on_simulated_truth() -> None:
     rng = np.random.default_rng(10)
     control, swapped = rows_of(rng, 60), rows_of(rng, 54, arm="swap")
-    table = swap_of(pd.concat([control, swapped])).set_index("test")
+    table = swap_of(control, swapped)
     assert table["low"].lt(6).all()
     assert table["high"].gt(6).all()
     assert table["difference"].nunique() == 1 or np.ptp(table["difference"]) < 1e-6
     # Hypernyms differ by 6 points, which Welch's test takes for noise and pairing does not.
     assert table.loc[PAIRED, "statistic"] > table.loc[WELCH, "statistic"] > 0
     assert table.loc[MIXED, "df"] < table.loc[PAIRED, "df"]
-    alone = swap_of(pd.concat([control[control["seed"] == "data 0, run 0"], swapped])).set_index("test")
+    alone = swap_of(control[control["seed"] == "data 0, run 0"], swapped)
     assert np.isfinite(alone.loc[MIXED, "p"])
     assert alone.loc[PAIRED, "n_control"] == 20
-    assert swap_of(control).empty
 
 
 def test_model_rows_carry_what_tells_setups_apart() -> None:
     runs = pd.DataFrame(
         {
             "setup": ["a", "b"], "arm": "original", "lm_init": ["pretrained", "random"], "encoder": "dino", "lm": "x",
-            "map": "map-0", "data_seed": 0, "run_seed": [3, 4], "permutation": 0, "lm_seed": [0, 9], "dataset": "",
-            "features": "", "withheld": "", "asked": ["all", "swap subset"], "epochs": [5, 5],
+            "map": "map-0", "data_seed": 0, "run_seed": [3, 4], "permutation": 0, "lm_seed": [0, 9],
         },
         index=["one", "two"],
     )  # fmt: skip
+    own = [with_cells(runs.iloc[[row]].assign(rest=value))["cell"].iloc[0] for row, value in enumerate(("p", "q"))]
+    runs = runs.assign(cell=own)
     categories = pd.DataFrame(
         {"run_id": ["one", "two", "two"], "split": ["test", "test", "validation"], "f1": [50.0, 60.0, 70.0]}
     ).assign(group="heldout", category="bird")
@@ -311,4 +320,4 @@ def test_model_rows_carry_what_tells_setups_apart() -> None:
     assert rows["f1"].tolist() == [50, 60]
     assert rows["seed"].tolist() == ["data 0, run 3", "data 0, run 4"]
     assert rows["draw"].tolist() == ["0, 0", "0, 9"]
-    assert rows["rest"].tolist() == [" · all", " · swap subset"]
+    assert rows["rest"].tolist() == [" · rest p", " · rest q"]

@@ -10,7 +10,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from analysis.beside_paper import references
-from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.cells import Names, Setup, parts, setup_of, shown_runs, where
 from analysis.figures.style import (
     GREY,
     LOOKS,
@@ -19,8 +19,8 @@ from analysis.figures.style import (
     Drawn,
     Look,
     NotDrawnError,
-    arm_grid,
     key,
+    labels_grid,
     legend,
     padded,
     paper_keys,
@@ -31,7 +31,7 @@ from analysis.figures.style import (
     wrapped,
 )
 from analysis.published import published_hypernyms
-from analysis.statistics.contrasts import correlation
+from analysis.statistics.intervals import correlation
 from analysis.study import Study, coherence_points
 from analysis.words import number
 
@@ -39,65 +39,63 @@ YLABEL = "held-out macro F1"
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
 
 
-def arm_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str) -> Figure:
-    """Rows are setups, columns arms, all on one scale; `points`: columns setup, arm, category, f1 and `x`."""
-    names, named = setup_names(runs), set[str]()
+def labels_scatter(points: pd.DataFrame, names: Names, x: str, xlabel: str) -> Figure:
+    """Rows are setups, columns labels, all on one scale; `points`: columns cell, category, f1 and `x`."""
+    named = set[Setup]()
     with style():
-        figure, panels = arm_grid(points, runs, xlabel, YLABEL)
-        shown = [points[(points["setup"] == setup) & (points["arm"] == arm)] for _, setup, arm in panels]
-        for (ax, setup, arm), here in zip(panels, shown, strict=True):
-            look = LOOKS[shuffle_of(arm)]
+        figure, panels = labels_grid(points, xlabel, YLABEL)
+        for ax, setup, labels, here in panels:
+            look = LOOKS[labels.shuffle]
             _dots(ax, here, x, look)
-            ax.set_title(arm, color=look.ink)
-            if setup and setup not in named:
+            ax.set_title(names.labels(labels), color=look.ink)
+            if names.setup(setup) and setup not in named:
                 named.add(setup)
-                row_title(ax, names[setup])
+                row_title(ax, names.setup(setup))
         _limits(panels[0][0], points, x)
         settle(figure)  # names need the final places
-        for (ax, _, _), here in zip(panels, shown, strict=True):
+        for ax, _, _, here in panels:
             _name_points(figure, ax, here, x)
     return figure
 
 
-def setup_scatter(points: pd.DataFrame, runs: pd.DataFrame, x: str, xlabel: str, published: pd.DataFrame) -> Figure:
-    """A panel per setup, all on one scale; `points`, `published`: columns setup, category, f1 and `x`.
+def setup_scatter(
+    points: pd.DataFrame, names: Names, x: str, xlabel: str, published: dict[Setup, pd.DataFrame]
+) -> Figure:
+    """A panel per setup, all on one scale; `points`: columns cell, category, f1 and `x`.
 
-    The latter are open markers with a dotted line.
+    `published`: the latter three for some setups; open markers with a dotted line.
     """
-    setups, names, look = (
-        [s for s in setups_of(runs) if (points["setup"] == s).any()],
-        setup_names(runs),
-        LOOKS["original"],
-    )
+    setups, look = parts(points, setup_of), LOOKS["original"]
     with style():
         figure, axes = wrapped(len(setups), 2.3, YLABEL)
-        for ax, setup in zip(axes, setups, strict=True):
-            _dots(ax, points[points["setup"] == setup], x, look)
-            rings = published[published["setup"] == setup]
-            if len(rings):
+        for ax, (setup, here) in zip(axes, setups.items(), strict=True):
+            _dots(ax, here, x, look)
+            rings = published.get(setup)
+            if rings is not None:
                 plot_published(ax, rings[x], rings["f1"], look, "hypernyms", ms=4)
                 _fitted(ax, rings, x, look, ":")
-            ax.set_title(names[setup])
+            ax.set_title(names.setup(setup))
             ax.set_xlabel(xlabel)
-        if len(published):
+        if published:
             legend(figure, [key("this study", look, ls="-"), *paper_keys("paper")])
-        _limits(axes[0], pd.concat([points[[x, "f1"]], published[[x, "f1"]].astype(float)]), x)
+        _limits(
+            axes[0],
+            pd.concat([points[[x, "f1"]], *(rings[[x, "f1"]].astype(float) for rings in published.values())]),
+            x,
+        )
         settle(figure)
-        for ax, setup in zip(axes, setups, strict=True):
-            rings = published[published["setup"] == setup]
-            _name_points(figure, ax, points[points["setup"] == setup], x, rings)
+        for ax, (setup, here) in zip(axes, setups.items(), strict=True):
+            _name_points(figure, ax, here, x, published.get(setup))
     return figure
 
 
-def scatter_text(points: pd.DataFrame, runs: pd.DataFrame, x: str) -> str:
+def scatter_text(points: pd.DataFrame, names: Names, x: str) -> str:
     """Correlation, and the lowest and the highest hypernym of each panel, in sentences."""
-    said, names = [], setup_names(runs)
-    panels = dict(iter(points.groupby(["setup", "arm"])))
-    for setup, arm in ((setup, arm) for setup in setups_of(runs) for arm in arms_of(runs) if (setup, arm) in panels):
-        here = panels[setup, arm]
+    said = []
+    for cell, here in parts(points, lambda cell: cell).items():
         ordered = here.sort_values("f1", kind="stable")
         low, high = ordered.iloc[0], ordered.iloc[-1]
-        name = ", ".join(filter(None, [arm, names[setup]]))
+        name = ", ".join(filter(None, [names.labels(cell.labels), names.setup(cell.setup)]))
         said.append(
             f"{name[0].upper()}{name[1:]}: {_r(here, x) or f'{len(here)} hypernyms'}; held-out F1 from "
             f"{number(low['f1'])} ({low['category']}) to {number(high['f1'])} ({high['category']})."
@@ -175,7 +173,7 @@ DOTS = "One dot per held-out hypernym, pretrained LM, mean over runs; the line i
 
 
 def coherence_figure(study: Study, centred: bool = True) -> Drawn:
-    """Held-out F1 of the pretrained LM against coherence, a dot per hypernym, a panel per arm.
+    """Held-out F1 of the pretrained LM against coherence, a dot per hypernym, a panel for each kind of labels.
 
     Centred, or as the paper defines it (Figure 7). Where all embeddings share one large direction cosines are
     all close to 1 whatever the images show. Raises NotDrawnError without coherence.
@@ -183,21 +181,20 @@ def coherence_figure(study: Study, centred: bool = True) -> Drawn:
     points = coherence_points(study)
     if points.empty:
         raise NotDrawnError("Figure 7 needs the feature store and the dataset of the runs, for visual coherence.")
-    runs = shown_runs(study.runs)
     if centred:
-        figure = arm_scatter(points, runs, "centred", "visual coherence, centred")
+        figure = labels_scatter(points, study.names, "centred", "visual coherence, centred")
         caption = f"{DOTS} Coherence is centred: the mean of all training images is subtracted first."
-        alt = scatter_text(points, runs, "centred")
+        alt = scatter_text(points, study.names, "centred")
         return Drawn(figure, "Held-out F1 against visual coherence, centred", caption, alt)
-    points = points[points["arm"] == "original"]
+    points = where(points, lambda cell: cell.labels.shuffle == "original")
     if points.empty:
         raise NotDrawnError("Figure 7 needs runs on original labels.")
-    rings = _published(runs, study.categories)
-    figure = setup_scatter(points, runs, "all_pairs", "visual coherence (mean cosine)", rings)
+    rings = _published(shown_runs(study.runs), study.categories)
+    figure = setup_scatter(points, study.names, "all_pairs", "visual coherence (mean cosine)", rings)
     caption = f"Original labels. {DOTS} Coherence is the mean cosine of all pairs of a hypernym’s training images."
-    if len(rings):
+    if rings:
         caption += " Open markers: the paper’s hypernyms, means of three seeds; dotted: the line fitted to them."
-    alt = scatter_text(points, runs, "all_pairs")
+    alt = scatter_text(points, study.names, "all_pairs")
     return Drawn(figure, "Held-out F1 against visual coherence", caption, alt, "Figure 7")
 
 
@@ -209,24 +206,23 @@ def text_figure(study: Study) -> Drawn:
     points = study.text[study.text["lm_init"] == "pretrained"]
     if points.empty:
         raise NotDrawnError("Held-out F1 against text knowledge needs the text probes of the runs' LMs (--probe).")
-    runs = shown_runs(study.runs)
-    figure = arm_scatter(points, runs, "text_f1", "text probe, macro F1")
+    figure = labels_scatter(points, study.names, "text_f1", "text probe, macro F1")
     caption = f"{DOTS} Text: macro F1 of the probe, mean over phrasings."
-    alt = scatter_text(points, runs, "text_f1")
+    alt = scatter_text(points, study.names, "text_f1")
     return Drawn(figure, "Held-out F1 against what the LM knows in text", caption, alt)
 
 
-def _published(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
-    """The paper's hypernyms beside our original labels at 100 %: columns setup, category, all_pairs, f1.
+def _published(runs: pd.DataFrame, categories: pd.DataFrame) -> dict[Setup, pd.DataFrame]:
+    """The paper's hypernyms beside our original labels at 100 %: columns category, all_pairs, f1 by setup.
 
     Only beside runs of the paper's own models and images: coherence has another scale with others.
     """
     table, beside = published_hypernyms(), references(runs, categories).only_same
-    full = runs[(runs["arm"] == "original") & (runs["ablation_kind"] == "random") & (runs["ablation"] == 100)]
-    parts = [pd.DataFrame(columns=["setup", "category", "all_pairs", "f1"])]
-    for _, run in full.drop_duplicates("setup").iterrows():
-        reference = beside.of(run)
+    full = runs[(runs["shuffle"] == "original") & (runs["ablation_kind"] == "random") & (runs["ablation"] == 100)]
+    found = {}
+    for setup, own in parts(full, setup_of).items():
+        reference = beside.of(own.iloc[0])
         if reference and reference.encoder == "DINOv2" and reference.lm in table:
             rows = table.rename(columns={"coherence": "all_pairs", reference.lm: "f1"})[["all_pairs", "f1"]]
-            parts.append(rows.rename_axis("category").reset_index().assign(setup=run["setup"]))
-    return pd.concat(parts, ignore_index=True)
+            found[setup] = rows.rename_axis("category").reset_index()
+    return found

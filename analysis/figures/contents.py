@@ -26,7 +26,7 @@ from analysis.figures.depth import depth_figure
 from analysis.figures.dose import dose_figure
 from analysis.figures.encoders import encoder_figure
 from analysis.figures.loss import loss_figure
-from analysis.figures.main import auc_figure, main_figure
+from analysis.figures.main import auc_figure, headline_figure, main_figure
 from analysis.figures.residuals import residual_figure
 from analysis.figures.style import Drawn, NotDrawnError
 from analysis.figures.tuning import tuning_figure
@@ -37,6 +37,7 @@ from cachegen.common.progress import progress_bar
 
 FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "main": main_figure,
+    "headline": headline_figure,
     "auc": auc_figure,
     "encoders": encoder_figure,
     "ablation": ablation_figure,

@@ -1,7 +1,8 @@
 """Figures 4, 6, 10 and 11 of the paper: scores over levels of ablation, by LM weights and by labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.beside_paper import Reference, References, references
-from analysis.conditions import arms_of, setup_names, shuffle_of
+from analysis.cells import LM_NAMES, Ablation, Cell, Line, Names, Setup, condition_of, lines_of, parts, where
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,
@@ -45,53 +46,57 @@ LEAF = {"lw": 0.7, "ms": 2, "alpha": 0.6}  # how leaves differ from seen hyperny
 RINGS = {"heldout": (6, DOTTED), "removed": (4.5, DOTTED), "seen": (6, DOTTED), "leaf": (4.5, "")}
 REMOVED = {"lw": 0.9, "mfc": "white", "ms": 3.4}  # how removed hypernyms differ from all held-out ones
 
-Line = tuple[str, str]  # lm_init, arm
+PanelKey = tuple[Setup, Ablation]  # a series, and a method of ablation
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Rows of `Study.ablation` for one figure. lines: lm_init and arm -> name. names: series -> name for people.
+    """Rows of `Study.ablation` for one figure.
 
-    reference: series and kind -> models of the paper, where its rules are those of the runs; beside: of all of them.
+    by_weights: whether lines are named by the LM's weights, all on original labels; else by the labels.
+    reference: series and method of ablation -> models of the paper, where its rules are those of the
+    runs; beside: of all of them.
     """
 
     table: pd.DataFrame
-    lines: dict[Line, str]
-    names: dict[str, str]
-    reference: dict[tuple[str, str], Reference]
+    names: Names
+    by_weights: bool
+    reference: dict[PanelKey, Reference]
     beside: References
 
     @classmethod
-    def of(cls, study: Study, lines: dict[Line, str], series: Sequence[str]) -> "Curves":
-        """The curves of `lines` in `series`, the full random ablation as the last level of systematic ones."""
-        table = study.ablation
-        asked = pd.MultiIndex.from_frame(table[["lm_init", "arm"]]).isin(list(lines))
-        table = _with_full(table[asked & table["series"].isin(series)])
-        runs = study.runs[study.runs["series"].isin(table["series"])]
+    def of(cls, study: Study, chosen: Callable[[Cell], bool], by_weights: bool) -> "Curves":
+        """The curves of the chosen cells, the full random ablation as the last level of systematic ones."""
+        table = _with_full(where(study.ablation, chosen))
+        series = {cell.setup.series for cell in table["cell"]}
+        runs = where(study.runs, lambda cell: cell.setup.series in series)
         beside = references(runs, study.categories)
-        curves = runs.drop_duplicates(["series", "kind"])
-        found = {(run["series"], run["kind"]): beside.of(run) for _, run in curves.iterrows() if _as_published(run)}
-        return cls(
-            table,
-            lines,
-            setup_names(study.runs, "series"),
-            {curve: reference for curve, reference in found.items() if reference},
-            beside,
-        ).where(pd.Series(True, index=table.index))
+        found = {panel: own.iloc[0] for panel, own in parts(runs, _panel_of).items()}
+        known = {panel: beside.of(run) for panel, run in found.items() if _as_published(run)}
+        known_only = {panel: reference for panel, reference in known.items() if reference}
+        return cls(table, study.names, by_weights, known_only, beside)
 
-    def where(self, rows: pd.Series) -> "Curves":
-        """These rows only, and the lines that they have."""
-        table = self.table[rows]
-        present = set(zip(table["lm_init"], table["arm"], strict=True))
-        return replace(self, table=table, lines={line: name for line, name in self.lines.items() if line in present})
+    @cached_property
+    def panels(self) -> dict[PanelKey, pd.DataFrame]:
+        """The rows of each series and method, in the order of the table."""
+        return parts(self.table, _panel_of)
 
     @property
-    def series(self) -> list[str]:
-        return list(dict.fromkeys(self.table["series"]))
+    def series(self) -> list[Setup]:
+        return list(dict.fromkeys(series for series, _ in self.panels))
 
     @property
-    def kinds(self) -> list[str]:
-        return sorted(self.table["kind"].unique())
+    def methods(self) -> list[Ablation]:
+        return sorted({method for _, method in self.panels})
+
+    @property
+    def lines(self) -> list[Line]:
+        return lines_of(self.table)
+
+    def name(self, line: Line) -> str:
+        """Of a line, for the legend."""
+        lm_init, labels = line
+        return LM_NAMES[lm_init] if self.by_weights else self.names.labels(labels)
 
 
 def draw_curves(curves: Curves, score: str) -> Figure:
@@ -100,33 +105,25 @@ def draw_curves(curves: Curves, score: str) -> Figure:
     Held-out hypernyms have a panel, and what was trained on (seen hypernyms and leaves) the one beside it. More than
     two kinds of ablation have a row each.
     """
-    kinds, aside = curves.kinds, len(curves.kinds) > 2
-    rows = [(series, [kind]) for series in curves.series for kind in kinds] if aside else []
-    rows = rows or [(series, kinds) for series in curves.series]
+    methods, aside = curves.methods, len(curves.methods) > 2
+    rows = [(series, [method]) for series in curves.series for method in methods] if aside else []
+    rows = rows or [(series, methods) for series in curves.series]
     with style():
-        columns = 2 * (1 if aside else len(kinds))
+        columns = 2 * (1 if aside else len(methods))
         figure, axes = grid(len(rows), columns, DOUBLE, height=1.75 if columns == 2 else 1.65)
         for row, (series, shown) in zip(axes, rows, strict=True):
-            here = curves.table[curves.table["series"] == series]
-            for place, kind in enumerate(shown):
-                of_kind = here[here["kind"] == kind]
+            for place, method in enumerate(shown):
                 for ax, group in zip(row[2 * place : 2 * place + 2], TITLES, strict=True):
-                    _panel(ax, of_kind, curves, series, score, group)
-                    ax.set_title(f"{kind.capitalize()}: {TITLES[group]}", fontsize=7.5)
-                    ax.set_xlabel(LEVELS[_base(kind)])
+                    _panel(ax, curves, (series, method), score, group)
+                    ax.set_title(f"{curves.names.method(method).capitalize()}: {TITLES[group]}", fontsize=7.5)
+                    ax.set_xlabel(LEVELS[method.kind])
             row[0].set_ylabel(SCORES[score])
             if len(curves.series) > 1:
-                row_title(row[0], curves.names[series])
+                row_title(row[0], curves.names.series(series))
         for first in range(2):
             _one_scale(axes[:, first::2], score)
         legend(figure, _keys(curves, score))
     return figure
-
-
-def series_of(study: Study, llama: bool) -> list[str]:
-    """Series whose LM is a Llama, or those whose LM is none."""
-    of_llama = study.runs["lm"].astype(str).str.contains("llama", case=False)
-    return [str(name) for name in study.runs.loc[of_llama == llama, "series"].unique()]
 
 
 def curves_caption(curves: Curves, score: str) -> str:
@@ -134,7 +131,7 @@ def curves_caption(curves: Curves, score: str) -> str:
     measure = "macro F1" if score == "f1" else "AUC of p(yes)"
     text = f"Test {measure}, mean over categories and runs; thin vertical lines span the runs. Beside the held-out "
     text += "hypernyms stands what was trained on: seen hypernyms, and leaves as thin lines."
-    if any(_base(kind) == "systematic" for kind in curves.kinds):
+    if any(method.kind == "systematic" for method in curves.methods):
         text += (
             " A systematic ablation withholds all hypernym questions of every leaf that has a removed hypernym, so its "
             "held-out mean takes in hypernyms that were kept; small hollow markers are means over the removed ones."
@@ -149,25 +146,24 @@ def curves_text(curves: Curves, score: str) -> str:
     said = []
     decimals = 1 if score == "f1" else 2
     chosen = curves.table[(curves.table["group"] == "heldout") & (curves.table["over"] == "all")]
-    for (series, kind), rows in chosen.groupby(["series", "kind"], sort=False):
-        unit = "%" if _base(str(kind)) == "random" else "hypernyms"
-        ends = []
-        for (lm_init, arm), name in curves.lines.items():
-            curve = rows[(rows["lm_init"] == lm_init) & (rows["arm"] == arm)].sort_values("ablation")
-            if len(curve):
-                first, last = curve.iloc[0], curve.iloc[-1]
-                ends.append(
-                    f"{name} {number(first[score], decimals)} with {first['ablation']:g} {unit} withheld and "
-                    f"{number(last[score], decimals)} with {last['ablation']:g}"
-                )
-        where = ", ".join(part for part in (f"{kind} ablation", curves.names[str(series)]) if part)
+    for (series, method), rows in parts(chosen, _panel_of).items():
+        unit = "%" if method.kind == "random" else "hypernyms"
+        found, ends = parts(rows, condition_of), []
+        for line in (line for line in curves.lines if line in found):
+            curve = found[line].sort_values("ablation")
+            first, last = curve.iloc[0], curve.iloc[-1]
+            ends.append(
+                f"{curves.name(line)} {number(first[score], decimals)} with {first['ablation']:g} {unit} withheld and "
+                f"{number(last[score], decimals)} with {last['ablation']:g}"
+            )
+        named = f"{curves.names.method(method)} ablation", curves.names.series(series)
+        where = ", ".join(part for part in named if part)
         said.append(f"{where[0].upper()}{where[1:]}, held-out hypernyms: {'; '.join(ends)}.")
     return " ".join(said)
 
 
-def _base(kind: str) -> str:
-    """random or systematic, whatever the variant."""
-    return kind.split(" ")[0]
+def _panel_of(cell: Cell) -> PanelKey:
+    return cell.setup.series, cell.ablation.method
 
 
 def _as_published(run: pd.Series) -> bool:
@@ -178,39 +174,46 @@ def _as_published(run: pd.Series) -> bool:
 
 def _with_full(table: pd.DataFrame) -> pd.DataFrame:
     """All hypernyms removed is the same as a random ablation of 100 %, so a systematic curve ends there."""
-    full = table[(table["kind"] == "random") & (table["ablation"] == 100)]
-    if full.empty:
-        return table
-    number = full[(full["group"] == "heldout") & (full["over"] == "all")].set_index(["series", "arm", "lm_init"])
-    keys = pd.MultiIndex.from_frame(full[["series", "arm", "lm_init"]])
-    full = full.assign(ablation=number["n_categories"].round().astype(int).reindex(keys).to_numpy())
+    curves = parts(table, lambda cell: cell.curve)
+    full = {curve[:3]: own[own["ablation"] == 100] for curve, own in curves.items() if curve[3].kind == "random"}
     ends = []
-    for kind in (name for name in table["kind"].unique() if _base(name) == "systematic"):
-        curve = table[table["kind"] == kind]
-        known = pd.MultiIndex.from_frame(curve[["series", "arm", "lm_init"]].drop_duplicates())
-        ends.append(full[keys.isin(known)].assign(kind=kind))
+    for (series, labels, lm_init, method), own in curves.items():
+        end = full.get((series, labels, lm_init), table.iloc[:0])
+        if method.kind == "random" or end.empty:
+            continue
+        asked = end[(end["group"] == "heldout") & (end["over"] == "all")]
+        removed = round(asked["n_categories"].iloc[0])
+        cell = Cell(replace(series, ablation=replace(method, amount=removed)), labels, lm_init)
+        ends.append(
+            end.assign(
+                cell=pd.Series([cell] * len(end), index=end.index, dtype=object),
+                kind=own["kind"].iloc[0],
+                ablation=removed,
+            )
+        )
     return pd.concat([table, *ends], ignore_index=True)
 
 
-def _panel(ax: Axes, table: pd.DataFrame, curves: Curves, series: str, score: str, group: str) -> None:
-    """One kind of ablation of one series: held-out hypernyms, or what was trained on."""
-    for (lm_init, arm), name in curves.lines.items():
-        own = table[(table["lm_init"] == lm_init) & (table["arm"] == arm)].sort_values("ablation")
-        look = look_of(lm_init, arm)
+def _panel(ax: Axes, curves: Curves, panel: PanelKey, score: str, group: str) -> None:
+    """One method of ablation of one series: held-out hypernyms, or what was trained on."""
+    table = curves.panels.get(panel, curves.table.iloc[:0])
+    found = parts(table, condition_of)
+    for line in (line for line in curves.lines if line in found):
+        own = found[line].sort_values("ablation")
+        look, name = look_of(*line), curves.name(line)
         all_of = own[own["over"] == "all"].set_index("group")
-        parts: list[tuple[str, pd.DataFrame, dict[str, Any]]] = [(group, all_of.loc[all_of.index == group], {})]
+        shown: list[tuple[str, pd.DataFrame, dict[str, Any]]] = [(group, all_of.loc[all_of.index == group], {})]
         if group == "heldout":
-            parts.append(("removed", own[own["over"] == "removed only"], REMOVED))
+            shown.append(("removed", own[own["over"] == "removed only"], REMOVED))
         else:
-            parts.append(("leaf", all_of.loc[all_of.index == "leaf"], LEAF))
-        for part, rows, changes in parts:
+            shown.append(("leaf", all_of.loc[all_of.index == "leaf"], LEAF))
+        for part, rows, changes in shown:
             if rows.empty:
                 continue
             plot_line(ax, rows["ablation"], rows[score], look, label=f"{name}, {part}", **changes)
             ax.vlines(rows["ablation"], rows[f"{score}_low"], rows[f"{score}_high"], color=look.colour, lw=0.8)
             if score == "f1":
-                kind = str(table["kind"].iloc[0])
-                _rings(ax, curves.reference.get((series, kind)), (lm_init, arm), _base(kind), part)
+                _rings(ax, curves.reference.get(panel), line, panel[1].kind, part)
     if score == "f1" and group == "heldout":
         asked = table[(table["group"] == group) & (table["over"] == "all")]
         coin = asked.groupby("ablation")["coin_f1"].mean()
@@ -219,26 +222,27 @@ def _panel(ax: Axes, table: pd.DataFrame, curves: Curves, series: str, score: st
         ax.axhline(0.5, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
     if table[table["group"].isin(["seen", "leaf"] if group == "seen" else [group])].empty:
         ax.text(0.5, 0.5, "no such questions", transform=ax.transAxes, ha="center", color=GREY, fontsize=SMALL)
-    ax.set_xticks(ticks_apart(table["ablation"].unique(), 0.13))
-    ax.set_xticks(table["ablation"].unique(), minor=True)
+    if len(table):
+        ax.set_xticks(ticks_apart(table["ablation"].unique(), 0.13))
+        ax.set_xticks(table["ablation"].unique(), minor=True)
     ax.margins(x=0.09)
 
 
 def _rings(ax: Axes, beside: Reference | None, line: Line, kind: str, part: str) -> None:
     """The paper's values of one curve; of other models or images only where the levels mean the same."""
-    if beside is None or (kind == "systematic" and not beside.same):
+    if beside is None or line[1].partial or (kind == "systematic" and not beside.same):
         return
-    lm_init, arm = line
+    lm_init, labels = line
     group, over = ("heldout", "removed only") if part == "removed" else (part, "all")
-    rows = published_rows(lm=beside.lm, encoder=beside.encoder, lm_init=lm_init, shuffle=shuffle_of(arm))
+    rows = published_rows(lm=beside.lm, encoder=beside.encoder, lm_init=lm_init, shuffle=labels.shuffle)
     rows = rows[(rows["group"] == group) & (rows["over"] == over)]
     shown = rows[rows["kind"] == kind]
     if kind == "systematic":
         full = rows[(rows["kind"] == "random") & (rows["ablation"] == 100)]
         shown = pd.concat([shown, full.assign(ablation=len(published_hypernyms()))])
     if len(shown):
-        name = f"{lm_init} {arm} {part}"
-        plot_published(ax, shown["ablation"], shown["f1"], look_of(lm_init, arm), name, *RINGS[part])
+        name = f"{lm_init} {labels.shuffle} {part}"
+        plot_published(ax, shown["ablation"], shown["f1"], look_of(*line), name, *RINGS[part])
 
 
 def _one_scale(axes: np.ndarray, score: str) -> None:
@@ -249,7 +253,7 @@ def _one_scale(axes: np.ndarray, score: str) -> None:
 
 
 def _keys(curves: Curves, score: str) -> list[Artist]:
-    handles: list[Artist] = [key(name, look_of(*line)) for line, name in curves.lines.items()]
+    handles: list[Artist] = [key(curves.name(line), look_of(*line)) for line in curves.lines]
     groups = set(curves.table["group"])
     plain_line = Look(INK, INK, "o")
     if "leaf" in groups:
@@ -262,7 +266,8 @@ def _keys(curves: Curves, score: str) -> list[Artist]:
     return handles
 
 
-LINES = {("pretrained", "original"): "pretrained LM", ("random", "original"): "random-init LM"}
+def _is_llama(cell: Cell) -> bool:
+    return "llama" in cell.setup.lm.lower()
 
 
 def ablation_figure(study: Study, score: str = "f1", llama: bool = False) -> Drawn:
@@ -271,7 +276,9 @@ def ablation_figure(study: Study, score: str = "f1", llama: bool = False) -> Dra
     Figure 4 has all LMs but the Llamas, Figure 10 these. Raises NotDrawnError unless one was run at two levels.
     """
     paper, which = ("Figure 10", "a Llama") if llama else ("Figure 4", "an LM")
-    curves = Curves.of(study, LINES, series_of(study, llama))
+    curves = Curves.of(
+        study, lambda cell: cell.labels.shuffle == "original" and _is_llama(cell) == llama, by_weights=True
+    )
     if curves.table.empty:
         raise NotDrawnError(f"{paper} needs runs of {which} on original labels at two or more levels of ablation.")
     return Drawn(
@@ -284,15 +291,19 @@ def ablation_figure(study: Study, score: str = "f1", llama: bool = False) -> Dra
 
 
 def shuffle_figure(study: Study, score: str = "f1", llama: bool = False) -> Drawn:
-    """Scores (f1 | auc) of the pretrained LM against the level of ablation, a line for each arm with whole shuffles.
+    """Scores (f1 | auc) of the pretrained LM against the level of ablation, a line for each whole shuffle.
 
     Figure 6 has all LMs but the Llamas, Figure 11 these. Raises NotDrawnError unless one was run with two kinds of
     labels at two levels each.
     """
     paper, which = ("Figure 11", "a Llama") if llama else ("Figure 6", "an LM")
-    whole = study.runs[~study.runs["partial"]]
-    curves = Curves.of(study, {("pretrained", arm): arm for arm in arms_of(whole)}, series_of(study, llama))
-    curves = curves.where(curves.table.groupby(["series", "kind"])["arm"].transform("nunique") > 1)
+    curves = Curves.of(
+        study,
+        lambda cell: cell.pretrained and not cell.labels.partial and _is_llama(cell) == llama,
+        by_weights=False,
+    )
+    several = {panel for panel, rows in curves.panels.items() if len(lines_of(rows)) > 1}
+    curves = replace(curves, table=where(curves.table, lambda cell: _panel_of(cell) in several))
     if curves.table.empty:
         raise NotDrawnError(
             f"{paper} needs runs of {which} with original and with shuffled labels at two or more levels of ablation."

@@ -4,16 +4,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.beside_paper import references
-from analysis.conditions import CELL, arms_of, setup_names, setups_of, shown_runs
+from analysis.cells import Line, Names, Setup, condition_of, lines_of, parts, setup_of, shown_runs
 from analysis.figures.style import (
     GREY,
-    INIT_LOOKS,
     PERMUTED,
     SMALL,
     Drawn,
     Look,
     NotDrawnError,
-    cell_name,
     key,
     legend,
     look_of,
@@ -39,40 +37,40 @@ def depth_figure(study: Study) -> Drawn:
     table, runs = study.depth, shown_runs(study.runs)
     if table.empty:
         raise NotDrawnError("Figure 12 needs a taxonomy whose `depth` column gives hypernyms of two depths.")
-    beside, names = references(runs, study.categories), setup_names(runs)
-    setups = [setup for setup in setups_of(runs) if (table["setup"] == setup).any()]
-    present = set(zip(table["lm_init"], table["arm"], strict=True))
-    cells = [(lm_init, arm) for arm in arms_of(runs) for lm_init in INIT_LOOKS if (lm_init, arm) in present]
-    depths = sorted(table["depth"].unique())
-    rings = pd.DataFrame(columns=["setup", "lm_init", "arm", "depth", "f1"])
+    beside, names = references(runs, study.categories), study.names
+    setups, runs_of = parts(table, setup_of), parts(runs, setup_of)
+    lines, depths = lines_of(table), sorted(table["depth"].unique())
+    rings: dict[Setup, pd.DataFrame] = {}
     for setup in setups:
-        run = runs[runs["setup"] == setup].iloc[0]
+        run = runs_of[setup].iloc[0]
         if (reference := beside.of(run)) and (run["ablation_kind"], run["ablation"]) == ("random", 100):
             rows = published_rows(by_depth=True, lm=reference.lm, encoder=reference.encoder)
-            rings = pd.concat([rings, rows.rename(columns={"shuffle": "arm"}).assign(setup=setup)[rings.columns]])
-    rings = rings[rings["depth"].isin(depths)]
+            rings[setup] = rows[rows["depth"].isin(depths)]
+    drawn = [rows["f1"].astype(float) for rows in rings.values()]
     with style():
         figure, axes = wrapped(len(setups), 2.1, "held-out macro F1")
-        for ax, setup in zip(axes, setups, strict=True):
-            here = table[table["setup"] == setup]
-            own = [cell for cell in cells if cell in set(zip(here["lm_init"], here["arm"], strict=True))]
-            for place, (lm_init, arm) in enumerate(own):
+        for ax, (setup, here) in zip(axes, setups.items(), strict=True):
+            own = parts(here, condition_of)
+            for place, line in enumerate(lines_of(here)):
+                lm_init, labels = line
                 shift = WIDTH * ((place + 0.5) / len(own) - 0.5)
-                look = look_of(lm_init, arm)
-                cell = here[(here["lm_init"] == lm_init) & (here["arm"] == arm)]
-                paper = rings[(rings["setup"] == setup) & (rings["lm_init"] == lm_init) & (rings["arm"] == arm)]
-                _points(ax, cell["depth"].map(depths.index) + shift, cell, look)
+                look = look_of(*line)
+                _points(ax, own[line]["depth"].map(depths.index) + shift, own[line], look)
+                if setup not in rings or labels.partial:
+                    continue
+                of_setup = rings[setup]
+                paper = of_setup[(of_setup["lm_init"] == lm_init) & (of_setup["shuffle"] == labels.shuffle)]
                 if len(paper):
                     x = paper["depth"].map(depths.index) + shift
-                    plot_published(ax, x, paper["f1"], look, f"{lm_init} {arm}")
+                    plot_published(ax, x, paper["f1"], look, f"{lm_init} {labels.shuffle}")
             _axis(ax, depths, here)
-            ax.set_title(names[setup])
+            ax.set_title(names.setup(setup))
             ax.set_xlabel("depth")
-        shown = [*(table[name] for name in ("f1", "f1_low", "f1_high", "permuted_f1")), rings["f1"].astype(float)]
+        shown = [*(table[name] for name in ("f1", "f1_low", "f1_high", "permuted_f1")), *drawn]
         low, high = padded(pd.concat(shown), 0.1)
         axes[0].set_ylim(low, min(high, 104))
-        handles = [key(cell_name(*cell), look_of(*cell), ls="") for cell in cells]
-        legend(figure, [*handles, permuted_key(), *paper_keys(beside.name * bool(len(rings)))])
+        handles = [key(names.key(*line), look_of(*line), ls="") for line in lines]
+        legend(figure, [*handles, permuted_key(), *paper_keys(beside.name * any(map(len, drawn)))])
     caption = (
         "Held-out macro F1, mean over the n hypernyms of one depth (1: directly above the leaves) of the mean over "
         "runs, with 95 % intervals over hypernyms. Grey bars: the same answers permuted."
@@ -80,8 +78,8 @@ def depth_figure(study: Study) -> Drawn:
     return Drawn(
         figure,
         "Held-out F1 by depth of the hypernym",
-        caption + beside.caption * bool(len(rings)),
-        _text(table, cells, names),
+        caption + beside.caption * any(map(len, drawn)),
+        _text(table, lines, names),
         "Figure 12",
     )
 
@@ -103,13 +101,12 @@ def _axis(ax: Axes, depths: list[int], cells: pd.DataFrame) -> None:
     ax.tick_params(axis="x", length=0)
 
 
-def _text(table: pd.DataFrame, cells: list[tuple[str, str]], names: dict[str, str]) -> str:
+def _text(table: pd.DataFrame, lines: list[Line], names: Names) -> str:
     said = []
-    means_of = dict(iter(table.groupby(CELL)))
-    for setup, (lm_init, arm) in ((s, cell) for s in names for cell in cells if (s, cell[1], cell[0]) in means_of):
-        means = [
-            f"{number(f1)} at depth {depth}" for depth, f1 in means_of[setup, arm, lm_init][["depth", "f1"]].to_numpy()
-        ]
-        name = ", ".join(filter(None, [cell_name(lm_init, arm), names[setup]]))
-        said.append(f"{name[0].upper()}{name[1:]}: {', '.join(means)}.")
+    for setup, here in parts(table, setup_of).items():
+        own = parts(here, condition_of)
+        for line in (line for line in lines if line in own):
+            means = [f"{number(f1)} at depth {depth}" for depth, f1 in own[line][["depth", "f1"]].to_numpy()]
+            name = ", ".join(filter(None, [names.key(*line), names.setup(setup)]))
+            said.append(f"{name[0].upper()}{name[1:]}: {', '.join(means)}.")
     return " ".join(said)

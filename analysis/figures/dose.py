@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,
@@ -42,13 +42,12 @@ def dose_figure(study: Study) -> Drawn:
     """
     if study.dose.empty:
         raise NotDrawnError("A dose-response needs runs with a part of the leaves shuffled (shuffled=20, 40, ...).")
-    responses = list(study.dose[["setup", "rule"]].drop_duplicates().itertuples(index=False, name=None))
+    responses = dict(iter(study.dose.groupby("response", sort=False)))
     shown = {name: label for name, label in AXES.items() if study.dose[name].notna().any()}
     with style():
         width = DOUBLE if len(shown) > 1 else SINGLE
         figure, axes = grid(len(responses) * len(SCORES), len(shown), width, height=1.9)
-        for number, (setup, rule) in enumerate(responses):
-            points = study.dose[(study.dose["setup"] == setup) & (study.dose["rule"] == rule)]
+        for number, points in enumerate(responses.values()):
             rows = axes[number * len(SCORES) : (number + 1) * len(SCORES)]
             for row, (score, label) in zip(rows, SCORES.items(), strict=True):
                 for ax, x in zip(row, shown, strict=True):
@@ -59,7 +58,8 @@ def dose_figure(study: Study) -> Drawn:
                 ax.set_xlabel(label)
             _name_doses(rows[0], points, list(shown))
             if len(responses) > 1:
-                row_title(rows[0][0], ", ".join(filter(None, [setup, f"{rule} rule"])))
+                response, rule = points[["response", "rule"]].iloc[0]
+                row_title(rows[0][0], ", ".join(filter(None, [study.all_names.setup(response.setup), f"{rule} rule"])))
         present = [name for name in DOSE_LOOKS if (study.dose["lm_init"] == name).any()]
         legend(figure, [*(key(LM_NAMES[name], DOSE_LOOKS[name]) for name in present), permuted_key(), coin_key()])
     caption = (

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from analysis.beside_paper import References, references
-from analysis.conditions import encoder_names, last_part, setup_fields, short_name, shown_runs
-from analysis.figures.main import LIFT, PANELS, Cell, cells_text, f1_limits, published_f1, strip
+from analysis.cells import parts, setup_of, shown_runs
+from analysis.figures.main import LIFT, PANELS, Dots, cells_text, f1_limits, published_f1, strip
 from analysis.figures.style import (
     DOUBLE,
     ENCODER_LOOKS,
@@ -37,38 +37,36 @@ def encoder_figure(study: Study) -> Drawn:
     Raises NotDrawnError unless two encoders were run with the same LM and settings.
     """
     runs = shown_runs(study.runs)
-    runs = runs[(runs["arm"] == "original") & (runs["lm_init"] == "pretrained")]
-    runs = runs.assign(settings=_settings(runs))
-    runs = runs[runs.groupby(["settings", "lm"])["encoder"].transform("nunique") > 1]
-    if runs.empty:
+    runs = runs[(runs["shuffle"] == "original") & (runs["lm_init"] == "pretrained")]
+    groups = parts(runs, lambda cell: (cell.setup.rest, cell.setup.lm))
+    several = {about for about, own in groups.items() if own["encoder"].nunique() > 1}
+    if not several:
         raise NotDrawnError("Figure 3 needs runs on two image encoders with the same LM and settings.")
-    names = runs["encoder"].map(encoder_names(runs["encoder"])) + (" " + runs["features"]).where(
-        runs["features"] != "", ""
-    )
-    runs = runs.assign(eye=names)
-    looks = _looks(names)
+    names = study.names
+    looks = _looks(names.encoder(cell.setup) for about in groups if about in several for cell in groups[about]["cell"])
     beside = references(study.runs, study.categories).only_same
-    settings = list(dict.fromkeys(runs["settings"]))
+    settings = list(dict.fromkeys(rest for rest, lm in groups if (rest, lm) in several))
     said = []
     with style():
         figure, axes = grid(len(settings), len(PANELS), DOUBLE, height=HEIGHT)
         for row, setting in zip(axes, settings, strict=True):
-            here = runs[runs["settings"] == setting]
+            lms = {lm: groups[rest, lm] for rest, lm in groups if rest == setting and (rest, lm) in several}
+            here = pd.concat(lms.values())
             for ax, (group, title) in zip(row, PANELS, strict=True):
                 scores = study.test(group).loc[here.index]
-                cells: list[Cell] = []
+                cells: list[Dots] = []
                 places: list[float] = []
                 ticks: dict[float, str] = {}
-                for lm, own in here.groupby("lm", sort=False):
+                for lm, own in lms.items():
                     start = places[-1] + 1 + GAP if places else 0.0
                     eyes = [
-                        _cell(str(name), looks, eye, scores, group, beside)
-                        for name, eye in own.groupby("eye", sort=False)
+                        _cell(names.encoder(setup), looks, eye, scores, group, beside)
+                        for setup, eye in parts(own, setup_of).items()
                     ]
                     cells += eyes
                     places += [start + place for place in range(len(eyes))]
-                    ticks[(start + places[-1]) / 2] = last_part(lm)
-                    said.append(cells_text(f"{title}, {last_part(lm)}", eyes, 1))
+                    ticks[(start + places[-1]) / 2] = names.lm(lm)
+                    said.append(cells_text(f"{title}, {names.lm(lm)}", eyes, 1))
                 lines = {"fair coin": scores["coin_f1"].mean(), "majority": scores["majority_f1"].mean()}
                 level_lines(ax, lines, gap=7)
                 strip(ax, cells, "{:.0f}", LIFT, places)
@@ -77,7 +75,7 @@ def encoder_figure(study: Study) -> Drawn:
                 ax.set_title(title)
                 ax.set_ylabel("macro F1 (test)")
             if len(settings) > 1:
-                row_title(row[0], setting)
+                row_title(row[0], names.rest(setting))
         handles = [key(name, look, ls="") for name, look in looks.items()]
         handles += [permuted_key(), *paper_keys(beside.name)]
         legend(figure, handles)
@@ -91,21 +89,13 @@ def encoder_figure(study: Study) -> Drawn:
 
 def _cell(
     name: str, looks: dict[str, Look], runs: pd.DataFrame, scores: pd.DataFrame, group: str, beside: References
-) -> Cell:
+) -> Dots:
     values = scores.loc[runs.index]
     permuted = float(values["permuted_f1"].mean())
-    return Cell(name, looks[name], values["macro_f1"], permuted, published_f1(runs, group, beside))
+    return Dots(name, looks[name], values["macro_f1"], permuted, published_f1(runs, group, beside))
 
 
 def _looks(names: Iterable[str]) -> dict[str, Look]:
     """A look for each encoder; those of the paper have their own."""
     others = iter(OTHER_LOOKS)
     return {name: ENCODER_LOOKS.get(name) or next(others, OTHER_LOOKS[-1]) for name in dict.fromkeys(names)}
-
-
-def _settings(runs: pd.DataFrame) -> pd.Series:
-    """Everything that must be equal for encoders to be compared, as text: what differs among `runs`."""
-    fields = [name for name in setup_fields(runs) if name not in ("encoder", "features", "lm", "settings")]
-    fields = [name for name in fields if runs[name].nunique(dropna=False) > 1]
-    texts = pd.DataFrame({name: f"{name} " + runs[name].map(short_name) for name in fields}, index=runs.index)
-    return texts.agg(", ".join, axis=1) if fields else pd.Series("", index=runs.index)

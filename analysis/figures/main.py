@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.beside_paper import References, references
-from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.cells import Names, condition_of, lines_of, parts, setup_of, shown_runs
 from analysis.figures.style import (
     DOUBLE,
     GREY,
-    INIT_LOOKS,
     PERMUTED,
+    SINGLE,
     Drawn,
     Look,
-    cell_name,
     grid,
     legend,
     level_lines,
@@ -39,8 +38,8 @@ FEWEST = 3.2  # cells that a panel is wide, however few it has
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Runs that differ in seeds only. permuted, published: NaN where there is none."""
+class Dots:
+    """The runs of one cell. permuted, published: NaN where there is none."""
 
     name: str
     look: Look
@@ -49,7 +48,7 @@ class Cell:
     published: float = np.nan
 
 
-def strip(ax: Axes, cells: Sequence[Cell], number: str, lift: float, places: Sequence[float] | None = None) -> None:
+def strip(ax: Axes, cells: Sequence[Dots], number: str, lift: float, places: Sequence[float] | None = None) -> None:
     """Draw `cells` from left to right, at `places` on the x axis if given; `number` formats the means.
 
     `lift`: how far above the dots the number stands, in units of the y axis.
@@ -78,14 +77,14 @@ def strip(ax: Axes, cells: Sequence[Cell], number: str, lift: float, places: Seq
     ax.tick_params(axis="x", length=0)
 
 
-def cells_text(what: str, cells: Sequence[Cell], decimals: int) -> str:
+def cells_text(what: str, cells: Sequence[Dots], decimals: int) -> str:
     """The means of `cells` in one sentence."""
     known = [cell for cell in cells if cell.values.notna().any()]
     means = [f"{' '.join(cell.name.split())} {number(cell.values.mean(), decimals)}" for cell in known]
     return f"{what}: {', '.join(means) if means else 'no such questions'}."
 
 
-def f1_limits(cells: Sequence[Cell], lines: Iterable[float]) -> tuple[float, float]:
+def f1_limits(cells: Sequence[Dots], lines: Iterable[float]) -> tuple[float, float]:
     """Limits of a y axis in points of F1: from 20 if nothing lies near it, with space for the numbers above."""
     low = [value for cell in cells for value in (cell.values.min(), cell.permuted, cell.published)]
     return 20.0 if np.nanmin([*low, *lines, 100]) > 24 else 0.0, 109.0
@@ -95,21 +94,21 @@ PANELS = (("leaf", "Leaves (trained)"), ("heldout", "Held-out hypernyms"))
 LIFT = 4  # of the numbers above the dots, in points of F1
 HEIGHT = 1.9  # inches per row
 
-Panel = Callable[[Axes, list[Cell], pd.DataFrame], None]
+Panel = Callable[[Axes, list[Dots], pd.DataFrame], None]
 
 
-def main_figure(study: Study) -> Drawn:
+def main_figure(study: Study, panels: Sequence[tuple[str, str]] = PANELS) -> Drawn:
     """Macro F1 of leaves and held-out hypernyms: a panel each, a row per setup."""
     runs = shown_runs(study.runs)
     beside = references(runs, study.categories)
 
-    def panel(ax: Axes, cells: list[Cell], scores: pd.DataFrame) -> None:
+    def panel(ax: Axes, cells: list[Dots], scores: pd.DataFrame) -> None:
         lines = {"fair coin": scores["coin_f1"].mean(), "majority": scores["majority_f1"].mean()}
         level_lines(ax, lines, gap=8)
         strip(ax, cells, "{:.0f}", LIFT)
         ax.set_ylim(*f1_limits(cells, lines.values()))
 
-    figure, alt = _rows(study, runs, "macro_f1", "macro F1 (test)", panel, beside)
+    figure, alt = _rows(study, runs, "macro_f1", "macro F1 (test)", panel, beside, panels)
     caption = (
         "Macro F1 on test images, mean over categories, by the labels of the images; the LM is pretrained unless named "
         "otherwise. One dot per run, bar and number at their mean. Grey bars: the same runs’ answers permuted within "
@@ -118,10 +117,16 @@ def main_figure(study: Study) -> Drawn:
     return Drawn(figure, "Macro F1 of leaves and held-out hypernyms", caption + beside.caption, alt)
 
 
+def headline_figure(study: Study) -> Drawn:
+    """The held-out half of the main figure, as narrow as a phone or one column."""
+    drawn = main_figure(study, PANELS[1:])
+    return replace(drawn, title="Macro F1 of held-out hypernyms")
+
+
 def auc_figure(study: Study) -> Drawn:
     """AUC of p(yes), which a bias to one answer does not move; drawn like the main figure."""
 
-    def panel(ax: Axes, cells: list[Cell], scores: pd.DataFrame) -> None:
+    def panel(ax: Axes, cells: list[Dots], scores: pd.DataFrame) -> None:
         level_lines(ax, {"chance": 0.5}, gap=0.06)
         strip(ax, cells, "{:.2f}", 0.018)
         ax.set_ylim(np.nanmin([0.38, scores["auc"].min() - 0.05]), 1.07)
@@ -142,24 +147,24 @@ def _rows(
     ylabel: str,
     panel: Panel,
     beside: References,
+    panels: Sequence[tuple[str, str]] = PANELS,
 ) -> tuple[Figure, str]:
     """A row per setup, leaves on the left and held-out hypernyms on the right; and what it shows in words."""
-    setups, names = setups_of(runs), setup_names(runs)
-    said = []
+    setups, said = parts(runs, setup_of), []
     with style():
-        figure, axes = grid(len(setups), len(PANELS), DOUBLE, height=HEIGHT)
-        for row, setup in zip(axes, setups, strict=True):
-            here = runs[runs["setup"] == setup]
-            for ax, (group, title) in zip(row, PANELS, strict=True):
+        figure, axes = grid(len(setups), len(panels), DOUBLE if len(panels) > 1 else SINGLE, height=HEIGHT)
+        for row, (setup, here) in zip(axes, setups.items(), strict=True):
+            named = study.names.setup(setup)
+            for ax, (group, title) in zip(row, panels, strict=True):
                 scores = study.test(group).loc[here.index]
-                cells = _cells(here, scores, score, group, beside)
+                cells = _cells(study.names, here, scores, score, group, beside)
                 panel(ax, cells, scores)
                 ax.set_title(title)
                 ax.set_ylabel(ylabel)
-                name = ", ".join(filter(None, [title, names[setup]]))
+                name = ", ".join(filter(None, [title, named]))
                 said.append(cells_text(name, cells, 1 if score == "macro_f1" else 2))
-            if setup:
-                row_title(row[0], names[setup])
+            if named:
+                row_title(row[0], named)
         handles = [permuted_key()] * (score == "macro_f1") + paper_keys(beside.name)
         if handles:
             legend(figure, handles)
@@ -167,29 +172,21 @@ def _rows(
 
 
 def _cells(
+    names: Names,
     runs: pd.DataFrame,
     scores: pd.DataFrame,
     score: str,
     group: str,
     beside: References,
-) -> list[Cell]:
+) -> list[Dots]:
     cells = []
-    for arm in arms_of(runs):
-        for lm_init in INIT_LOOKS:
-            own = runs[(runs["arm"] == arm) & (runs["lm_init"] == lm_init)]
-            if own.empty:
-                continue
-            name = textwrap.fill(cell_name(lm_init, arm), 13)
-            permuted = float(scores.loc[own.index, "permuted_f1"].mean()) if score == "macro_f1" else np.nan
-            cells.append(
-                Cell(
-                    name,
-                    look_of(lm_init, arm),
-                    scores.loc[own.index, score],
-                    permuted,
-                    published_f1(own, group, beside),
-                )
-            )
+    found = parts(runs, condition_of)
+    for line in lines_of(runs):
+        own = found[line]
+        name = textwrap.fill(names.key(*line), 13)
+        permuted = float(scores.loc[own.index, "permuted_f1"].mean()) if score == "macro_f1" else np.nan
+        published = published_f1(own, group, beside)
+        cells.append(Dots(name, look_of(*line), scores.loc[own.index, score], permuted, published))
     return cells
 
 
@@ -197,10 +194,10 @@ def published_f1(cell: pd.DataFrame, group: str, beside: References) -> float:
     """The paper's macro F1 (points) beside the runs of one cell; NaN where it has none."""
     run = cell.iloc[0]
     reference = beside.of(run)
-    if reference is None or run["partial"]:
+    if reference is None or run["cell"].labels.partial:
         return np.nan
     found = published_rows(
-        lm=reference.lm, encoder=reference.encoder, lm_init=run["lm_init"], shuffle=shuffle_of(str(run["arm"])),
+        lm=reference.lm, encoder=reference.encoder, lm_init=run["lm_init"], shuffle=run["shuffle"],
         kind=run["ablation_kind"], ablation=run["ablation"], group=group, over="all",
     )  # fmt: skip
     return float(found["f1"].iloc[0]) if len(found) else np.nan

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import LM_NAMES, arms_of, setups_of, shuffle_of
+from analysis.cells import Labels, Setup, parts, setup_of
 from cachegen.common.files import write_atomically, write_text
 
 SINGLE, DOUBLE = 8.5 / 2.54, 17.5 / 2.54  # inches: one and two columns of a page
@@ -95,16 +95,9 @@ COIN_DASH = (0, (5, 3))
 PANEL_HEIGHT = 3.3  # inches per row of panels
 
 
-def look_of(lm_init: str, arm: str) -> Look:
+def look_of(lm_init: str, labels: Labels) -> Look:
     """The look of a cell: by the LM's weights, and by the labels where they are pretrained."""
-    return LOOKS["random"] if lm_init == "random" else LOOKS[shuffle_of(arm)]
-
-
-def cell_name(lm_init: str, arm: str) -> str:
-    """A cell for a legend or an axis: its labels, where the LM is pretrained."""
-    if lm_init == "pretrained":
-        return arm
-    return LM_NAMES[lm_init] if arm == "original" else f"{arm}, {LM_NAMES[lm_init]}"
+    return LOOKS["random" if lm_init == "random" else labels.shuffle]
 
 
 def style(changes: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
@@ -299,26 +292,21 @@ def wrapped(panels: int, height: float, ylabel: str) -> tuple[Figure, list[Axes]
     return figure, list(axes.flat[:panels])
 
 
-def arm_grid(
-    cells: pd.DataFrame, runs: pd.DataFrame, xlabel: str, ylabel: str
-) -> tuple[Figure, list[tuple[Axes, str, str]]]:
-    """A row of panels per setup, one for each arm that `cells` (columns setup, arm) has there: (axes, setup, arm).
-
-    All panels are on one scale. Setups and arms stand in the order of `runs`.
-    """
-    present = set(cells[["setup", "arm"]].itertuples(index=False, name=None))
-    rows = {setup: [arm for arm in arms_of(runs) if (setup, arm) in present] for setup in setups_of(runs)}
-    rows = {setup: arms for setup, arms in rows.items() if arms}
+def labels_grid(
+    cells: pd.DataFrame, xlabel: str, ylabel: str
+) -> tuple[Figure, list[tuple[Axes, Setup, Labels, pd.DataFrame]]]:
+    """A row of panels per setup of `cells`, one for each of its labels: (axes, setup, labels, rows). On one scale."""
+    rows = {setup: parts(here, lambda cell: cell.labels) for setup, here in parts(cells, setup_of).items()}
     columns = max(map(len, rows.values()))
     figure, axes = grid(len(rows), columns, DOUBLE if columns > 1 else SINGLE, shared=True, height=2.2)
     panels = []
-    for row, (setup, arms) in zip(axes, rows.items(), strict=True):
-        panels += [(ax, setup, arm) for ax, arm in zip(row, arms, strict=False)]
+    for row, (setup, found) in zip(axes, rows.items(), strict=True):
+        panels += [(ax, setup, labels, found[labels]) for ax, labels in zip(row, sorted(found), strict=False)]
         row[0].set_ylabel(ylabel)
-        for ax in row[len(arms) :]:
+        for ax in row[len(found) :]:
             ax.set_axis_off()
     for column in range(columns):
-        lowest = [row[column] for row, arms in zip(axes, rows.values(), strict=True) if len(arms) > column][-1]
+        lowest = [row[column] for row, found in zip(axes, rows.values(), strict=True) if len(found) > column][-1]
         lowest.set_xlabel(xlabel)
         lowest.tick_params(labelbottom=True)
     return figure, panels

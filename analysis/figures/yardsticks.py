@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.conditions import LM_NAMES, arms_of, setup_names, setups_of, shown_runs
+from analysis.cells import LM_NAMES, Labels, parts, shown_runs
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,
@@ -42,18 +42,17 @@ class _Row(NamedTuple):
 
 
 def yardstick_figure(study: Study) -> Drawn:
-    """A block per setup and arm: its LMs, a dot per run, then the yardsticks. Raises NotDrawnError without any."""
+    """A block per setup and labels: its LMs, a dot per run, then the yardsticks. Raises NotDrawnError without any."""
     scores = study.yardstick_scores
     runs = shown_runs(study.runs)
     own = study.test("heldout")
-    names = setup_names(runs)
+    names = study.names
     blocks: list[tuple[str, list[_Row]]] = []
-    for setup in setups_of(runs) if len(scores) else []:
-        here = runs[runs["setup"] == setup]
-        for arm in arms_of(here):
-            rows = _rows(here[here["arm"] == arm], own, scores)
-            if rows:
-                blocks.append((", ".join(filter(None, [arm, names[setup]])), rows))
+    found = parts(runs, lambda cell: (cell.setup, cell.labels)) if len(scores) else {}
+    for (setup, labels), here in found.items():
+        rows = _rows(here, labels, own, scores)
+        if rows:
+            blocks.append((", ".join(filter(None, [names.labels(labels), names.setup(setup)])), rows))
     if not blocks:
         raise NotDrawnError("The yardsticks need the feature store and the dataset of the runs, or a text probe.")
     height = ROW * sum(len(rows) + 1.6 for _, rows in blocks) + 0.6
@@ -80,13 +79,13 @@ def _text(blocks: list[tuple[str, list[_Row]]]) -> str:
     return " ".join(said)
 
 
-def _rows(runs: pd.DataFrame, own: pd.DataFrame, scores: pd.DataFrame) -> list[_Row]:
+def _rows(runs: pd.DataFrame, labels: Labels, own: pd.DataFrame, scores: pd.DataFrame) -> list[_Row]:
     rows = []
     here = scores[scores["run_id"].isin(runs.index) & (scores["group"] == "heldout")]
     for lm_init in INIT_LOOKS:
         values = own.loc[runs.index[runs["lm_init"] == lm_init], ["macro_f1", "auc"]].dropna(how="all")
         if len(values):
-            rows.append(_Row(LM_NAMES[lm_init], look_of(lm_init, str(runs["arm"].iloc[0])), values))
+            rows.append(_Row(LM_NAMES[lm_init], look_of(lm_init, labels), values))
     lm_of = here["run_id"].map(runs["lm_init"])
     for name, look in LOOKS.items():
         # Only the composition differs between LMs; the others are one and the same for all runs with equal questions.

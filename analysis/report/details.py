@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.conditions import CELL, LM_NAMES
+from analysis.cells import Cell
 from analysis.items import Wording
 from analysis.report.examples import pick_examples
 from analysis.report.page import Data, Page
 from analysis.report.result import GROUPS
-from analysis.report.table import Column, Table, table
+from analysis.report.table import SETUP, Column, Table, table
 
 LABELS = {"gold": "as labelled", "veridical": "as pictured"}
 
@@ -19,22 +19,23 @@ def parts(page: Page) -> Data | None:
     """One row per cell, kind of answer and part; None without held-out questions."""
     rows = page.study.heldout.to_dict("records")
     columns = [
-        page.setup,
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("right answer", lambda row: LABELS[row["labels"]], "text"),
         Column("hypernyms", "over", "text"),
         Column("their number", "n_categories", digits=0),
         Column("seeds", "n_seeds", digits=0),
         Column("F1", "f1"),
+        Column("95 % interval", lambda row: (row["low"], row["high"]), "between"),
         Column("bootstrap", lambda row: (row["boot_low"], row["boot_high"]), "between"),
-        Column("mixed model", lambda row: (row["model_low"], row["model_high"]), "between"),
+        Column("they hold over", "basis", "text"),
         Column("seeds, lowest to highest", lambda row: (row["seed_lowest"], row["seed_highest"]), "between"),
         Column("permuted", "permuted_f1"),
     ]
     caption = (
-        "Held-out macro F1 with two 95 % intervals that take both seeds and hypernyms for samples: a bootstrap that "
-        "draws both, and the mixed model f1 ~ 1 + (1 | seed) + (1 | category). “No homonyms”: hypernyms whose name no "
-        "leaf has, so that no trained question names them."
+        "Held-out macro F1 with two 95 % intervals: that of a model with crossed effects of seeds and hypernyms, and "
+        "that of a bootstrap that draws both. “No homonyms”: hypernyms whose name no leaf has, so that no trained "
+        "question names them."
     )
     return {"means": table("parts", caption, rows, columns, "heldout.csv")} if rows else None
 
@@ -43,8 +44,8 @@ def answering(page: Page) -> Data | None:
     """One row per cell and group of questions; None where nothing was answered."""
     rows = page.study.answering.to_dict("records")
     columns = [
-        page.setup,
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("questions", lambda row: GROUPS[row["group"]].lower(), "text"),
         Column("number", "n_questions", digits=0),
         Column("said yes", "yes_share", "percent", digits=0),
@@ -70,34 +71,33 @@ def hypernyms(page: Page) -> Data | None:
     """One row per hypernym, and one per comparison; None without held-out questions."""
     test = page.study.categories
     test = test[(test["split"] == "test") & (test["group"] == "heldout")]
-    test = test.merge(page.shown[CELL], left_on="run_id", right_index=True)
+    test = test.merge(page.shown["cell"], left_on="run_id", right_index=True)
     if test.empty:
         return None
-    means = test.groupby([*CELL, "category"])[["f1", "n_yes", "n_no"]].mean()
+    means = test.groupby(["cell", "category"])[["f1", "n_yes", "n_no"]].mean()
     known = {key: (row["f1"], row["n_yes"], row["n_no"]) for key, row in means.to_dict("index").items()}
-    asked = set(test[CELL].itertuples(index=False, name=None))
-    cells = page.shown[CELL].drop_duplicates().itertuples(index=False, name=None)
+    asked, names = set(test["cell"]), page.study.names
 
-    def scores(cell: tuple[str, ...]) -> Callable[[str], tuple[float, float, float] | None]:
-        return lambda name: known.get((*cell, name))
+    def scores(cell: Cell) -> Callable[[str], tuple[float, float, float] | None]:
+        return lambda name: known.get((cell, name))
 
-    columns = [Column(page.short(_header(*cell)), scores(cell), "counted") for cell in cells if cell in asked]
+    cells = (cell for cell in page.shown["cell"].unique() if cell in asked)
+    columns = [Column(names.cell(cell), scores(cell), "counted") for cell in cells]
     caption = "Test macro F1 (mean over runs), with the numbers of yes / no questions below it."
-    names = sorted(test["category"].unique())
+    asked_about = sorted(test["category"].unique())
     return {
-        "scores": table("hypernyms", caption, names, [Column("hypernym", str, "text"), *columns], "categories.csv"),
+        "scores": table(
+            "hypernyms", caption, asked_about, [Column("hypernym", str, "text"), *columns], "categories.csv"
+        ),
         "tests": _tests(page),
     }
-
-
-def _header(setup: str, arm: str, lm_init: str) -> str:
-    return ", ".join(filter(None, (LM_NAMES[lm_init], arm, setup)))
 
 
 def _tests(page: Page) -> Table:
     """For how many hypernyms a comparison shows a difference once adjusted for their number."""
     rows = []
-    for (setup, above, below), here in page.study.hypernyms.groupby(["setup", "above", "below"], sort=False):
+    for _, here in page.study.hypernyms.groupby("comparison_number", sort=False):
+        setup, above, below = here[["setup", "above", "below"]].iloc[0]
         found = here[here["p_holm"] < LEVEL]
         lower = sorted(found.loc[found["difference"] < 0, "category"])
         row = {"setup": setup, "above": above, "below": below, "n": len(here), "tested": int(here["p"].notna().sum())}
@@ -105,7 +105,7 @@ def _tests(page: Page) -> Table:
             row | {"higher": int((found["difference"] > 0).sum()), "lower": len(lower), "names": ", ".join(lower)}
         )
     columns = [
-        page.setup,
+        SETUP,
         Column("comparison", lambda row: (row["above"], f"with {row['below']}"), "noted"),
         Column("hypernyms", "n", digits=0),
         Column("tested", "tested", digits=0),

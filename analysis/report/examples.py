@@ -74,16 +74,17 @@ def data_uri(data: bytes, kind: str) -> str:
 
 
 def _runs_to_show(study: Study) -> dict[str, str]:
-    """Arm -> run id: the first pretrained original run with held-out questions, then across with the same seeds."""
+    """Labels in words -> run id: the first pretrained original run with held-out questions, then across like it."""
     scored = study.runs[study.test("heldout")["macro_f1"].notna() & study.runs["shown"]]
     pretrained = scored[scored["lm_init"] == "pretrained"]
-    original = pretrained[pretrained["arm"] == "original"]
+    original = pretrained[pretrained["shuffle"] == "original"]
     if original.empty:
         return {}
     shown = original.iloc[0]
-    same = (pretrained[["setup", "data_seed", "run_seed"]] == shown[["setup", "data_seed", "run_seed"]]).all(axis=1)
-    across = pretrained[same & (pretrained["shuffle"] == "across")]
-    return {"original": str(original.index[0]), **{str(row["arm"]): str(run_id) for run_id, row in across.iterrows()}}
+    same = (pretrained[["data_seed", "run_seed"]] == shown[["data_seed", "run_seed"]]).all(axis=1)
+    same &= pretrained["cell"].map(lambda cell: cell.setup == shown["cell"].setup)
+    chosen = pd.concat([original.iloc[:1], pretrained[same & (pretrained["shuffle"] == "across")]])
+    return {study.names.labels(cell.labels): str(run_id) for run_id, cell in chosen["cell"].items()}
 
 
 def _picture(inputs: FoundInputs, run: FinishedRun, key: str) -> str:

@@ -1,64 +1,109 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.conditions import CELL, LM_NAMES, arms_of, setups_of, short_name
+from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BOOTSTRAP, FILE
-from analysis.report.table import Column, Table, table
+from analysis.report.result import BASIS, BOOTSTRAP, FILE
+from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
 from analysis.scores.neighbours import NEIGHBOURS
-from analysis.scores.yardsticks import YARDSTICKS
-from analysis.statistics.comparisons import compare_setups, yardstick_sentences
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, correlation
+from analysis.scores.yardsticks import CONTROLS
+from analysis.statistics.contrasts import Contrast
+from analysis.statistics.difference import EQUIVALENCE_MARGIN, Decision
+from analysis.statistics.intervals import correlation
 from analysis.study import POOLING, coherence_points
+from analysis.words import interval
 
 
 def yardsticks(page: Page) -> Data | None:
     """Every cell of the headline minus every yardstick; None where features are gone."""
-    if not page.comparisons:
+    compared = _of_kind(page, "yardstick")
+    if not compared:
         return None
+    columns = [
+        SETUP,
+        Column("condition", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("its F1", "below_f1"),
+        *_GAPS,
+    ]
+    caption = (
+        "Exploratory: each condition minus each yardstick on the same held-out questions, with 95 % intervals, p not "
+        "adjusted."
+    )
     return {
-        "composed": any(c.yardstick == "composition" for c in page.comparisons),
-        "gaps": _gaps(page),
+        "composed": any(c.other == "composition" for c in compared),
+        "gaps": table("yardsticks", caption, [c.row for c in compared], columns, FILE),
         "neighbours": NEIGHBOURS,
         "purity": _purity(page),
-        "sentences": yardstick_sentences(page.comparisons),
+        "sentences": yardstick_sentences(compared),
     }
 
 
-def _gaps(page: Page) -> Table:
-    known = page.study.contrasts
-    tested = known[known["kind"] == "yardstick"].set_index(["setup", "above", "below"]).to_dict("index")
-    rows = [
-        {
-            **tested[c.setup, c.cell, YARDSTICKS[c.yardstick]],
-            "setup": c.setup,
-            "cell": c.cell,
-            "yardstick": YARDSTICKS[c.yardstick],
-            "f1": c.other_f1,
-            "auc": c.other_auc[0],
-            "auc_gap": c.auc_gap,
-        }
-        for c in page.comparisons
-    ]
-    columns = [
-        page.setup,
-        Column("condition", lambda row: (row["cell"], f"minus {row['yardstick']}"), "noted"),
-        Column("its F1", "f1"),
-        Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
-        BOOTSTRAP,
-        Column("its AUC", "auc", digits=2),
-        Column("AUC difference", "auc_gap", "interval", digits=2, sign=True),
-        Column("verdict on F1", "verdict", "prose"),
-    ]
-    caption = (
-        "Exploratory: each condition minus each yardstick on the same held-out questions, mean of the differences over "
-        "hypernyms, with its 95 % interval over hypernyms and, for F1, that of a bootstrap that draws hypernyms and "
-        "seeds."
+def _of_kind(page: Page, kind: str) -> list[Contrast]:
+    return [c for c in page.study.compared if c.kind == kind]
+
+
+_GAPS = [
+    Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
+    BOOTSTRAP,
+    Column("its AUC", "below_auc", digits=2),
+    Column(
+        "AUC difference",
+        lambda row: (row["auc_difference"], row["auc_low"], row["auc_high"]),
+        "interval",
+        digits=2,
+        sign=True,
+    ),
+    Column("hypernyms", "n_hypernyms", digits=0),
+    BASIS,
+    Column("verdict on F1", "verdict", "prose"),
+]
+
+
+def yardstick_sentences(compared: list[Contrast]) -> list[str]:
+    """What the pretrained LM's answers are worth beside the stronger control without an LM, and the composition."""
+    sentences = []
+    for cell in dict.fromkeys(c.one for c in compared if c.one.pretrained):
+        here = [c for c in compared if c.one == cell]
+        controls = [c for c in here if c.other in CONTROLS]
+        name = ", ".join(filter(None, [here[0].above, here[0].setup]))
+        if controls:
+            strong = max(controls, key=lambda c: c.means[1])
+            sentences.append(_beside(name, strong, "the stronger control without an LM", _LOOKS))
+            seen = max(controls, key=lambda c: c.auc_means[1])
+            area = seen.other_auc
+            if cell.labels.shuffle == "across" and area is not None and area.decision is Decision.ABOVE:
+                sentences.append(
+                    f"Caution: in {name} looks still tell hypernyms apart (AUC of the control {seen.auc_means[1]:.2f}, "
+                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), "
+                    "so an answer above chance may come from looks."
+                )
+        for composed in (c for c in here if c.other == "composition"):
+            sentences.append(_beside(name, composed, "its leaf answers with the LM’s text answers", _HALVES))
+    return sentences
+
+
+_LOOKS = {
+    Decision.ABOVE: "more than looking alike gives",
+    Decision.BELOW: "less than looking alike gives",
+    Decision.EQUIVALENT: "as much as looking alike gives",
+    Decision.UNDECIDED: "not told apart from what looking alike gives",
+}
+_HALVES = {
+    Decision.ABOVE: "better than its halves put together",
+    Decision.BELOW: "worse than its halves put together",
+    Decision.EQUIVALENT: "as good as its halves put together",
+    Decision.UNDECIDED: "not told apart from its halves put together",
+}
+
+
+def _beside(name: str, c: Contrast, what: str, meaning: dict[Decision, str]) -> str:
+    return (
+        f"{name[0].upper()}{name[1:]}: held-out F1 {c.means[0]:.1f}, {what} {c.means[1]:.1f}; {c.f1.verdict}, "
+        f"{interval(c.f1.low, c.f1.high)}: {meaning[c.f1.decision]}."
     )
-    return table("yardsticks", caption, rows, columns, FILE)
 
 
 def _purity(page: Page) -> Table | None:
@@ -67,13 +112,12 @@ def _purity(page: Page) -> Table | None:
     known = known[known["map"].isin(page.shown["map"]) & (known["kind"] == "hypernym")]
     if known.empty:
         return None
-    many = page.shown["setup"].nunique() > 1
-    rows = []
-    for (encoder, arm, space), here in known.groupby(["encoder", "arm", "space"], sort=False):
-        row = {"arm": arm, "encoder": short_name(encoder) if many else "", "space": space}
-        for name in ("purity", "purity_other_leaves"):
-            row[name] = (float(here[name].mean()), float(here[name].std()))
-            row[name.replace("purity", "chance")] = float(here[name.replace("purity", "chance")].mean())
+    many = len(setups_of(page.shown)) > 1
+    rows, encoders = [], encoder_names(page.study.runs["encoder"].unique())
+    for (encoder, _, arm, space), here in known.groupby(["encoder", "cell_labels", "arm", "space"], sort=False):
+        row = {"arm": arm, "encoder": encoders[str(encoder)] if many else "", "space": space}
+        for name, chance in (("purity", "chance"), ("purity_other_leaves", "chance_other_leaves")):
+            row[name], row[chance] = (float(here[name].mean()), float(here[name].std())), float(here[chance].mean())
         rows.append(row)
     columns = [
         Column("labels", lambda row: (row["arm"], row["encoder"]), "noted"),
@@ -119,14 +163,14 @@ def _rows(page: Page) -> list[Data]:
     """Mean (SD) over hypernyms of every variant, per encoder, arm and pooling, and what the maps kept."""
     known, kept = page.study.coherence, page.study.kept
     known = known[(known["kind"] == "hypernym") & known["map"].isin(page.shown["map"])]
-    many = page.shown["setup"].nunique() > 1
-    rows = []
-    for (encoder, arm, pooled), here in known.groupby(["encoder", "arm", "pooled"], sort=False):
-        maps = kept[(kept["encoder"] == encoder) & (kept["arm"] == arm)]
+    many = len(setups_of(page.shown)) > 1
+    rows, encoders = [], encoder_names(page.study.runs["encoder"].unique())
+    for (encoder, labels, arm, pooled), here in known.groupby(["encoder", "cell_labels", "arm", "pooled"], sort=False):
+        maps = kept[(kept["encoder"] == encoder) & (kept["cell_labels"] == labels)]
         rows.append(
             {
                 "arm": arm,
-                "encoder": short_name(encoder) if many else "",
+                "encoder": encoders[str(encoder)] if many else "",
                 "pooled": "patches" if pooled == POOLING else "all tokens",
                 **{name: (float(here[name].mean()), float(here[name].std())) for name in MEASURES},
                 "pairs_kept": float(maps["pairs_kept"].mean()),
@@ -139,16 +183,14 @@ def _rows(page: Page) -> list[Data]:
 def _fits(page: Page) -> Table | None:
     """Correlation of coherence (centred, and as the paper has it) and held-out F1 over hypernyms, per setup and arm."""
     rows: list[Data] = []
-    for (setup, arm), here in coherence_points(page.study).groupby(["setup", "arm"]):
+    for cell, here in parts(coherence_points(page.study), lambda cell: cell).items():
         f1 = here["f1"].to_numpy(float)
         fits = {name: correlation(here[name].to_numpy(float), f1) for name in ("centred", "all_pairs")}
-        rows.append({"setup": str(setup), "arm": str(arm), **fits})
+        rows.append({**page.named(cell), **fits})
     if not rows:
         return None
-    order, arms = setups_of(page.shown), arms_of(page.study.runs)
-    rows.sort(key=lambda row: (order.index(row["setup"]), arms.index(row["arm"])))
     columns = [
-        page.setup,
+        SETUP,
         Column("labels", "arm", "text"),
         Column("hypernyms", lambda row: row["centred"][3], digits=0),
         Column("r, centred", lambda row: row["centred"][:3], "interval", digits=2),
@@ -171,10 +213,10 @@ def ablation(page: Page) -> Data | None:
     if curves.empty:
         return None
     columns = [
-        Column("setup", lambda row: page.short(row["series"]), "text"),
+        Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("ablation", "kind", "text"),
         Column("level", "ablation", digits=0),
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("questions", lambda row: QUESTIONS[row["group"]], "text"),
         Column("over", "over", "text"),
         Column("runs", "n_runs", digits=0),
@@ -207,7 +249,7 @@ def dose(page: Page) -> Data | None:
     if not rows:
         return None
     columns = [
-        page.setup,
+        SETUP,
         Column("rule", "rule", "text"),
         Column("LM weights", "lm_init", "text"),
         Column("shuffled", lambda row: row["dose"] / 100, "percent", digits=0),
@@ -231,7 +273,7 @@ def swap(page: Page) -> Data | None:
     """Control minus swap by several tests; None where either was not run."""
     tests = page.study.swap
     columns = [
-        page.setup,
+        SETUP,
         Column("LM weights", "lm_init", "text"),
         Column("test", "test", "text"),
         Column("control", "control"),
@@ -245,7 +287,8 @@ def swap(page: Page) -> Data | None:
     ]
     caption = (
         "Exploratory: held-out macro F1, control minus swap in points with its 95 % interval, by tests that differ in "
-        f"what they take to be a sample. Equivalence: two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points."
+        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at "
+        f"±{EQUIVALENCE_MARGIN:g} points."
     )
     if tests.empty:
         return None
@@ -255,39 +298,20 @@ def swap(page: Page) -> Data | None:
 
 def setups(page: Page) -> Data | None:
     """Differences between setups; None where nothing can be compared."""
-    gaps = compare_setups(page.study.runs, page.study.categories)
-    if not gaps:
+    compared = _of_kind(page, "setup")
+    if not compared:
         return None
-    known = page.study.contrasts
-    tested = known[known["kind"] == "setup"].set_index(["above", "below"]).to_dict("index")
-    rows = [
-        {
-            **tested[f"{gap.cell}, {gap.one}", f"{gap.cell}, {gap.other}"],
-            "cell": gap.cell,
-            "one": gap.one,
-            "other": gap.other,
-            "f1": (gap.f1, gap.other_f1),
-            "auc_gap": gap.auc_gap,
-        }
-        for gap in gaps
-    ]
     columns = [
-        Column("condition", "cell", "text"),
-        Column("setups", lambda row: (page.short(row["one"]), f"minus {page.short(row['other'])}"), "noted"),
-        Column("F1", lambda row: row["f1"][0]),
-        Column("the other’s F1", lambda row: row["f1"][1]),
-        Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
-        BOOTSTRAP,
-        Column("AUC difference", "auc_gap", "interval", digits=2, sign=True),
-        Column("hypernyms", "n_hypernyms", digits=0),
-        Column("verdict on F1", "verdict", "prose"),
+        Column("condition", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("F1", "above_f1"),
+        Column("the other’s F1", "below_f1"),
+        *_GAPS,
     ]
     caption = (
         "Exploratory: held-out macro F1 of the first setup and of another one with the same hypernyms, and their "
-        "difference, paired by hypernym, with its 95 % interval over hypernyms and that of a bootstrap that draws "
-        "hypernyms and seeds."
+        "difference with 95 % intervals, p not adjusted."
     )
-    return {"gaps": table("setups", caption, rows, columns, FILE)}
+    return {"gaps": table("setups", caption, [c.row for c in compared], columns, FILE)}
 
 
 def depth(page: Page) -> Data | None:
@@ -295,8 +319,8 @@ def depth(page: Page) -> Data | None:
     if page.study.depth.empty:
         return None
     columns = [
-        page.setup,
-        Column("condition", lambda row: f"{LM_NAMES[row['lm_init']]}, {row['arm']}", "text"),
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
         Column("depth", "depth", digits=0),
         Column("hypernyms", "n_hypernyms", digits=0),
         Column("F1", "f1"),
@@ -305,10 +329,10 @@ def depth(page: Page) -> Data | None:
         Column("AUC", "auc", digits=2),
         Column("permuted", "permuted_f1"),
     ]
-    caption = "Held-out test scores by depth; SD and 95 % interval over hypernyms."
+    caption = "Held-out test scores by depth; SD over hypernyms, 95 % interval over seeds and hypernyms."
     return {
         "means": table("depth", caption, page.study.depth.to_dict("records"), columns, "depth.csv"),
-        "narrow": page.study.depth["arm"].nunique() < 2,
+        "narrow": len(setups_of(page.study.depth)) < 2,
     }
 
 
@@ -318,17 +342,16 @@ FITTED = ("text_f1", "text_item_f1")
 
 def text(page: Page) -> Data | None:
     """Means and correlations per cell with a probe; None without probes."""
-    cells = dict(iter(page.study.text.groupby(CELL)))
+    cells = dict(iter(page.study.text.groupby("cell", sort=False)))
     rows = []
-    for key in page.shown[CELL].drop_duplicates().itertuples(index=False, name=None):
-        if key in cells:
-            setup, arm, lm_init = key
-            here = cells[key]
+    for cell in page.shown["cell"].unique():
+        if cell in cells:
+            here = cells[cell]
             fits = {f"r_{name}": correlation(here[name].to_numpy(float), here["f1"].to_numpy(float)) for name in FITTED}
             means = {name: float(here[name].mean()) for name in MEANS}
-            rows.append({"setup": setup, "name": f"{LM_NAMES[lm_init]}, {arm}", **means, **fits})
+            rows.append({**page.named(cell), **means, **fits})
     columns = [
-        page.setup,
+        SETUP,
         Column("condition", "name", "text"),
         Column("text F1", "text_f1"),
         Column("text F1, items", "text_item_f1"),

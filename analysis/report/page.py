@@ -9,13 +9,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.beside_paper import Pair, pair_cells
-from analysis.conditions import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
+from analysis.cells import KEYED, Cell, parts, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
-from analysis.report.table import Column
-from analysis.statistics.comparisons import Comparison, compare_yardsticks
-from analysis.statistics.contrasts import Contrast, confirmatory_contrasts
 from analysis.study import Study
 from engine.design.condition import SEEDS
 
@@ -55,20 +52,17 @@ Row = dict[str, Any]
 def cell_rows(study: Study, chosen: pd.DataFrame) -> list[Row]:
     """Of the `chosen` runs, one row per cell: seeds, and mean, lowest and highest of each test score.
 
-    Keys: setup, arm, lm_init, name, encoder, lm, series, kind, ablation, asked, n (runs), seeds (seed -> its values as
-    text), and leaf, seen, heldout: score -> {"mean", "low", "high"}, F1 in 0..100, shares and AUC in 0..1.
+    Keys: cell, in words setup, arm, lm_init and name, n (runs), seeds (seed -> its
+    values), and leaf, seen, heldout: score -> {"mean", "low", "high"}, F1 in 0..100, shares and AUC in 0..1.
     """
     groups = {name: study.test(name) for name in ("leaf", "seen", "heldout")}
     rows = []
-    for (setup, arm, lm_init), runs in chosen.groupby(CELL, sort=False):
+    for cell, runs in parts(chosen, lambda cell: cell).items():
         row: Row = {
-            "setup": setup,
-            "arm": arm,
-            "lm_init": lm_init,
-            "name": f"{LM_NAMES[str(lm_init)]}, {arm}",
-            **{name: runs[name].iloc[0] for name in ("encoder", "lm", "series", "kind", "ablation", "asked")},
+            **dict(zip(KEYED, runs[KEYED].iloc[0], strict=True)),
+            "name": study.names.condition(cell),
             "n": len(runs),
-            "seeds": {seed: ", ".join(map(str, sorted(runs[seed].dropna().unique()))) for seed in SEEDS},
+            "seeds": {seed: sorted(map(int, runs[seed].dropna().unique())) for seed in SEEDS},
         }
         for group, table in groups.items():
             scores = table.loc[runs.index, CELL_SCORES]
@@ -94,27 +88,14 @@ class Page:
     world: Path | None
     seconds: Mapping[str, float]
 
-    @cached_property
-    def setup(self) -> Column:
-        """The column of a table that names setups, shortly; its values are those of the rows' `setup`."""
-        plain = Column("setup", "setup")
-        return Column("setup", lambda row: self.short(plain.of(row)), "text")
-
-    @cached_property
-    def _families(self) -> dict[str, str]:
-        names = encoder_names(self.study.runs["encoder"].unique())
-        return {last_part(encoder): name for encoder, name in names.items() if name.split("+")[0] in FAMILIES}
-
-    def short(self, text: object) -> str:
-        """`text` with encoders under the names that figures have for them."""
-        words = str(text)
-        for encoder, name in self._families.items():
-            words = words.replace(encoder, name)
-        return words
+    def named(self, cell: Cell) -> Row:
+        """A cell of the headline in words: setup, arm, name (of the condition)."""
+        names = self.study.names
+        return {"setup": names.setup(cell.setup), "arm": names.labels(cell.labels), "name": names.condition(cell)}
 
     @cached_property
     def shown(self) -> pd.DataFrame:
-        """The runs of the headline, see `analysis.conditions.shown_runs`."""
+        """The runs of the headline, see `analysis.cells.shown_runs`."""
         return shown_runs(self.study.runs)
 
     @cached_property
@@ -126,16 +107,6 @@ class Page:
     def every_cell(self) -> list[Data]:
         """Scores of all cells."""
         return cell_rows(self.study, self.study.runs)
-
-    @cached_property
-    def contrasts(self) -> list[Contrast]:
-        """The contrasts fixed in advance."""
-        return confirmatory_contrasts(self.study.categories, self.shown)
-
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """The headline's cells beside each yardstick."""
-        return compare_yardsticks(self.study.runs, self.study.categories, self.study.yardsticks)
 
     @cached_property
     def pairs(self) -> list[Pair]:

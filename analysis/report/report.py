@@ -21,8 +21,8 @@ from analysis.published import PAPER
 from analysis.report.contents import SECTIONS
 from analysis.report.examples import data_uri
 from analysis.report.files import write_study
+from analysis.report.finding import finding
 from analysis.report.page import Page, page_figure
-from analysis.report.result import finding
 from analysis.report.summary import summary
 from analysis.report.table import EMBEDDED_BYTES, Table
 from analysis.study import measure
@@ -71,6 +71,7 @@ def render(page: Page) -> str:
             html = Markup(template.render(page=page, **data))  # our own template, which has escaped what it was given
             sections.append(Rendered(place, section.name, section.title, section.part, html))
     placed = {name for name, figure in page.figures.items() if any(figure.uri in section.html for section in sections)}
+    placed |= {"main", "headline"}  # on the first screen
     style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     page_html = environment.get_template("report.html").render(
         finding=finding(page),

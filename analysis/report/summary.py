@@ -9,10 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from analysis.conditions import CELL, LM_NAMES, shown_runs
+from analysis.cells import CELL, LM_NAMES, Cell, in_words, shown_runs
 from analysis.items import Wording
 from analysis.scores.dose import dose_table
-from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
 from analysis.words import MISSING, json_safe, number, p_value
@@ -62,21 +61,24 @@ def summary(study: Study) -> dict[str, Any]:
             "yardsticks": [
                 {
                     "setup": c.setup,
-                    "arm": c.arm,
-                    "lm": c.lm_init,
-                    "yardstick": c.yardstick,
-                    "heldout_macro_f1": c.other_f1,
-                    "heldout_auc": c.other_auc[0],
-                    "run_macro_f1": c.f1,
-                    "run_auc": c.auc,
-                    "difference": c.f1_gap[0],
-                    "low": c.f1_gap[1],
-                    "high": c.f1_gap[2],
+                    "arm": str(study.runs.loc[study.runs["cell"] == c.one, "arm"].iloc[0]),
+                    "lm": c.one.lm_init,
+                    "yardstick": c.other,
+                    "heldout_macro_f1": c.means[1],
+                    "heldout_auc": c.auc_means[1],
+                    "run_macro_f1": c.means[0],
+                    "run_auc": c.auc_means[0],
+                    "difference": c.f1.estimate,
+                    "low": c.f1.low,
+                    "high": c.f1.high,
+                    "decision": str(c.f1.decision),
+                    "basis": c.f1.basis,
                 }
-                for c in compare_yardsticks(study.runs, study.categories, study.yardsticks)
+                for c in study.compared
+                if c.kind == "yardstick"
             ],
-            "ablation": study.ablation.to_dict("records"),
-            "dose": dose_table(study.dose).to_dict("records"),
+            "ablation": in_words(study.ablation).to_dict("records"),
+            "dose": in_words(dose_table(study.dose)).to_dict("records"),
         }
     )
 
@@ -99,7 +101,7 @@ def essentials(study: Study) -> dict[str, Any]:
 
 def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values; what is missing or not finite becomes None."""
-    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=10))
+    rows: list[dict[str, Any]] = json.loads(in_words(table).to_json(orient="records", double_precision=10))
     return rows
 
 
@@ -129,10 +131,9 @@ def overview(study: Study) -> RenderableType:
 
 def _shown(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table of cells that are of the headline, their setups named as there."""
-    runs = study.runs[study.runs["shown"]]
-    cells = runs[[*CELL, "shown_setup"]].drop_duplicates()
-    rows = table.merge(cells, on=CELL)
-    return rows.assign(setup=rows["shown_setup"]).drop(columns=["shown_setup"])
+    names: dict[Cell, str] = dict(study.runs.loc[study.runs["shown"], ["cell", "shown_setup"]].itertuples(index=False))
+    rows = table[table["cell"].isin(names)]
+    return rows.assign(setup=[names[cell] for cell in rows["cell"]])
 
 
 def _scores(f1: pd.DataFrame, heldout: pd.DataFrame, wording: Wording) -> Table:
@@ -142,28 +143,28 @@ def _scores(f1: pd.DataFrame, heldout: pd.DataFrame, wording: Wording) -> Table:
     leaves, own, no_homonyms, by_image = (_by_cell(part) for part in parts)
     names = ("seeds", "leaves", "held-out [95 %]", "no homonyms", wording("by the image"), "permuted", "AUC")
     cells = list(dict.fromkeys([*leaves, *own]))
+    words = {row["cell"]: _cell(*(row[name] for name in CELL)) for row in f1.to_dict("records")}
     rows: list[list[str]] = []
     for key in cells:
         first, clean_f1, true_f1 = (number(part.get(key, {}).get("f1")) for part in (leaves, no_homonyms, by_image))
         row = own.get(key, {})
         seeds = str((row or leaves[key])["n_seeds"])
-        mean = _interval(*(row.get(name, np.nan) for name in ("f1", "boot_low", "boot_high")))
+        mean = _interval(*(row.get(name, np.nan) for name in ("f1", "low", "high")))
         baseline, area = number(row.get("permuted_f1")), number(row.get("auc"), 2)
         rows.append([seeds, first, mean, clean_f1, true_f1, baseline, area])
     told = [place for place in range(len(names)) if any(row[place] != MISSING for row in rows)]
     table = _table("macro F1", *(names[place] for place in told))
     for key, numbers in zip(cells, rows, strict=True):
-        table.add_row(_cell(*key), *(numbers[place] for place in told))
+        table.add_row(words[key], *(numbers[place] for place in told))
     return table
 
 
-def _by_cell(table: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
-    rows = table.to_dict("records")
-    return {(row["setup"], row["arm"], row["lm_init"]): {str(k): v for k, v in row.items()} for row in rows}
+def _by_cell(table: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
+    return {row["cell"]: {str(name): value for name, value in row.items()} for row in table.to_dict("records")}
 
 
 def _contrasts(contrasts: pd.DataFrame) -> Table:
-    table = _table("fixed in advance: held-out F1", "over hypernyms [95 %]", "and seeds [95 %]", "verdict", words=1)
+    table = _table("fixed in advance: held-out F1", "difference [95 %]", "bootstrap [95 %]", "verdict", words=1)
     for row in contrasts.to_dict("records"):
         name = ": ".join(filter(None, [row["setup"], f"{row['above']} − {row['below']}"]))
         own = _interval(row["difference"], row["low"], row["high"], sign=True)
@@ -187,7 +188,8 @@ def _models(models: pd.DataFrame) -> Table:
             name, step = f"{name}, {row['comparison']}", f"{row['term']}, {step}"
         ends = _interval(value, low, high, sign=True)
         text = Text(f"{name}: {step}")
-        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(row["verdict"]))
+        verdict = f"singular, reduced: alone {row['alone']}" if row["reduced"] else row["verdict"]
+        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(verdict))
     return table
 
 

@@ -107,3 +107,6 @@ def _parts(column: Column, value: Any) -> list[str]:
     count = len(_headers(column))
     parts = [value] if count == 1 else [None] * count if value is None else value
     return [part if isinstance(part, str) else "" if missing(part) else f"{part:.10g}" for part in parts]
+
+
+SETUP = Column("setup", "setup", "text")  # what tells setups apart

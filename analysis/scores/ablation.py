@@ -5,13 +5,15 @@ published "held-out" mean also averages hypernyms that were kept. Hence three me
 without a leaf of the same name, and over the removed ones only.
 """
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES, Curve, parts, where
 from analysis.scores.f1 import BASELINES
 
-CURVE = ["series", "arm", "lm_init", "kind"]
+CURVE = ["series", "arm", "lm_init", "kind"]  # a curve in words
 HYPERNYMS = ("all", "no homonyms", "removed only")
 SCORES = ["f1", "auc", *BASELINES]
 
@@ -19,11 +21,12 @@ SCORES = ["f1", "auc", *BASELINES]
 def ablation_curves(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Test scores of every curve with at least two levels (see `levels_of`), one row per level, group and mean.
 
-    Columns: series, arm, lm_init, kind, ablation, group (leaf | seen | heldout), over (which categories, see
-    `HYPERNYMS`), n_runs, n_categories (mean over runs), f1, f1_low, f1_high, auc, auc_low, auc_high, and the
-    baselines on the same categories. Means over categories, then runs; low and high are the extremes of the runs.
+    Columns: cell, and in words series, arm, lm_init, kind; ablation, group (leaf | seen | heldout), over (which
+    categories, see `HYPERNYMS`), n_runs, n_categories (mean over runs), f1, f1_low, f1_high, auc, auc_low, auc_high,
+    and the baselines on the same categories. Means over categories, then runs; low and high: extremes of the runs.
     """
-    runs = runs[levels_of(runs) > 1]
+    levels = levels_of(runs)
+    runs = where(runs, lambda cell: levels[cell.curve] > 1)
     test = categories[(categories["split"] == "test") & categories["run_id"].isin(runs.index)]
     hypernym = test["group"] != "leaf"
     parts = {
@@ -32,20 +35,20 @@ def ablation_curves(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFram
         "removed only": test[(test["group"] == "heldout") & test["removed"]],
     }
     per_run = pd.concat([_run_means(part).assign(over=name) for name, part in parts.items()], ignore_index=True)
-    per_run = per_run.merge(runs[[*CURVE, "ablation"]], left_on="run_id", right_index=True)
-    return level_means(per_run, [*CURVE, "ablation", "group", "over"]).assign(
+    per_run = per_run.merge(runs[["cell", *CURVE, "ablation"]], left_on="run_id", right_index=True)
+    return level_means(per_run, ["cell", *CURVE, "ablation", "group", "over"]).assign(
         over=lambda table: pd.Categorical(table["over"], HYPERNYMS)
     ).sort_values([*CURVE, "ablation", "group", "over"], ignore_index=True)  # fmt: skip
 
 
-def levels_of(runs: pd.DataFrame) -> pd.Series:
-    """Number of ablation levels of each run's curve."""
-    return runs.groupby(CURVE)["ablation"].transform("nunique")
+def levels_of(runs: pd.DataFrame) -> Counter[Curve]:
+    """Number of ablation levels of each curve."""
+    return Counter(cell.curve for cell in set(runs["cell"]))
 
 
 def level_means(per_run: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Means over the runs of each cell `keys`, with the runs' extremes of f1 and auc."""
-    cells = per_run.groupby(keys, sort=True, observed=True)
+    cells = per_run.groupby(keys, sort=False, observed=True)
     table = cells[[*SCORES, "n_categories"]].mean()
     extremes = {f"{name}_{end}": getattr(cells[name], how)() for name in ("f1", "auc") for end, how in ENDS}
     return table.assign(n_runs=cells.size(), **extremes).reset_index()[
@@ -60,11 +63,12 @@ def ablation_sentences(curves: pd.DataFrame) -> list[str]:
     """What the curves say, in sentences chosen by the numbers."""
     sentences = []
     several = curves["series"].nunique() > 1
-    for (series, arm, lm_init, kind), curve in curves.groupby(CURVE, sort=False):
+    for (_, _, lm_init, method), curve in parts(curves, lambda cell: cell.curve).items():
+        series, arm, kind = curve[["series", "arm", "kind"]].iloc[0]
         heldout = curve[(curve["group"] == "heldout") & (curve["over"] == "all")].set_index("ablation")["f1"]
         if len(heldout) < 2:
             continue
-        unit = "%" if str(kind).startswith("random") else "hypernyms"
+        unit = "%" if method.kind == "random" else "hypernyms"
         least, most = heldout.index.min(), heldout.index.max()
         name = ", ".join(filter(None, [LM_NAMES[str(lm_init)], str(arm), str(series) if several else ""]))
         text = (

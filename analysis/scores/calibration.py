@@ -9,15 +9,15 @@ is never below zero, so few questions alone make it positive.
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL
+from analysis.cells import KEYED
 from analysis.scores.f1 import GROUPS
 
 BINS = 10
 LOW_MASS = 0.5  # below it, other tokens are together more probable than the two answers
 SHARES = ["yes_share", "gold_yes_share", "tie_share"]
-RELIABILITY_COLUMNS = [*CELL, "group", "p_low", "p_high", "n", "mean_p", "yes_share"]
+RELIABILITY_COLUMNS = [*KEYED, "group", "p_low", "p_high", "n", "mean_p", "yes_share"]
 ANSWERS_COLUMNS = [
-    *(*CELL, "group", "n_runs", "n_questions", *SHARES, "off_mass", "off_mass_worst", "low_mass_share"),
+    *(*KEYED, "group", "n_runs", "n_questions", *SHARES, "off_mass", "off_mass_worst", "low_mass_share"),
     *("ece", "ece_low", "ece_high"),
 ]
 
@@ -52,11 +52,11 @@ def answer_bins(answers: pd.DataFrame) -> pd.DataFrame:
 def reliability_table(runs: pd.DataFrame, bins: pd.DataFrame) -> pd.DataFrame:
     """The reliability diagram of every cell and group as a table, from the `answer_bins` of its runs (with run_id).
 
-    Columns: setup, arm, lm_init, group, p_low, p_high (ends of the bin), n (questions, all runs), mean_p, yes_share
-    (gold), both 0..1.
+    Columns: cell and its words (setup, arm, lm_init), group, p_low, p_high (ends of the bin), n (questions, all runs),
+    mean_p, yes_share (gold), both 0..1.
     """
-    rows = bins.merge(runs[CELL], left_on="run_id", right_index=True)
-    sums = rows.groupby([*CELL, "group", "bin"], sort=False)[["n", "p_sum", "n_yes"]].sum().reset_index()
+    rows = bins.merge(runs[KEYED], left_on="run_id", right_index=True)
+    sums = rows.groupby([*KEYED, "group", "bin"], sort=False)[["n", "p_sum", "n_yes"]].sum().reset_index()
     sums = sums[sums["n"] > 0]
     table = sums.assign(
         p_low=sums["bin"] / BINS,
@@ -70,18 +70,18 @@ def reliability_table(runs: pd.DataFrame, bins: pd.DataFrame) -> pd.DataFrame:
 def answers_table(runs: pd.DataFrame, bins: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """How each cell answers, one row per cell and group of test questions; means over runs.
 
-    Columns: setup, arm, lm_init, group, n_runs, n_questions (of one run), yes_share (answers), gold_yes_share,
-    tie_share (yes and no equally probable; counted as yes), off_mass (mean probability on tokens that are neither
-    answer), off_mass_worst (of the worst run), low_mass_share (questions on which that is more than half), ece,
-    ece_low, ece_high (expected calibration error, mean and extremes of the runs). All shares and errors in 0..1.
+    Columns: cell and its words (setup, arm, lm_init), group, n_runs, n_questions (of one run), yes_share (answers),
+    gold_yes_share, tie_share (yes and no equally probable; counted as yes), off_mass (mean probability on tokens that
+    are neither answer), off_mass_worst (of the worst run), low_mass_share (questions on which that is more than half),
+    ece, ece_low, ece_high (expected calibration error, mean and extremes of the runs). All shares and errors in 0..1.
     """
     bins = bins.assign(distance=(bins["p_sum"] - bins["n_yes"]).abs())
     sums = bins.groupby(["run_id", "group"], sort=False)[["n", "off_sum", "n_low", "distance"]].sum()
     of_run = sums[["off_sum", "n_low", "distance"]].div(sums["n"], axis=0)
     of_run = of_run.set_axis(["off_mass", "low_mass_share", "ece"], axis=1).assign(n_questions=sums["n"])
     asked = scores[scores["split"] == "test"].set_index(["run_id", "group"])
-    rows = of_run.join(asked[SHARES]).reset_index().merge(runs[CELL], left_on="run_id", right_index=True)
-    cells = rows.groupby([*CELL, "group"], sort=False)
+    rows = of_run.join(asked[SHARES]).reset_index().merge(runs[KEYED], left_on="run_id", right_index=True)
+    cells = rows.groupby([*KEYED, "group"], sort=False)
     means = cells[["n_questions", *SHARES, "off_mass", "low_mass_share", "ece"]].mean()
     ends = {"off_mass_worst": cells["off_mass"].max(), "ece_low": cells["ece"].min(), "ece_high": cells["ece"].max()}
     return means.assign(n_runs=cells.size(), **ends).reset_index()[ANSWERS_COLUMNS]

@@ -4,31 +4,41 @@ An across-category shuffle of a part of the leaves doses visual coherence betwee
 paper's across condition (dose 100). If coherence is what carries taxonomy into pictures, scores should follow it.
 """
 
+from dataclasses import dataclass
+
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
-from analysis.statistics.contrasts import correlation
+from analysis.cells import LM_NAMES, Labels, Settings, Setup
+from analysis.statistics.intervals import correlation
 from analysis.words import number
 
-RESPONSE = ["setup", "rule", "lm_init"]
+RESPONSE = ["response", "setup", "rule", "lm_init"]  # the value, its words, and the LM's weights
 MEASURED = ["f1", "auc", "coherence", "coherence_centred", "pairs_kept", "permuted_f1", "coin_f1"]
 
 
+@dataclass(frozen=True, order=True)
+class Response:
+    """What the doses of one dose-response have in common, beside the LM's weights."""
+
+    setup: Setup
+    rules: Settings
+
+
 def dose_runs(runs: pd.DataFrame, scores: pd.DataFrame, coherence: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """One row per run of a dose-response: setup, rule, lm_init, run_id, map, dose (0..100) and `MEASURED`.
+    """One row per run of a dose-response: `RESPONSE`, run_id, map, dose (0..100) and `MEASURED`.
 
     f1, auc: held-out test means over hypernyms; coherence: mean over hypernyms under the run's own label map, as the
     paper defines it and centred; pairs_kept: share of (leaf, hypernym) pairs still true of the new images. Setups
     without a partial shuffle are left out; runs on original labels are dose 0 of every rule.
     """
-    within = runs[runs["shuffle"].isin(["original", "across"])]
-    dose = within["shuffled"].where(within["shuffle"] == "across", 0).astype(int)
-    within = within.assign(dose=dose, rule=within["across_rule"].where(within["shuffle"] == "across", ""))
-    partial = within[within["partial"]]
-    parts = [
-        within[(within["setup"] == setup) & within["rule"].isin([rule, ""])].assign(rule=rule)
-        for setup, rule in partial[["setup", "rule"]].drop_duplicates().itertuples(index=False)
-    ]
+    cells = runs["cell"]
+    partial = dict.fromkeys(Response(cell.setup, cell.labels.rules) for cell in cells if cell.labels.partial)
+    parts = []
+    for response in partial:
+        own = [cell.setup == response.setup and _belongs(cell.labels, response) for cell in cells]
+        dose = [cell.labels.shuffled if cell.labels.shuffle == "across" else 0 for cell in cells[own]]
+        same = pd.Series([response] * sum(own), index=runs.index[own], dtype=object)
+        parts.append(runs[own].assign(response=same, rule=dict(response.rules)["across_rule"], dose=dose))
     if not parts:
         return pd.DataFrame(columns=[*RESPONSE, "run_id", "map", "dose", *MEASURED])
     heldout = scores[(scores["split"] == "test") & (scores["group"] == "heldout")].rename(columns={"macro_f1": "f1"})
@@ -41,22 +51,27 @@ def dose_runs(runs: pd.DataFrame, scores: pd.DataFrame, coherence: pd.DataFrame,
     return table[[*RESPONSE, "run_id", "map", "dose", *MEASURED]]
 
 
+def _belongs(labels: Labels, response: Response) -> bool:
+    return labels.shuffle == "original" or (labels.shuffle == "across" and labels.rules == response.rules)
+
+
 def dose_table(points: pd.DataFrame) -> pd.DataFrame:
     """Means per dose of `dose_runs`: `RESPONSE`, dose, n_runs, `MEASURED`, and the runs' extremes of f1 and auc."""
-    cells = points.groupby([*RESPONSE, "dose"], sort=True)
+    cells = points.groupby([*RESPONSE, "dose"], sort=False)
     extremes = {
         f"{name}_{end}": getattr(cells[name], how)()
         for name in ("f1", "auc")
         for end, how in (("low", "min"), ("high", "max"))
     }
-    return cells[MEASURED].mean().assign(n_runs=cells.size(), **extremes).reset_index()
+    table = cells[MEASURED].mean().assign(n_runs=cells.size(), **extremes).reset_index()
+    return table.sort_values([*RESPONSE[1:], "dose"], ignore_index=True)
 
 
 def dose_sentences(points: pd.DataFrame) -> list[str]:
     """What the response looks like, in sentences chosen by the numbers; correlations are over label maps."""
     sentences = []
     named = {"setup": points["setup"].nunique() > 1, "rule": points["rule"].nunique() > 1}
-    for (setup, rule, lm_init), rows in points.groupby(RESPONSE, sort=False):
+    for (_, setup, rule, lm_init), rows in points.groupby(RESPONSE, sort=False):
         means = rows.groupby("dose")["f1"].mean()
         if len(means) < 2:
             continue

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.conditions import PROVENANCE
+from analysis.cells import PROVENANCE, Labels
 from analysis.predictions import SavedRuns
 from analysis.scores.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
 from analysis.scores.neighbours import Neighbourhoods, find_neighbours, purity
@@ -24,7 +24,7 @@ class MapKey(NamedTuple):
     store_path: str | None
     dataset_digest: str | None
     store_digest: str | None
-    arm: str
+    labels: Labels
     digest: str
 
 
@@ -47,10 +47,11 @@ class Visual:
     def see(self, run_id: str, run: pd.Series, images: LabelMap, asked: pd.DataFrame) -> str:
         """Take in a run, its label map and its test questions with their groups; return the map's name."""
         given = {name: run[name] if isinstance(run[name], str) else None for name in PROVENANCE}
-        key = MapKey(**given, arm=str(run["arm"]), digest=images.digest)
+        key = MapKey(**given, labels=run["cell"].labels, digest=images.digest)
         new = key not in self._maps
         name = self._maps.setdefault(key, f"map-{len(self._maps)}")
-        about = {"map": name, **{column: run[column] for column in ("encoder", "arm", "data_seed", "permutation")}}
+        about: dict[str, Any] = {"map": name, "cell_labels": key.labels}
+        about |= {column: run[column] for column in ("encoder", "arm", "data_seed", "permutation")}
         opened = self.sweep.opened[run_id]
         found_dataset, found_store = self.sweep.inputs.dataset(opened), self.sweep.inputs.store(opened)
         if found_dataset is None:

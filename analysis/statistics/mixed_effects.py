@@ -214,7 +214,8 @@ def _notes(
     if singular:
         notes.append(
             f"Singular fit: a random effect of {' and '.join(dict.fromkeys(singular))}, or a combination of them, has "
-            "an estimated variance of zero; the model has more random effects than these data can tell apart."
+            "an estimated variance of zero, so it adds nothing to standard errors, and the degrees of freedom rest on "
+            "the other variances alone."
         )
     if not flat:
         notes.append("Not converged: the criterion still falls at the best point found, so do not use these numbers.")

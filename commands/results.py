@@ -39,13 +39,15 @@ def analyze(
 def reanalyze(
     release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The authors' release, or any part of it.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for claims.csv, means.csv and claims.json.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for a page (index.html), claims.csv, means.csv and claims.json."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute the paper's statistics from the authors' release.
 
-    Each published number is printed beside the recomputed one.
+    Each published number is printed beside the recomputed one, what differs first: it reproduces, it does not, or
+    another analysis of the same files gives another answer.
 
     Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
     """
@@ -59,7 +61,7 @@ def reanalyze(
     console.print(reanalysis_text(found, console.width))
     if out is not None:
         write_reanalysis(found, out)
-        say(f"claims and means: {out}")
+        say(f"page, claims and means: {out}")
     say(f"done in {time.perf_counter() - started:.1f} s")
     print_json(found.as_json(), as_json)
 

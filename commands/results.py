@@ -40,7 +40,7 @@ def reanalyze(
     release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The authors' release, or any part of it.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for a page (index.html), claims.csv, means.csv and claims.json."),
+        typer.Option("--out", "-o", help="Folder for a page, claims.csv, means.csv and claims.json."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -21,9 +21,7 @@ SHUFFLE_TYPES = ("original", "shuffled", "local_shuffled")  # original, across, 
 COSINE_MARGIN = 0.05  # a sixth of the gap between original and across
 
 ALIKE = Said("Section 5", "Hypernyms whose images look more alike are answered better.")
-KNOWN = Said(
-    "Section 5", "How well the LM knows a hypernym in text does not tell how well it is answered about images."
-)
+KNOWN = Said("Section 5", "How well the LM knows a hypernym in text does not tell how well it fares on images.")
 SHOWN = Said("Figure 7", "Held-out F1 rises with the visual coherence of the hypernym.")
 AVERAGE = Said("Section 5", "Dealing images across categories lowers visual coherence; dealing them within does not.")
 MODEL = (

@@ -70,9 +70,9 @@ SENTENCES = {  # initialisation of the LM, labels -> what the paper says of held
     (
         "pretrained",
         "original",
-    ): "A pretrained LM answers hypernym questions about images without having trained on any.",
+    ): "A pretrained LM answers hypernym questions about images without training on any.",
     ("pretrained", "across"): "With images dealt across categories, hypernym answers fall to about chance.",
-    ("pretrained", "within"): "With images dealt within categories, hypernym answers stay as good as with true labels.",
+    ("pretrained", "within"): "With images dealt within categories, hypernym answers stay as good as before.",
     ("random", "original"): "With a randomly initialised LM, hypernym answers are near chance.",
 }
 

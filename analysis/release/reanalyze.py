@@ -29,7 +29,11 @@ from cachegen.common.files import write_json, write_text
 
 @dataclass(frozen=True)
 class Reanalysis:
-    """claims: the columns of `analysis.release.claims.Claim`, in the order of the paper. means: see `analysis.release.means.cell_means`. notes: what else a reader of the means must know."""
+    """The claims, the means, and what a reader of the means must know besides (notes).
+
+    claims: the columns of `analysis.release.claims.Claim`, in the order of the paper. means: see
+    `analysis.release.means.cell_means`.
+    """
 
     claims: pd.DataFrame
     means: pd.DataFrame

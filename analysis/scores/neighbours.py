@@ -7,8 +7,8 @@ free to weigh the features' directions anew and a control should be no weaker fo
 neighbours is fixed, not tuned. Images that are equally similar are taken in the order of their names.
 
 A label map moves whole leaves, so the images that share an image's label leaf are those of its own folder under every
-map: one search serves all maps of the same training images. At the size of THINGS it takes most of a minute, so what was
-found is kept beside the store (`STORE.neighbours/`).
+map: one search serves all maps of the same training images. At the size of THINGS it takes most of a minute, so what
+was found is kept beside the store (`STORE.neighbours/`).
 
 Legend: Q images asked about, N training images, K neighbours, M neighbours in reserve, D width, L leaves, H hypernyms.
 """
@@ -18,6 +18,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -102,8 +103,8 @@ def find_neighbours(
     def look_around(space: str) -> Neighbourhoods:
         units_train, units_asked = in_space(space)
         numbers = search(units_train, units_asked) if kept is None else kept.numbers[space]
-        units = {"units_asked": units_asked, "units_train": units_train}
-        return Neighbourhoods(train_keys, asked_keys, asked_leaves, k, **numbers, **units)
+        tables = (numbers["asked"], numbers["train"], numbers["train_other"])
+        return Neighbourhoods(train_keys, asked_keys, asked_leaves, k, *tables, units_asked, units_train)
 
     with ThreadPoolExecutor(len(SPACES)) as pool:
         found = dict(zip(SPACES, pool.map(look_around, SPACES), strict=True))
@@ -199,9 +200,9 @@ def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) 
 
 def _write(path: Path, key: str, found: Found) -> None:
     """Keep it for the next time, where the store's folder can be written to."""
-    tables = {f"{space}_{name}": table for space in SPACES for name, table in found.numbers[space].items()}
-    arrays = {name: table.astype(np.int32) for name, table in tables.items()}
-    arrays |= {"key": np.array(key), "mean": found.mean, "directions": found.directions}
+    arrays: dict[str, Any] = {"key": np.array(key), "mean": found.mean, "directions": found.directions}
+    for space, tables in found.numbers.items():
+        arrays |= {f"{space}_{name}": table.astype(np.int32) for name, table in tables.items()}
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:  # given a name, numpy would append one of its own

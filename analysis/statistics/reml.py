@@ -85,7 +85,7 @@ def cross_products(design: Design) -> Products:
     for block in design.blocks:
         scale_k = np.sqrt((block.values_nk**2).mean(axis=0))
         k, m = len(scale_k), block.levels
-        # A row has k entries among the k * m columns of a block, those of its level: dense, Z would be nearly all zeros.
+        # A row has k entries among a block's k * m columns, those of its level: a dense Z would be nearly all zeros.
         place_nk = np.arange(k) * m + block.level_n[:, None]
         entries = ((block.values_nk / scale_k).ravel(), (np.repeat(np.arange(n), k), place_nk.ravel()))
         columns.append(csr_array(entries, shape=(n, k * m)))
@@ -93,7 +93,7 @@ def cross_products(design: Design) -> Products:
         z_scale.append(scale_k)
         start += k * m
     Z_qn = hstack(columns, format="csr").T
-    ZZ_qq = (Z_qn @ Z_qn.T).toarray()
+    ZZ_qq: Array = (Z_qn @ Z_qn.T).toarray()
     return Products(tuple(spans), ZZ_qq, Z_qn @ Q_np, Z_qn @ y_n, n, R_pp, ols_p, y_scale, tuple(z_scale))
 
 
@@ -154,9 +154,9 @@ class Evaluation:
         self._half = self._A.half(right)
         # By the push-through identity [Q y]' V^-1 [Q y] = [Q y]'[Q y] + inner, with inner = -right' A^-1 right,
         # (p + 1, p + 1), and right = Lambda' Z' [Q y], (q, p + 1); and Q'Q = I, Q'y = 0, y'y = n - p.
-        inner = -self._half.T @ self._half
+        inner: Array = -self._half.T @ self._half
         self.S_pp = np.eye(products.p) + inner[:-1, :-1]
-        self.gamma_p = np.linalg.solve(self.S_pp, inner[:-1, -1])
+        self.gamma_p: Array = np.linalg.solve(self.S_pp, inner[:-1, -1]).astype(float)
         self.residual = float(products.n - products.p + inner[-1, -1] - inner[:-1, -1] @ self.gamma_p)
         sign, log_det = np.linalg.slogdet(self.S_pp)
         log_residual = np.log(self.residual) if self.residual > 0 and sign > 0 else np.inf  # lost to rounding

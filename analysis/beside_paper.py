@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES
 from analysis.published import CELLS, COIN, FIRST, MORE_CELLS, Published, paper_models, published_hypernyms
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
+from analysis.statistics.difference import EQUIVALENCE_MARGIN
 
 Row = Mapping[str, Any]
 MODELS = ("lm", "encoder", "dataset_digest")

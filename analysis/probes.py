@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import CELL, shown_runs
+from analysis.cells import CELL, shown_runs
 from analysis.scores.probe import probe_scores, read_probe
 from cachegen.common.errors import RunError
 

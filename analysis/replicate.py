@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from analysis.predictions import load_sweep
 from analysis.scores.f1 import BASELINES
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, mean_interval
+from analysis.statistics.difference import EQUIVALENCE_MARGIN
+from analysis.statistics.intervals import mean_interval
 from analysis.study import measure as measure_sweep
 from analysis.words import json_rows, number
 from cachegen.common.errors import RunError

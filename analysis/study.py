@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.conditions import PROVENANCE, label_runs, shown_runs
+from analysis.cells import PROVENANCE, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import Probe, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -21,10 +22,11 @@ from analysis.scores.f1 import Numbered, measure_categories, summarise
 from analysis.scores.means import f1_means, heldout_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
-from analysis.statistics.contrast_table import contrast_table
+from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table
 from analysis.statistics.hypernym_tests import hypernym_tests
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
+from analysis.statistics.robustness import Answers, Asked, robustness_table
 from analysis.statistics.swap_tests import swap_tests
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
@@ -44,7 +46,7 @@ class Study:
 
     Attributes:
         sweep: The runs it is computed from.
-        runs: Index run_id. The conditions, the columns that `analysis.conditions.label_runs` adds, and map.
+        runs: Index run_id. The conditions, the columns that `analysis.cells.label_runs` adds, and map.
         categories: One row per run, split, group (leaf, seen, heldout) and category.
         scores: One row per run, split and group: means over categories.
         coherence: Visual coherence (section 5), one row per label map, pooling and category.
@@ -54,6 +56,7 @@ class Study:
         depths: Columns dataset_path, category, depth.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
         probes: The text probe of each run's LM, by run_id.
+        answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
     """
 
@@ -68,6 +71,7 @@ class Study:
     depths: pd.DataFrame
     answer_bins: pd.DataFrame
     probes: dict[str, Probe]
+    answers: Answers
     notes: tuple[str, ...]
 
     def test(self, group: str) -> pd.DataFrame:
@@ -98,17 +102,27 @@ class Study:
     @cached_property
     def contrasts(self) -> pd.DataFrame:
         """Differences on held-out hypernyms: those fixed in advance first, then exploratory ones."""
-        return contrast_table(self.runs, self.categories, self.yardsticks)
+        return contrast_table(self.compared)
+
+    @cached_property
+    def compared(self) -> list[Contrast]:
+        """The same as objects, each with its decision: see `analysis.statistics.contrasts.all_contrasts`."""
+        return all_contrasts(self.runs, self.categories, self.yardsticks)
+
+    @cached_property
+    def robustness(self) -> pd.DataFrame:
+        """The confirmatory contrasts on drawn leaves and at depth 1: see `analysis.statistics.robustness`."""
+        return robustness_table(self.compared, self.runs, self.categories, self.answers, self.depths)
 
     @cached_property
     def hypernyms(self) -> pd.DataFrame:
         """Tests of single hypernyms, Holm-adjusted, see `analysis.statistics.hypernym_tests`."""
-        return hypernym_tests(self.runs, self.categories)
+        return hypernym_tests(self.runs, self.categories, self.compared)
 
     @cached_property
     def swap(self) -> pd.DataFrame:
-        """The hypernym-level swap by four tests, see `analysis.statistics.swap_tests`."""
-        return swap_tests(self.runs, self.categories)
+        """The hypernym-level swap by several tests, see `analysis.statistics.swap_tests`."""
+        return swap_tests(self.runs, self.categories, self.compared)
 
     @cached_property
     def fitted(self) -> list[Fitted]:
@@ -118,7 +132,7 @@ class Study:
     @cached_property
     def models(self) -> pd.DataFrame:
         """Fixed effects of the mixed models, see `analysis.statistics.models.effects_table`."""
-        return effects_table(self.fitted)
+        return effects_table(self.fitted, self.compared)
 
     @cached_property
     def model_variances(self) -> pd.DataFrame:
@@ -182,6 +196,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     measured: dict[str, pd.DataFrame] = {}
     bins: dict[str, pd.DataFrame] = {}
     composed = []
+    held: dict[str, tuple[Asked, NDArray[np.bool_]]] = {}
     seen: list[Future[dict[str, str]]] = []
     # What is read off features is mostly matrix products, which leave this thread free meanwhile.
     with ThreadPoolExecutor(1) as beside, progress_bar("measure", len(runs), "runs") as advance:
@@ -194,10 +209,14 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
             kept = asked[scored]
             numbered = Numbered.of(kept)
             test = (kept["split"] == "test").to_numpy(bool)
+            unseen = test & (kept["group"] == "heldout").to_numpy(bool)
+            heldout = Asked.of(kept[unseen])
             seen.append(beside.submit(_see, visual, runs.loc[run_ids], label_map(questions), kept[test]))
             for run_id in run_ids:
                 answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
+                if runs.at[run_id, "shown"] and unseen.any():
+                    held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
                 bins[run_id] = answer_bins(answers).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
@@ -229,6 +248,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
+        answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
     )
 

@@ -15,11 +15,13 @@ def analyze(
     probe: ProbeFiles = None,
     dataset: DatasetPlaces = None,
     features: StorePlaces = None,
+    r: Annotated[bool, typer.Option("--r", help="Write the mixed models as an R script with its data too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compute every table and figure of a sweep.
 
-    Each table is written as CSV and Parquet. columns.csv says what their columns mean. A summary is printed.
+    Each table is written as CSV and Parquet. columns.csv says what their columns mean. A summary is printed. With --r
+    the folder r/ has the mixed models for R: models.R (lme4, lmerTest, emmeans) and data.csv.
 
     Example: crosstax analyze runs --probe probe/lm.parquet --out results
     """
@@ -31,6 +33,10 @@ def analyze(
 
     started = time.perf_counter()
     study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
+    if r:
+        from analysis.report.r_script import write_r
+
+        say(f"mixed models for R: {write_r(study, out)}")
     console.print(overview(study))
     say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
     print_json({"out": str(out), **essentials(study)}, as_json)

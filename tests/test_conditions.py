@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_sweep import CELLS, World, write_sweep
 
-from analysis.conditions import arms_of, label_runs, seed_text, shown_runs
+from analysis.cells import arms_of, label_runs, seed_text, shown_runs
 from analysis.predictions import load_sweep
 from analysis.report.page import cell_rows
 from analysis.study import measure

@@ -1,16 +1,23 @@
 """Contrasts, intervals and verdicts; which runs may be averaged at all."""
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
+from rich.console import Console
 from synthetic_sweep import CELLS, World, write_sweep
 
-from analysis.conditions import label_runs, seed_text, short_name
+from analysis.cells import label_runs, seed_text, short_name, shown_runs
 from analysis.predictions import load_sweep
-from analysis.statistics.comparisons import compare_setups
-from analysis.statistics.contrasts import chance_checks, confirmatory_contrasts, correlation, mean_interval
+from analysis.report.page import cell_rows
+from analysis.report.result import headline
+from analysis.report.summary import overview
+from analysis.statistics.contrasts import CONFIRMATORY, Contrast
+from analysis.statistics.difference import OVER_BOTH, THESE_SEEDS, Decision
+from analysis.statistics.robustness import Asked, macro_f1_draws
 from analysis.study import Study, measure
 
 WORLD = World(families=6, per_leaf=16)
@@ -20,37 +27,13 @@ def study_of(folder: Path, cells: dict[tuple[str, str], tuple[float, float, floa
     return measure(load_sweep(write_sweep(folder, WORLD, cells)))
 
 
-def test_interval_equals_scipy() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 9)
-    mean, low, high = mean_interval(values, 0.95)
-    assert mean == pytest.approx(values.mean())
-    expected = stats.t.interval(0.95, 8, loc=values.mean(), scale=stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
-    assert np.isnan(mean_interval(values[:1], 0.95)[1])
-
-
-def test_correlation_equals_scipy() -> None:
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=12)
-    y = x + rng.normal(size=12)
-    expected = stats.pearsonr(x, y)
-    r, low, high, n = correlation(np.r_[x, np.nan], np.r_[y, 1.0])
-    assert (r, n) == (pytest.approx(expected.statistic), 12)
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert np.isnan(correlation(x, np.ones(12))[0])
-    assert np.isnan(correlation(x[:3], y[:3])[1])
-
-
-@pytest.mark.parametrize("level", [0.1, 33.3, -1e9])
-def test_values_that_are_equal_but_for_rounding_have_no_correlation(level: float) -> None:
-    rounded = np.array([level, level * 3 / 3, level + level / 10 - level / 10, np.nextafter(level, 0), level])
-    assert np.ptp(rounded) > 0
-    assert np.isnan(correlation(np.arange(5.0), rounded)[:3]).all()
+def confirmatory(study: Study, kind: str = "contrast") -> list[Contrast]:
+    return [c for c in study.compared if (c.status, c.kind) == (CONFIRMATORY, kind)]
 
 
 def test_contrasts_of_a_study_with_transfer(tmp_path: Path) -> None:
     study = study_of(tmp_path)
-    contrasts = confirmatory_contrasts(study.categories, study.runs)
+    contrasts = confirmatory(study)
     assert [(c.above, c.below) for c in contrasts] == [
         ("pretrained LM, original", "largest baseline (its own answers, permuted)"),
         ("pretrained LM, original", "random-init LM, original"),
@@ -61,14 +44,11 @@ def test_contrasts_of_a_study_with_transfer(tmp_path: Path) -> None:
     ]
     heldout = study.test("heldout")["macro_f1"].groupby([study.runs["lm_init"], study.runs["arm"]]).mean()
     gap = heldout["pretrained", "original"] - heldout["random", "original"]
-    assert contrasts[1].difference == pytest.approx(gap)
-    assert contrasts[1].verdict == f"above by {gap:.1f} points"
-    assert all(c.shown and c.low < c.difference < c.high for c in contrasts)
-    runs = study.test("heldout")["macro_f1"]
-    original, across = (
-        runs[study.runs["arm"].eq(arm) & study.runs["lm_init"].eq("pretrained")] for arm in ("original", "across")
-    )
-    assert contrasts[2].worst == pytest.approx(original.min() - across.max())
+    assert contrasts[1].f1.estimate == pytest.approx(gap)
+    assert contrasts[1].f1.verdict == f"above by {gap:.1f} points"
+    assert all(c.f1.decision is Decision.ABOVE and c.f1.basis == OVER_BOTH for c in contrasts)
+    assert [c.f1.paired for c in contrasts[:3]] == [True, False, True]  # each random-init run has an LM of its own
+    assert (study.contrasts["p_holm"].notna() == (study.contrasts["kind"] == "contrast")).sum() > 6
 
 
 def test_the_largest_baseline_counts_not_a_convenient_one(tmp_path: Path) -> None:
@@ -76,15 +56,15 @@ def test_the_largest_baseline_counts_not_a_convenient_one(tmp_path: Path) -> Non
     study = study_of(tmp_path, cells)
     heldout = study.test("heldout")
     largest = max(heldout[name].mean() for name in ("majority_f1", "coin_f1", "permuted_f1"))
-    (contrast,) = confirmatory_contrasts(study.categories, study.runs)
-    assert contrast.difference == pytest.approx(heldout["macro_f1"].mean() - largest)
+    (contrast,) = confirmatory(study)
+    assert contrast.f1.estimate == pytest.approx(heldout["macro_f1"].mean() - largest)
 
 
 def test_setups_without_a_counterpart_are_not_counted(tmp_path: Path) -> None:
     write_sweep(tmp_path, WORLD, CELLS)
     write_sweep(tmp_path, WORLD, {("pretrained", "original"): (1.5, 0.0, 0.0)}, lm="/somewhere/worlds/demo-7/twin")
     study = measure(load_sweep(tmp_path))
-    contrasts = confirmatory_contrasts(study.categories, study.runs)
+    contrasts = confirmatory(study)
     assert len(contrasts) == 6
     assert {c.setup for c in contrasts} == {"lm"}
 
@@ -94,31 +74,104 @@ def test_setups_are_compared_hypernym_by_hypernym(tmp_path: Path) -> None:
     write_sweep(tmp_path, WORLD, {("pretrained", "within"): (1.5, 0.3, 0.0)}, encoder="siglip")
     write_sweep(tmp_path, WORLD, {("pretrained", "swap"): (1.5, 0.3, 0.0)}, encoder="siglip", subset="swap")
     study = measure(load_sweep(tmp_path))
-    (gap,) = compare_setups(study.runs, study.categories)
+    (gap,) = (c for c in study.compared if c.kind == "setup")
     f1 = study.test("heldout")["macro_f1"].groupby([study.runs["encoder"], study.runs["arm"]]).mean()
-    assert gap.cell == "pretrained LM, within"
-    assert (gap.f1, gap.other_f1) == pytest.approx((f1["dino", "within"], f1["siglip", "within"]))
-    assert gap.f1_gap[0] == pytest.approx(gap.f1 - gap.other_f1)
-    assert gap.f1_gap[1] > 0
+    assert gap.above.startswith("pretrained LM, within")
+    assert gap.means == pytest.approx((f1["dino", "within"], f1["siglip", "within"]))
+    assert gap.f1.estimate == pytest.approx(gap.means[0] - gap.means[1])
+    assert gap.f1.low > 0
 
 
 def test_no_transfer_is_not_shown_and_chance_is_tested_for(tmp_path: Path) -> None:
     cells = {("pretrained", "original"): (1.5, 0.0, 0.0), ("pretrained", "across"): (1.5, 0.0, 0.0)}
-    study = study_of(tmp_path, cells)
-    contrasts = confirmatory_contrasts(study.categories, study.runs)
-    assert not any(c.shown for c in contrasts)
-    assert all(c.verdict.startswith("not shown") for c in contrasts)
-    (null,) = chance_checks(study.categories, study.runs)
-    assert null.equivalent
-    assert null.verdict == "equivalent to chance within 5 points"
+    study = measure(load_sweep(write_sweep(tmp_path, World(families=6, per_leaf=60), cells, seeds=range(8))))
+    assert not any(c.f1.decision is Decision.ABOVE for c in confirmatory(study))
+    (null,) = confirmatory(study, "chance")
+    assert null.f1.decision is Decision.EQUIVALENT
 
 
 def test_an_across_with_transfer_is_called_above_chance(tmp_path: Path) -> None:
-    cells = {("pretrained", "across"): (1.5, 0.8, 0.0)}
-    study = study_of(tmp_path, cells)
-    assert confirmatory_contrasts(study.categories, study.runs) == []
-    (null,) = chance_checks(study.categories, study.runs)
-    assert null.verdict == f"above chance by {null.difference:.1f} points"
+    study = study_of(tmp_path, {("pretrained", "across"): (1.5, 0.8, 0.0)})
+    assert confirmatory(study) == []
+    (null,) = confirmatory(study, "chance")
+    assert null.f1.verdict == f"above by {null.f1.estimate:.1f} points"
+
+
+def test_one_seed_is_said_wherever_a_decision_is(tmp_path: Path) -> None:
+    study = measure(load_sweep(write_sweep(tmp_path, WORLD, CELLS, seeds=(0,))))
+    assert set(study.contrasts["basis"]) == {THESE_SEEDS} == set(study.f1["basis"])
+    assert study.contrasts["verdict"].str.endswith(f"({THESE_SEEDS})").all()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_everything_said_of_a_contrast_is_its_one_decision(tmp_path: Path, number: int) -> None:
+    """Studies drawn at random: tables, sentences, models and the terminal must not contradict each other."""
+    rng = np.random.default_rng(number)
+    names = [("pretrained", "original"), ("pretrained", "within"), ("pretrained", "across"), ("random", "original")]
+    cells = {name: (1.5, float(rng.choice([0, 0.15, 0.4, 1.2])), float(rng.uniform(0, 0.6))) for name in names}
+    seeds = tuple(range(int(rng.choice([1, 3, 5]))))
+    write_sweep(tmp_path, WORLD, cells, seeds=seeds)
+    swap = {("pretrained", name): (1.5, float(rng.choice([0.1, 0.9])), 0.0) for name in ("original", "swap")}
+    write_sweep(tmp_path, WORLD, swap, seeds=seeds, subset="swap")
+    study = measure(load_sweep(tmp_path))
+    decided = {(c.setup, c.above, c.below): c.f1 for c in study.compared if c.kind != "chance"}
+    assert len(decided) == len([c for c in study.compared if c.kind != "chance"])
+    table = study.contrasts
+    for row, c in zip(table.to_dict("records"), study.compared, strict=True):
+        assert (row["decision"], row["verdict"]) == (str(c.f1.decision), c.f1.verdict)
+    words = cell_rows(study, shown_runs(study.runs))
+    said = " ".join(headline(words, study.compared))
+    fixed = confirmatory(study)
+    above = sum(c.f1.decision is Decision.ABOVE for c in fixed)
+    assert (f"All {len(fixed)} contrasts" if above == len(fixed) else f"{above} of the {len(fixed)} contrasts") in said
+    assert (THESE_SEEDS in said) == (len(seeds) == 1)
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(overview(study))
+    printed = console.export_text()
+    assert all(f"{c.above} − {c.below}" in printed and c.f1.verdict in printed for c in fixed)
+    assert (THESE_SEEDS in printed) == (len(seeds) == 1)
+    models, checked = study.models[study.models["tost_step"].notna()], 0
+    for row in models[models["question"].isin(["pretraining", "labels"])].to_dict("records"):
+        one, other = row["comparison"].split(" − ")
+        if row["question"] == "pretraining":
+            one = f"pretrained LM, {other.split(', ')[1]}"
+        else:
+            one, other = f"pretrained LM, {one}", f"pretrained LM, {other}"
+        if (row["setup"], one, other) in decided:
+            assert row["verdict"] == decided[row["setup"], one, other].verdict
+            checked += 1
+    assert checked >= 3
+    (swapped,) = (c for c in study.compared if c.kind == "swap")
+    assert study.swap["verdict"].tolist()[0] == swapped.f1.verdict
+    assert not any(study.swap["verdict"].tolist()[1:])
+    checks = study.robustness
+    assert set(checks["check"]) == {"leaves resampled"}
+    for row in checks.to_dict("records"):
+        same = str(decided[row["setup"], row["above"], row["below"]].decision)
+        assert row["agrees"] == row["verdict"].startswith(same)
+
+
+def test_hypernyms_that_share_leaves_are_drawn_together(tmp_path: Path) -> None:
+    """Two names for the same leaves are one hypernym's worth of evidence: the interval is that of one of them."""
+    leaf = np.repeat(np.arange(40), 12)
+    rng = np.random.default_rng(0)
+    gold, yes = np.tile([True, False], 240), rng.random(480) < 0.5
+    yes = np.where(rng.random(40)[leaf] < 0.5, gold, yes)  # leaves are known or not
+    once = pd.DataFrame({"label_leaf": leaf.astype(str), "category": "a", "answer": gold})
+    twice = pd.concat([once, once.assign(category="b")], ignore_index=True)
+    draws = [macro_f1_draws(Asked.of(asked), np.tile(yes, n)) for n, asked in ((1, once), (2, twice))]
+    np.testing.assert_allclose(*draws)
+    alone = twice.assign(label_leaf=twice["category"] + twice["label_leaf"])  # as if they shared nothing
+    assert macro_f1_draws(Asked.of(alone), np.tile(yes, 2)).std() < 0.85 * draws[0].std()
+
+
+def test_nested_hypernyms_can_be_left_out(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    depths = pd.DataFrame({"category": WORLD.hypernyms, "depth": [1, 1, 1, 2, 2, 2], "dataset_path": ""})
+    checks = replace(study, depths=depths).robustness
+    checks = checks[checks["check"] == "depth 1"]
+    assert (checks["n_hypernyms"] == 3).all()
+    assert len(checks) == len(confirmatory(study))
 
 
 def test_orders_are_never_averaged_together(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from scipy import stats
 from synthetic_sweep import CELLS, World, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.conditions import shown_runs
+from analysis.cells import shown_runs
 from analysis.figures.contents import FIGURES, draw_figures
 from analysis.figures.style import Drawn
 from analysis.predictions import load_sweep

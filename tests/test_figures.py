@@ -29,7 +29,7 @@ from PIL import Image
 from synthetic_sweep import CELLS, World, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.conditions import encoder_names, setup_names
+from analysis.cells import encoder_names, setup_names
 from analysis.figures.contents import FIGURES, Figures, draw_figures
 from analysis.figures.counts import hypernyms_per_leaf_figure, leaves_per_hypernym_figure
 from analysis.figures.curves import _as_published

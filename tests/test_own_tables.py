@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import CELLS, World, id_of, mark_done, write_probe, write_sweep
 
 from analysis import inputs as inputs_module
-from analysis.conditions import label_runs, seed_units, shown_runs
+from analysis.cells import label_runs, seed_units
 from analysis.figures.contents import Figures
 from analysis.predictions import load_sweep
 from analysis.probes import read_probes
@@ -27,9 +27,9 @@ from analysis.report.files import study_tables, write_tables
 from analysis.report.summary import essentials, overview
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.means import FEW_EACH, OVER
-from analysis.statistics.contrasts import chance_checks, confirmatory_contrasts
-from analysis.statistics.equivalence import holm
+from analysis.statistics.difference import holm
 from analysis.statistics.intervals import crossed_bootstrap
+from analysis.statistics.swap_tests import DECIDES, HYPERNYMS, MIXED, PAIRED, WELCH
 from analysis.study import Study, measure
 
 WORLD = World(families=4, per_leaf=16, parents=True)
@@ -108,11 +108,11 @@ def test_f1_means_are_those_of_the_runs(study: Study) -> None:
         assert row["f1"] == pytest.approx(scores["macro_f1"].mean())
         assert row["permuted_f1"] == pytest.approx(scores["permuted_f1"].mean())
         assert row["boot_low"] < row["f1"] < row["boot_high"]
-        assert row["model_low"] < row["f1"] < row["model_high"]
+        assert row["low"] < row["f1"] < row["high"]
         assert row["seed_lowest"] <= row["f1"] <= row["seed_highest"]
     whole = table[table["arm"] == "original"]
     assert (whole["n_seeds"] == 3).all()
-    assert whole["note"].str.contains("variance can barely be estimated").all()
+    assert (whole["basis"] == "seeds and hypernyms").all()
     partial = table[table["arm"] == "across 50 %"]
     assert (partial["n_runs"] == 6).all()
     assert (partial["n_seeds"] == 2).all()  # two permutations: their runs share a label map
@@ -192,46 +192,30 @@ def test_veridical_means_under_a_shuffle(study: Study, folder: Path) -> None:
     assert whole["permuted_f1"] == pytest.approx(100 * chance.mean())
 
 
-def test_contrasts_fixed_in_advance_come_first_and_are_the_same(study: Study) -> None:
-    table, shown = study.contrasts, shown_runs(study.runs)
+def test_contrasts_fixed_in_advance_come_first_and_are_one_family(study: Study) -> None:
+    table = study.contrasts
     fixed = table[table["status"] == "confirmatory"]
     assert list(fixed.index) == list(range(len(fixed)))
-    contrasts = confirmatory_contrasts(study.categories, shown)
-    assert len(contrasts) == 6
-    own = table[(table["status"] == "confirmatory") & (table["kind"] == "contrast")]
-    for row, contrast in zip(own.to_dict("records"), contrasts, strict=True):
-        assert (row["above"], row["below"], row["verdict"]) == (contrast.above, contrast.below, contrast.verdict)
-        ends = (contrast.difference, contrast.low, contrast.high, contrast.worst)
-        assert (row["difference"], row["low"], row["high"], row["worst"]) == pytest.approx(ends)
-        assert row["boot_low"] < row["difference"] < row["boot_high"]
-        assert row["p"] < row["p_holm"] < 1e-3 or row["p_holm"] == row["p"]
-    np.testing.assert_allclose(own["p_holm"], multipletests(own["p"], method="holm")[1])
-    nulls, told = chance_checks(study.categories, shown), set()
-    for row, null in zip(table[table["kind"] == "chance"].to_dict("records"), nulls, strict=True):
-        assert row["difference"] == pytest.approx(null.difference)
-        over_seeds = row["boot_equivalent"] if null.equivalent else row["boot_low"] > 0
-        assert row["verdict"] == null.verdict + ("" if over_seeds else "; with these seeds, not shown over seeds")
-        told.add(over_seeds)
-        assert row["high"] - row["low"] > null.high - null.low  # 95 % beside the check's 90 %
-        assert row["equivalent"] == null.equivalent
-    assert told == {True, False}  # random LMs differ by seed, which a test over hypernyms does not see
-    assert table.loc[table["status"] == "exploratory", "p_holm"].isna().all()
+    planned = fixed["p"].where(fixed["kind"] == "contrast", fixed["tost_p"])
+    adjusted = fixed["p_holm"].where(fixed["kind"] == "contrast", fixed["tost_p_holm"])
+    np.testing.assert_allclose(adjusted, multipletests(planned, method="holm")[1])
+    assert table.loc[table["status"] == "exploratory", ["p_holm", "tost_p_holm"]].isna().all(axis=None)
     assert set(table["kind"]) == {"contrast", "chance", "yardstick", "setup", "swap"}
+    assert (table["low"] < table["difference"]).all()
+    assert (table["boot_low"] < table["difference"]).all()
 
 
-def test_a_paired_test_over_hypernyms_equals_scipy(study: Study, folder: Path) -> None:
+def test_a_contrast_is_the_difference_of_its_own_tables(study: Study, folder: Path) -> None:
     test = study.categories[(study.categories["split"] == "test") & (study.categories["group"] == "heldout")]
-    means = {
-        arm: test[test["run_id"].isin(runs_of(folder, arm))].groupby("category")["f1"].mean()
+    one, other = (
+        test[test["run_id"].isin(runs_of(folder, arm))].pivot(index="run_id", columns="category", values="f1")
         for arm in ("original", "across")
-    }
-    expected = stats.ttest_rel(means["original"], means["across"])
-    row = study.contrasts.query("above == 'pretrained LM, original' and below == 'pretrained LM, across'").iloc[0]
-    assert (row["t"], row["p"], row["df"]) == (
-        pytest.approx(expected.statistic),
-        pytest.approx(expected.pvalue),
-        expected.df,
     )
+    gaps = one.to_numpy() - other.to_numpy()  # by seed
+    row = study.contrasts.query("above == 'pretrained LM, original' and below == 'pretrained LM, across'").iloc[0]
+    assert row["difference"] == pytest.approx(gaps.mean())
+    assert (row["boot_low"], row["boot_high"]) == pytest.approx(crossed_bootstrap(gaps))
+    assert row["standardised"] == pytest.approx(gaps.mean() / one.to_numpy().std(ddof=1))
 
 
 def test_single_hypernyms_are_adjusted_within_their_comparison(study: Study, folder: Path) -> None:
@@ -277,24 +261,19 @@ def test_models_of_a_study(study: Study) -> None:
 
 def test_swap_tests_stand_side_by_side(study: Study) -> None:
     table = study.swap
-    assert table["test"].tolist() == [
-        "Welch, unpaired",
-        "paired by seed and hypernym",
-        "paired by hypernym",
-        "mixed model",
-    ]
+    assert table["test"].tolist() == [DECIDES, WELCH, PAIRED, HYPERNYMS, MIXED]
     gap = study.contrasts.loc[study.contrasts["kind"] == "swap"].iloc[0]
-    paired = table.iloc[2]
-    assert (paired["difference"], paired["low"], paired["p"]) == pytest.approx(
+    decides = table.iloc[0]
+    assert (decides["difference"], decides["low"], decides["p"]) == pytest.approx(
         (gap["difference"], gap["low"], gap["p"])
     )
+    assert (table["verdict"] != "").tolist() == [True] + 4 * [False]
 
 
 def test_one_run_alone_gives_every_table(tmp_path: Path) -> None:
     study = measure(load_sweep(write_sweep(tmp_path / "sweep", WORLD, TRANSFER, seeds=(0,))))
     row = study.f1[study.f1["group"] == "heldout"].iloc[0]
-    assert row["note"] == "1 seed: the interval is about categories only"
-    assert row["model"] == "Student's t over categories"
+    assert row["basis"] == "these seeds only"
     assert study.models.empty
     assert study.swap.empty
     assert len(study.contrasts) == 1
@@ -380,7 +359,7 @@ def test_overview_and_essentials(study: Study) -> None:
     text = _text(study, 200)
     row = study.f1[(study.f1["arm"] == "across") & (study.f1["group"] == "heldout")].iloc[0]
     line = next(line for line in text.splitlines() if "pretrained LM, across" in line)
-    assert f"{row['f1']:.1f} [{row['boot_low']:.1f}, {row['boot_high']:.1f}]" in line
+    assert f"{row['f1']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" in line
     assert "above by" in text
     assert "mixed model" in text
     assert "probability on neither answer up to 3.0 %" in text

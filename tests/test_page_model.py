@@ -7,7 +7,7 @@ from html_page import HtmlPage
 
 from analysis.report.models import ModelReport
 from analysis.report.report import template_environment
-from analysis.statistics.equivalence import tost
+from analysis.statistics.difference import judged
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
 
 
@@ -32,7 +32,7 @@ def report(model: MixedModel) -> ModelReport:
         formula=model.formula,
         model=model,
         notes=("A note.",),
-        equivalence=(("original − across", tost(effect["estimate"], effect["se"], effect["df"], margin=5)),),
+        tests=(("original − across", judged(effect["estimate"], effect["se"], effect["df"], margin=5)),),
         labels={"labels": "original − across"},
     )
 
@@ -44,8 +44,8 @@ def test_sentences_are_the_numbers(report: ModelReport, model: MixedModel) -> No
         f"original − across: b = {effect['estimate']:.2f}, SE = {effect['se']:.2f}, "
         f"t({effect['df']:.1f}) = {effect['t']:.2f}, p < .001."
     )
-    assert second.startswith(f"Equivalence of original − across within ±5: difference +{effect['estimate']:.2f}, 90 %")
-    assert "not shown to lie within 5" in second
+    assert second.startswith(f"original − across: difference +{effect['estimate']:.2f}, 90 % interval")
+    assert second.endswith("by this model alone above.")
     assert report.slug == "labels-within-across"
 
 

@@ -11,6 +11,7 @@ from synthetic_sweep import CELLS, World, answer_questions, write_probe, write_r
 from analysis import inputs as inputs_module
 from analysis.predictions import derive_answers, load_sweep
 from analysis.probes import read_probes
+from analysis.report.experiments import yardstick_sentences
 from analysis.scores.coherence import label_map
 from analysis.scores.neighbours import find_neighbours
 from analysis.scores.yardsticks import (
@@ -22,11 +23,16 @@ from analysis.scores.yardsticks import (
     matched_votes,
     measure_yardstick,
 )
-from analysis.statistics.comparisons import compare_swap, compare_yardsticks, yardstick_sentences
+from analysis.statistics.contrasts import Contrast
+from analysis.statistics.difference import Decision
 from analysis.study import Study, measure
 from cachegen.common.errors import RunError
 
 WORLD = World(families=6, per_leaf=16, parents=True)
+
+
+def of_kind(study: Study, kind: str) -> list[Contrast]:
+    return [c for c in study.compared if c.kind == kind]
 
 
 def asked_of(world: World, shuffle: str) -> pd.DataFrame:
@@ -188,23 +194,24 @@ def test_a_study_scores_them_beside_its_runs(study_inputs: dict[str, str], tmp_p
         theirs = study.yardsticks[(study.yardsticks["yardstick"] == name) & (study.yardsticks["group"] == "heldout")]
         columns = ["run_id", "category", "n_yes", "n_no", "majority_f1", "coin_f1"]
         pd.testing.assert_frame_equal(own[columns].reset_index(drop=True), theirs[columns].reset_index(drop=True))
-    comparisons = compare_yardsticks(study.runs, study.categories, study.yardsticks)
-    assert [(c.lm_init, c.arm) for c in comparisons[::3]] == [
+    comparisons = of_kind(study, "yardstick")
+    assert [(c.one.lm_init, c.one.labels.shuffle) for c in comparisons[::3]] == [
         *[("pretrained", "original"), ("random", "original")],
         *[("pretrained", "across"), ("pretrained", "within")],
     ]
-    one = next(c for c in comparisons if (c.cell, c.yardstick) == ("pretrained LM, within", "knn"))
+    one = next(c for c in comparisons if (c.above, c.other) == ("pretrained LM, within", "knn"))
     mine = study.test("heldout").loc[study.runs["arm"] == "within", ["macro_f1", "auc"]].mean()
-    assert (one.f1, one.auc) == pytest.approx(tuple(mine))
-    assert one.f1_gap[0] == pytest.approx(one.f1 - one.other_f1)
-    assert one.f1_gap[1] < one.f1_gap[0] < one.f1_gap[2]
+    assert (one.means[0], one.auc_means[0]) == pytest.approx(tuple(mine))
+    assert one.f1.estimate == pytest.approx(one.means[0] - one.means[1])
+    assert one.auc is not None
+    assert one.auc.estimate == pytest.approx(one.auc_means[0] - one.auc_means[1])
 
 
 def test_sentences_follow_the_numbers(study_inputs: dict[str, str], tmp_path: Path) -> None:
     """A run that knows what nobody can see, and one that does not know what anybody can."""
     cells = {("pretrained", "across"): (2.0, 5.0, 0.0), ("pretrained", "original"): (2.0, 0.0, 0.0)}
     study = measure(load_sweep(write_sweep(tmp_path / "sweep", WORLD, cells, paths=study_inputs)))
-    original, across = yardstick_sentences(compare_yardsticks(study.runs, study.categories, study.yardsticks))
+    original, across = yardstick_sentences(of_kind(study, "yardstick"))
     assert across.endswith(": more than looking alike gives.")
     assert original.endswith(": less than looking alike gives.")
     f1 = study.test("heldout")["macro_f1"].groupby(study.runs["arm"]).mean()
@@ -220,8 +227,8 @@ def test_across_labels_that_can_still_be_seen_are_said(study_inputs: dict[str, s
     says = {}
     for name in ("mixed", "whole"):
         study = measure(load_sweep(tmp_path / name))
-        says[name] = " ".join(yardstick_sentences(compare_yardsticks(study.runs, study.categories, study.yardsticks)))
-    assert "Caution: under these across labels looks still tell hypernyms apart" in says["whole"]
+        says[name] = " ".join(yardstick_sentences(of_kind(study, "yardstick")))
+    assert "Caution: in pretrained LM, across looks still tell hypernyms apart" in says["whole"]
     assert "Caution" not in says["mixed"]
 
 
@@ -297,12 +304,11 @@ def test_the_swap_is_compared_with_its_control_pair_by_pair(tmp_path: Path) -> N
         cells = {("pretrained", shuffle): (2.0, strength, 0.0)}
         write_sweep(tmp_path, WORLD, cells, seeds=(0, 1), subset="swap")
     study = measure(load_sweep(tmp_path))
-    (swap,) = compare_swap(study.runs, study.categories)
+    (swap,) = of_kind(study, "swap")
     runs = study.test("heldout")["macro_f1"].groupby(study.runs["arm"]).mean()
-    assert (swap.control, swap.swapped) == pytest.approx((runs["original"], runs["swap"]))
-    assert swap.gap[0] == pytest.approx(runs["original"] - runs["swap"])
-    assert swap.verdict == f"the swap costs {swap.gap[0]:.1f} points"
-    assert swap.gap[1] < swap.gap_90[1] < swap.gap_90[2] < swap.gap[2]
+    assert swap.means == pytest.approx((runs["original"], runs["swap"]))
+    assert swap.f1.estimate == pytest.approx(runs["original"] - runs["swap"])
+    assert swap.f1.decision is Decision.ABOVE
 
 
 def test_an_equal_swap_is_called_equivalent(tmp_path: Path) -> None:
@@ -312,5 +318,5 @@ def test_an_equal_swap_is_called_equivalent(tmp_path: Path) -> None:
         answers = answer_questions(asked, {"leaf": 2.0, "hypernym": 1.0}, 0.0, 0)
         write_run(tmp_path, shuffle, {"shuffle": shuffle, "subset": "swap"}, questions, answers)
     study = measure(load_sweep(tmp_path))
-    (swap,) = compare_swap(study.runs, study.categories)
-    assert swap.verdict == "equivalent within 5 points"
+    (swap,) = of_kind(study, "swap")
+    assert swap.f1.decision is Decision.EQUIVALENT

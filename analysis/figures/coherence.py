@@ -10,7 +10,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 
 from analysis.beside_paper import references
-from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.cells import arms_of, setup_names, setups_of, shown_runs, shuffle_of
 from analysis.figures.style import (
     GREY,
     LOOKS,
@@ -31,7 +31,7 @@ from analysis.figures.style import (
     wrapped,
 )
 from analysis.published import published_hypernyms
-from analysis.statistics.contrasts import correlation
+from analysis.statistics.intervals import correlation
 from analysis.study import Study, coherence_points
 from analysis.words import number
 

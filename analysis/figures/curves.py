@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.beside_paper import Reference, References, references
-from analysis.conditions import arms_of, setup_names, shuffle_of
+from analysis.cells import arms_of, setup_names, shuffle_of
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.beside_paper import references
-from analysis.conditions import CELL, arms_of, setup_names, setups_of, shown_runs
+from analysis.cells import CELL, arms_of, setup_names, setups_of, shown_runs
 from analysis.figures.style import (
     GREY,
     INIT_LOOKS,

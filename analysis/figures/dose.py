@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from analysis.beside_paper import References, references
-from analysis.conditions import encoder_names, last_part, setup_fields, short_name, shown_runs
+from analysis.cells import encoder_names, last_part, setup_fields, short_name, shown_runs
 from analysis.figures.main import LIFT, PANELS, Cell, cells_text, f1_limits, published_f1, strip
 from analysis.figures.style import (
     DOUBLE,

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import setup_names, setups_of, shown_runs
+from analysis.cells import setup_names, setups_of, shown_runs
 from analysis.figures.style import Drawn, Look, NotDrawnError, cell_name, key, legend, look_of, style, wrapped
 from analysis.study import Study
 from analysis.words import number

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.beside_paper import References, references
-from analysis.conditions import arms_of, setup_names, setups_of, shown_runs, shuffle_of
+from analysis.cells import arms_of, setup_names, setups_of, shown_runs, shuffle_of
 from analysis.figures.style import (
     DOUBLE,
     GREY,

@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.conditions import LM_NAMES, arms_of, setups_of, shuffle_of
+from analysis.cells import LM_NAMES, arms_of, setups_of, shuffle_of
 from cachegen.common.files import write_atomically, write_text
 
 SINGLE, DOUBLE = 8.5 / 2.54, 17.5 / 2.54  # inches: one and two columns of a page

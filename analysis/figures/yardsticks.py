@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.conditions import LM_NAMES, arms_of, setup_names, setups_of, shown_runs
+from analysis.cells import LM_NAMES, arms_of, setup_names, setups_of, shown_runs
 from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,

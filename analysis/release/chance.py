@@ -14,9 +14,9 @@ from analysis.published import COIN, MORE_CELLS, Published
 from analysis.release.claims import Claim, Found, Said, Statement, check
 from analysis.release.files import MACRO, AbsentError, find, read_f1
 from analysis.release.means import Removed, cell_words, fields_of, mean_and_sd
-from analysis.release.models import Effect, effect, fit
+from analysis.release.models import effect, fit
 from analysis.release.scores import HELDOUT, Release
-from analysis.statistics.equivalence import holm
+from analysis.statistics.difference import Decision, Difference, adjusted, difference, seeds_by_hypernyms
 from analysis.words import interval, number, p_text, points
 from cachegen.things.names import HYPERNYMS
 
@@ -69,8 +69,6 @@ NULLS = (
 )
 LMS = ("Qwen3-0.6B", "Qwen3-1.7B")
 FIELDS = {"encoder": "DINOv2", "random_lm": False, "shuffle": "Original"}
-MODEL = "gain ~ 1 + (1 | seed) + (1 | category)"
-ALPHA = 0.05
 
 
 def above_chance_claims(release: Release, removed: Removed) -> list[Claim]:
@@ -117,15 +115,15 @@ def _gains(rows: pd.DataFrame, chance: pd.Series | float) -> pd.DataFrame:
     return rows.assign(gain=100 * (rows["f1"] - less)).dropna(subset="gain")[["gain", "seed", "category"]]
 
 
-def _tested(gains: pd.DataFrame) -> Effect:
+def _tested(gains: pd.DataFrame) -> Difference:
     if gains["seed"].nunique() < 2:
         raise AbsentError("only runs of one seed, where the test needs several")
-    return effect(fit(MODEL, gains), "Intercept")
+    return difference(seeds_by_hypernyms(gains, "gain"))
 
 
 def _above(release: Release, lm: str, kind: str, only: Removed | None = None) -> list[Found]:
     levels, unit = LEVELS[kind]
-    found: dict[str, Effect] = {}
+    found: dict[str, Difference] = {}
     n, weighted = 0, False
     for amount in (*levels, *([100] if kind == "Random" else [])):
         fields = {"lm": lm, "ablation": "Full" if amount == 100 else kind, "amount": amount, **FIELDS}
@@ -143,11 +141,12 @@ def _above(release: Release, lm: str, kind: str, only: Removed | None = None) ->
         n, weighted = n + len(gains), weighted or release.rest_on_weighted(rows)
     if not found:
         raise AbsentError(f"no level of {kind.lower()} ablation of {lm} with its majority answer")
-    p = holm(pd.Series({level: each.p for level, each in found.items()}))
-    above = {level: each.estimate > 0 and bool(p[level] < ALPHA) for level, each in found.items()}
+    family = adjusted(list(found.values()), ["p"] * len(found))
+    found = dict(zip(found, family, strict=True))
+    above = {level: each.decision is Decision.ABOVE for level, each in found.items()}
     told = "; ".join(
         f"{level}: {number(each.estimate, sign=True)} "
-        f"({number(each.low, sign=True)} to {number(each.high, sign=True)}, {p_text(p[level])})"
+        f"({number(each.low, sign=True)} to {number(each.high, sign=True)}, {p_text(each.p_adjusted)})"
         for level, each in found.items()
     )
     note = f"By level, with 95 % intervals over seeds and hypernyms, p by Holm: {told}."
@@ -164,8 +163,8 @@ def _above_coin(release: Release, lm: str) -> list[Found]:
         f"A fair coin has {COIN} on the paper's test counts, more than the majority answer; "
         f"{interval(tested.low, tested.high)}, {p_text(tested.p)}."
     )
-    above = tested.estimate > 0 and tested.p < ALPHA
-    return [Found(tested.estimate, len(gains), note, bool(above), release.rest_on_weighted(rows))]
+    above = tested.decision is Decision.ABOVE
+    return [Found(tested.estimate, len(gains), note, above, release.rest_on_weighted(rows))]
 
 
 def _beside_chance(release: Release, lm: str, fields: dict[str, object], suffix: str) -> list[Found]:

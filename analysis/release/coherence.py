@@ -10,8 +10,8 @@ from analysis.release.files import BACKBONE, VISUAL_COHERENCE, WEIGHTED, AbsentE
 from analysis.release.means import mean_and_sd
 from analysis.release.models import describe, effect, fit, null_sentence, verdict
 from analysis.release.scores import HELDOUT, Release, taxonomy_names
-from analysis.statistics.contrasts import correlation, mean_interval
-from analysis.statistics.equivalence import tost
+from analysis.statistics.difference import judged
+from analysis.statistics.intervals import correlation, mean_interval
 from analysis.words import interval, number
 
 FORMULA = "f1 ~ backbone_f1 + avg_cosine + (backbone_f1 + avg_cosine || category) + (1 | model:seed)"
@@ -137,9 +137,10 @@ def _means(release: Release) -> Sequence[Found]:
     )
     gap, low, high = mean_interval((wide["local_shuffled"] - wide["original"]).to_numpy(), 0.95)
     se = (high - low) / 2 / float(stdtrit(n - 1, 0.975))
+    test = judged(gap, se, n - 1, margin=COSINE_MARGIN, unit="cosine")
     same = (
         f"The paper calls it identical to the original's: difference {number(gap, 4, sign=True)}, "
-        f"{interval(low, high, 4)}, paired by hypernym; {verdict(tost(gap, se, n - 1, margin=COSINE_MARGIN))}."
+        f"{interval(low, high, 4)}, paired by hypernym; {verdict(test)}."
     )
     return [
         Found(original, n),

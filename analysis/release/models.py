@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from analysis.release.claims import Claim, Found, Said, Statement, check
 from analysis.release.files import AbsentError
 from analysis.release.scores import HELDOUT, Release
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
-from analysis.statistics.equivalence import Equivalence, tost
+from analysis.statistics.difference import Difference, judged
 from analysis.statistics.formula import MixedModelError
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
 from analysis.words import interval, p_text, points
@@ -49,15 +47,14 @@ def describe(model: MixedModel) -> str:
 
 
 def null_sentence(what: str, estimate: float, se: float, df: float) -> str:
-    """`what` (in points) with its 95 % interval and the equivalence test at `EQUIVALENCE_MARGIN` points."""
-    half = float(stdtrit(df, 0.975)) * se
-    test = tost(estimate, se, df, margin=EQUIVALENCE_MARGIN)
-    return f"{what} {points(estimate)}, {interval(estimate - half, estimate + half)}; {verdict(test)}."
+    """`what` (in points) with its 95 % interval and the equivalence test at 5 points."""
+    test = judged(estimate, se, df)
+    return f"{what} {points(estimate)}, {interval(test.low, test.high)}; {verdict(test)}."
 
 
-def verdict(test: Equivalence) -> str:
+def verdict(test: Difference) -> str:
     """An equivalence test in words."""
-    return f"{test.verdict}, TOST at ±{test.margin:g}: {p_text(test.p)}"
+    return f"{test.verdict}, TOST at ±{test.margin:g}: {p_text(test.p_equivalence)}"
 
 
 FORMULA = "f1 ~ enc*lm + (1+enc*lm | seed) + (1+enc*lm | hypernym)"

@@ -1,64 +1,108 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.conditions import CELL, LM_NAMES, arms_of, setups_of, short_name
+from analysis.cells import CELL, LM_NAMES, arms_of, setups_of, short_name
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BOOTSTRAP, FILE
+from analysis.report.result import BASIS, BOOTSTRAP, FILE
 from analysis.report.table import Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
 from analysis.scores.neighbours import NEIGHBOURS
-from analysis.scores.yardsticks import YARDSTICKS
-from analysis.statistics.comparisons import compare_setups, yardstick_sentences
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN, correlation
+from analysis.scores.yardsticks import CONTROLS
+from analysis.statistics.contrasts import Contrast
+from analysis.statistics.difference import EQUIVALENCE_MARGIN, Decision
+from analysis.statistics.intervals import correlation
 from analysis.study import POOLING, coherence_points
+from analysis.words import interval
 
 
 def yardsticks(page: Page) -> Data | None:
     """Every cell of the headline minus every yardstick; None where features are gone."""
-    if not page.comparisons:
+    compared = _of_kind(page, "yardstick")
+    if not compared:
         return None
+    columns = [
+        page.setup,
+        Column("condition", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("its F1", "below_f1"),
+        *_GAPS,
+    ]
+    caption = (
+        "Exploratory: each condition minus each yardstick on the same held-out questions, with 95 % intervals, p not "
+        "adjusted."
+    )
     return {
-        "composed": any(c.yardstick == "composition" for c in page.comparisons),
-        "gaps": _gaps(page),
+        "composed": any(c.other == "composition" for c in compared),
+        "gaps": table("yardsticks", caption, [c.row for c in compared], columns, FILE),
         "neighbours": NEIGHBOURS,
         "purity": _purity(page),
-        "sentences": yardstick_sentences(page.comparisons),
+        "sentences": yardstick_sentences(compared),
     }
 
 
-def _gaps(page: Page) -> Table:
-    known = page.study.contrasts
-    tested = known[known["kind"] == "yardstick"].set_index(["setup", "above", "below"]).to_dict("index")
-    rows = [
-        {
-            **tested[c.setup, c.cell, YARDSTICKS[c.yardstick]],
-            "setup": c.setup,
-            "cell": c.cell,
-            "yardstick": YARDSTICKS[c.yardstick],
-            "f1": c.other_f1,
-            "auc": c.other_auc[0],
-            "auc_gap": c.auc_gap,
-        }
-        for c in page.comparisons
-    ]
-    columns = [
-        page.setup,
-        Column("condition", lambda row: (row["cell"], f"minus {row['yardstick']}"), "noted"),
-        Column("its F1", "f1"),
-        Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
-        BOOTSTRAP,
-        Column("its AUC", "auc", digits=2),
-        Column("AUC difference", "auc_gap", "interval", digits=2, sign=True),
-        Column("verdict on F1", "verdict", "prose"),
-    ]
-    caption = (
-        "Exploratory: each condition minus each yardstick on the same held-out questions, mean of the differences over "
-        "hypernyms, with its 95 % interval over hypernyms and, for F1, that of a bootstrap that draws hypernyms and "
-        "seeds."
+def _of_kind(page: Page, kind: str) -> list[Contrast]:
+    return [c for c in page.study.compared if c.kind == kind]
+
+
+_GAPS = [
+    Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
+    BOOTSTRAP,
+    Column("its AUC", "below_auc", digits=2),
+    Column(
+        "AUC difference",
+        lambda row: (row["auc_difference"], row["auc_low"], row["auc_high"]),
+        "interval",
+        digits=2,
+        sign=True,
+    ),
+    Column("hypernyms", "n_hypernyms", digits=0),
+    BASIS,
+    Column("verdict on F1", "verdict", "prose"),
+]
+
+
+def yardstick_sentences(compared: list[Contrast]) -> list[str]:
+    """What the pretrained LM's answers are worth beside the stronger control without an LM, and the composition."""
+    sentences = []
+    for cell in dict.fromkeys(c.one for c in compared if c.one.pretrained):
+        here = [c for c in compared if c.one == cell]
+        controls = [c for c in here if c.other in CONTROLS]
+        name = ", ".join(filter(None, [here[0].above, here[0].setup]))
+        if controls:
+            strong = max(controls, key=lambda c: c.means[1])
+            sentences.append(_beside(name, strong, "the stronger control without an LM", _LOOKS))
+            seen = max(controls, key=lambda c: c.auc_means[1])
+            area = seen.other_auc
+            if cell.labels.shuffle == "across" and area is not None and area.decision is Decision.ABOVE:
+                sentences.append(
+                    f"Caution: in {name} looks still tell hypernyms apart (AUC of the control {seen.auc_means[1]:.2f}, "
+                    f"95 % interval {0.5 + area.low:.2f} to {0.5 + area.high:.2f}), so an answer above chance may be seen."
+                )
+        for composed in (c for c in here if c.other == "composition"):
+            sentences.append(_beside(name, composed, "its leaf answers with the LM’s text answers", _HALVES))
+    return sentences
+
+
+_LOOKS = {
+    Decision.ABOVE: "more than looking alike gives",
+    Decision.BELOW: "less than looking alike gives",
+    Decision.EQUIVALENT: "as much as looking alike gives",
+    Decision.UNDECIDED: "not told apart from what looking alike gives",
+}
+_HALVES = {
+    Decision.ABOVE: "better than its halves put together",
+    Decision.BELOW: "worse than its halves put together",
+    Decision.EQUIVALENT: "as good as its halves put together",
+    Decision.UNDECIDED: "not told apart from its halves put together",
+}
+
+
+def _beside(name: str, c: Contrast, what: str, meaning: dict[Decision, str]) -> str:
+    return (
+        f"{name[0].upper()}{name[1:]}: held-out F1 {c.means[0]:.1f}, {what} {c.means[1]:.1f}; {c.f1.verdict}, "
+        f"{interval(c.f1.low, c.f1.high)}: {meaning[c.f1.decision]}."
     )
-    return table("yardsticks", caption, rows, columns, FILE)
 
 
 def _purity(page: Page) -> Table | None:
@@ -245,7 +289,8 @@ def swap(page: Page) -> Data | None:
     ]
     caption = (
         "Exploratory: held-out macro F1, control minus swap in points with its 95 % interval, by tests that differ in "
-        f"what they take to be a sample. Equivalence: two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points."
+        f"what they take to be a sample; the first decides. Equivalence: two one-sided tests at "
+        f"±{EQUIVALENCE_MARGIN:g} points."
     )
     if tests.empty:
         return None
@@ -255,39 +300,20 @@ def swap(page: Page) -> Data | None:
 
 def setups(page: Page) -> Data | None:
     """Differences between setups; None where nothing can be compared."""
-    gaps = compare_setups(page.study.runs, page.study.categories)
-    if not gaps:
+    compared = _of_kind(page, "setup")
+    if not compared:
         return None
-    known = page.study.contrasts
-    tested = known[known["kind"] == "setup"].set_index(["above", "below"]).to_dict("index")
-    rows = [
-        {
-            **tested[f"{gap.cell}, {gap.one}", f"{gap.cell}, {gap.other}"],
-            "cell": gap.cell,
-            "one": gap.one,
-            "other": gap.other,
-            "f1": (gap.f1, gap.other_f1),
-            "auc_gap": gap.auc_gap,
-        }
-        for gap in gaps
-    ]
     columns = [
-        Column("condition", "cell", "text"),
-        Column("setups", lambda row: (page.short(row["one"]), f"minus {page.short(row['other'])}"), "noted"),
-        Column("F1", lambda row: row["f1"][0]),
-        Column("the other’s F1", lambda row: row["f1"][1]),
-        Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
-        BOOTSTRAP,
-        Column("AUC difference", "auc_gap", "interval", digits=2, sign=True),
-        Column("hypernyms", "n_hypernyms", digits=0),
-        Column("verdict on F1", "verdict", "prose"),
+        Column("condition", lambda row: (page.short(row["above"]), f"minus {page.short(row['below'])}"), "noted"),
+        Column("F1", "above_f1"),
+        Column("the other’s F1", "below_f1"),
+        *_GAPS,
     ]
     caption = (
         "Exploratory: held-out macro F1 of the first setup and of another one with the same hypernyms, and their "
-        "difference, paired by hypernym, with its 95 % interval over hypernyms and that of a bootstrap that draws "
-        "hypernyms and seeds."
+        "difference with 95 % intervals, p not adjusted."
     )
-    return {"gaps": table("setups", caption, rows, columns, FILE)}
+    return {"gaps": table("setups", caption, [c.row for c in compared], columns, FILE)}
 
 
 def depth(page: Page) -> Data | None:
@@ -305,7 +331,7 @@ def depth(page: Page) -> Data | None:
         Column("AUC", "auc", digits=2),
         Column("permuted", "permuted_f1"),
     ]
-    caption = "Held-out test scores by depth; SD and 95 % interval over hypernyms."
+    caption = "Held-out test scores by depth; SD over hypernyms, 95 % interval over seeds and hypernyms."
     return {
         "means": table("depth", caption, page.study.depth.to_dict("records"), columns, "depth.csv"),
         "narrow": page.study.depth["arm"].nunique() < 2,

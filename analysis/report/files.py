@@ -6,22 +6,19 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import pandas as pd
 
-from analysis.conditions import CELL
+from analysis.cells import CELL
 from analysis.figures.contents import Figures, draw_figures
 from analysis.figures.style import Drawn
 from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.report.dictionary import describe_columns
 from analysis.scores.dose import dose_table
-from analysis.statistics.comparisons import compare_yardsticks
-from analysis.statistics.contrasts import EXPLORATORY
 from analysis.study import Study, measure
 from cachegen.common.files import write_atomically, write_text
 from cachegen.common.system import begin_worker, cores
@@ -52,7 +49,7 @@ RESULT_COLUMNS = [
     ),
 ]
 LARGE = 100_000  # rows
-UNTOLD = ["dataset", "features", "withheld", "asked", "partial"]  # columns that only make up a setup's name
+UNTOLD = ["dataset", "features", "withheld", "asked", "partial", "cell"]  # columns that only make up a setup's name
 
 
 def results_table(study: Study) -> pd.DataFrame:
@@ -84,29 +81,19 @@ def yardsticks_table(study: Study) -> pd.DataFrame:
     return ordered[["run_id", *CELL, *columns[1:]]]
 
 
-def comparisons_table(study: Study) -> pd.DataFrame:
-    """One row per cell of the headline and yardstick: both means on held-out hypernyms, and their difference."""
-    rows = []
-    for c in compare_yardsticks(study.runs, study.categories, study.yardsticks):
-        row = {"status": EXPLORATORY, **asdict(c)}
-        for score in ("other_auc", "f1_gap", "auc_gap"):
-            row |= dict(zip((score, f"{score}_low", f"{score}_high"), row.pop(score), strict=True))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of a study by name, in reading order; `report.dictionary` says what each and its columns hold.
 
-    Always results, f1, heldout, contrasts, hypernym_tests, models, model_variances, model_checks, answers, reliability,
-    categories, baselines, coherence and label_maps, empty where there is nothing to tell; the others where the runs,
-    inputs and probes at hand allow them.
+    Always results, f1, heldout, contrasts, robustness, hypernym_tests, models, model_variances, model_checks, answers,
+    reliability, categories, baselines, coherence and label_maps, empty where there is nothing to tell; the others where
+    the runs, inputs and probes at hand allow them.
     """
     always = {
         "results": results_table(study),
         "f1": study.f1,
         "heldout": study.heldout,
         "contrasts": study.contrasts,
+        "robustness": study.robustness,
         "hypernym_tests": study.hypernyms,
         "models": study.models,
         "model_variances": study.model_variances,
@@ -121,7 +108,6 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     where_known = {
         "swap": study.swap,
         "yardsticks": yardsticks_table(study),
-        "comparisons": comparisons_table(study),
         "purity": study.purity,
         "ablation": study.ablation,
         "dose": dose_table(study.dose),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.conditions import short_name
+from analysis.cells import short_name
 from analysis.study import Study
 from cachegen.common.errors import CrosstaxError
 from cachegen.common.files import read_json

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from analysis.conditions import seed_text
+from analysis.cells import seed_text
 from analysis.report.materials import (
     NUMBERS,
     Materials,
@@ -20,7 +20,7 @@ from analysis.report.materials import (
     materials_of,
 )
 from analysis.scores.neighbours import NEIGHBOURS
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
+from analysis.statistics.difference import EQUIVALENCE_MARGIN, OVER_BOTH
 from analysis.statistics.intervals import DRAWS
 from analysis.study import Study
 
@@ -229,7 +229,7 @@ def methods_of(study: Study, world: Path | None = None) -> Methods:
         ("Conditions", conditions_text(about)),
         ("Training", training_text(about)),
         ("Measures", _measures(study)),
-        ("Statistics", _statistics(mixed_models=bool(study.fitted))),
+        ("Statistics", _statistics(study)),
     )
     return Methods(paragraphs, cited_in(" ".join(text for _, text in paragraphs)))
 
@@ -299,18 +299,22 @@ def _measures(study: Study) -> str:
     return " ".join(sentences)
 
 
-def _statistics(mixed_models: bool) -> str:
+def _statistics(study: Study) -> str:
+    bases = dict.fromkeys(d.basis for d in (c.f1 for c in study.compared) if d.basis != OVER_BOTH)
     sentences = [
-        "Contrasts on held-out hypernyms were fixed before any result. F1 was averaged over a condition’s runs and "
-        "compared hypernym by hypernym, with 95 % intervals of Student’s t over hypernyms and p-values adjusted by "
-        "Holm’s method for the number of contrasts; these speak of hypernyms, with the seeds as they are. Beside them "
-        f"stand percentile intervals of a bootstrap that draws hypernyms and seeds with replacement ({DRAWS:,} draws).",
+        "Contrasts on held-out hypernyms were fixed before any result. Seeds and hypernyms were treated as crossed "
+        "random samples: the variance of a difference was estimated from the mean squares of seeds, hypernyms and "
+        "their interaction, conditions with the same seeds were compared seed by seed, and 95 % intervals took the t "
+        "quantile of each factor in proportion to its share.",
+        f"Beside them stand percentile intervals of a bootstrap that draws hypernyms and seeds ({DRAWS:,} draws).",
+        *(f"Where a condition has too few of either, intervals are about {basis}." for basis in bases),
         f"Equivalence was tested with two one-sided tests {in_text('tost')} at a margin of {EQUIVALENCE_MARGIN:g} "
-        "points of F1.",
+        "points of F1. The tests fixed in advance (of difference for contrasts, of equivalence for chance checks) are "
+        "one family, adjusted by Holm’s method; all other comparisons are exploratory and were not adjusted.",
     ]
-    if mixed_models:
+    if study.fitted:
         sentences.append(
-            "As a second test over hypernyms and seeds, linear mixed-effects models were fitted by REML as in lme4 "
+            "As a sensitivity analysis, linear mixed-effects models were fitted by REML as in lme4 "
             f"{in_text('lme4')}, with Satterthwaite’s degrees of freedom as in lmerTest {in_text('satterthwaite')}."
         )
     sentences.append(f"Training and analysis: crosstax{_version()}.")

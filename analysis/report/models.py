@@ -8,8 +8,7 @@ import numpy as np
 
 from analysis.report.page import Data, Page
 from analysis.report.table import Column, Table, table
-from analysis.statistics.contrasts import EQUIVALENCE_MARGIN
-from analysis.statistics.equivalence import Equivalence
+from analysis.statistics.difference import EQUIVALENCE_MARGIN, Difference
 from analysis.statistics.mixed_effects import MixedModel
 from analysis.statistics.models import Fitted
 from analysis.statistics.residuals import Residuals, check_residuals
@@ -22,8 +21,8 @@ class ModelReport:
 
     question: what it was fitted to answer, in a sentence. status: "confirmatory" where it was fixed before any result,
     else "exploratory". unit: of the response, for example "held-out F1, in points". model: None where it could not be
-    fitted, and then `notes` say why; with one they are said beside the model's own. equivalence: (effect, test), in
-    the unit of the response. labels: formula term -> what it stands for.
+    fitted, and then `notes` say why; with one they are said beside the model's own. tests: (effect, test), in the
+    unit of the response. labels: formula term -> what it stands for.
     """
 
     title: str
@@ -33,7 +32,7 @@ class ModelReport:
     formula: str
     model: MixedModel | None
     notes: tuple[str, ...] = ()
-    equivalence: tuple[tuple[str, Equivalence], ...] = ()
+    tests: tuple[tuple[str, Difference], ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -51,7 +50,7 @@ class ModelReport:
             for row in effects
             if row["term"] != "Intercept"
         ]
-        return said + [equivalence_sentence(effect, test) for effect, test in self.equivalence]
+        return said + [test_sentence(effect, test) for effect, test in self.tests]
 
     @property
     def diagnostics(self) -> list[str]:
@@ -108,13 +107,13 @@ class ModelReport:
         return label, "" if label == term else term
 
 
-def equivalence_sentence(effect: str, test: Equivalence) -> str:
-    """Two one-sided tests in one sentence."""
-    low, high = (number(value, 2, sign=True) for value in (test.low, test.high))
+def test_sentence(effect: str, test: Difference) -> str:
+    """What the model alone says of an effect, in one sentence."""
+    low, high = (number(value, 2, sign=True) for value in (test.low90, test.high90))
     return (
-        f"Equivalence of {effect} within ±{test.margin:g}: difference {number(test.difference, 2, sign=True)}, "
-        f"{100 * (1 - 2 * test.alpha):.0f} % interval {low} to {high}, {p_text(test.p)} (two one-sided tests): "
-        f"{test.verdict}."
+        f"{effect}: difference {number(test.estimate, 2, sign=True)}, 90 % interval {low} to {high}, equivalence "
+        f"within ±{test.margin:g} {p_text(test.p_equivalence)} (two one-sided tests); by this model alone "
+        f"{test.decision}."
     )
 
 
@@ -165,7 +164,7 @@ def report_of(fitted: Fitted, short: Callable[[str], str] = str) -> ModelReport:
         formula=fitted.formula,
         model=fitted.model,
         notes=(fitted.note,) if fitted.note else (),
-        equivalence=tuple((steps[term][1], fitted.equivalence(term)) for term in tested),
+        tests=tuple((steps[term][1], fitted.difference(term)) for term in tested),
         labels=fitted.labels | {term: f"{term} ({unit})" for term, unit in units.items()},
     )
 
@@ -181,10 +180,17 @@ def _effects(page: Page) -> Table:
         Column("df", "df"),
         Column("t", "t", digits=2),
         Column("p", "p", "p"),
-        Column("equivalence", "verdict", "prose"),
+        Column("alone", "alone", "text"),
+        Column("verdict", "verdict", "prose"),
+        Column("fit", lambda row: "reduced" if row["reduced"] else "singular" if row["singular"] else "", "text"),
         Column("status", "status", "text"),
     ]
-    caption = f"Effects on {UNIT} unless another unit is named, with 95 % intervals; df by Satterthwaite’s method."
+    caption = f"Effects on {UNIT} unless another unit is named, with 95 % intervals; df by Satterthwaite’s method. "
+    caption += (
+        "“Verdict”: of the contrast of the same two conditions, where there is one; “alone”: what the model by itself "
+        "would say. “Singular”: a variance was estimated as zero, so it adds nothing to the standard error and df rest "
+        "on the others; the reduced model below it leaves that effect out."
+    )
     return table("models", caption, rows.to_dict("records"), columns, "models.csv")
 
 

@@ -9,13 +9,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.beside_paper import Pair, pair_cells
-from analysis.conditions import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
+from analysis.cells import CELL, FAMILIES, LM_NAMES, encoder_names, last_part, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
 from analysis.report.table import Column
-from analysis.statistics.comparisons import Comparison, compare_yardsticks
-from analysis.statistics.contrasts import Contrast, confirmatory_contrasts
 from analysis.study import Study
 from engine.design.condition import SEEDS
 
@@ -114,7 +112,7 @@ class Page:
 
     @cached_property
     def shown(self) -> pd.DataFrame:
-        """The runs of the headline, see `analysis.conditions.shown_runs`."""
+        """The runs of the headline, see `analysis.cells.shown_runs`."""
         return shown_runs(self.study.runs)
 
     @cached_property
@@ -126,16 +124,6 @@ class Page:
     def every_cell(self) -> list[Data]:
         """Scores of all cells."""
         return cell_rows(self.study, self.study.runs)
-
-    @cached_property
-    def contrasts(self) -> list[Contrast]:
-        """The contrasts fixed in advance."""
-        return confirmatory_contrasts(self.study.categories, self.shown)
-
-    @cached_property
-    def comparisons(self) -> list[Comparison]:
-        """The headline's cells beside each yardstick."""
-        return compare_yardsticks(self.study.runs, self.study.categories, self.study.yardsticks)
 
     @cached_property
     def pairs(self) -> list[Pair]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.conditions import LABELS, PROVENANCE
+from analysis.cells import PROVENANCE, VALUES, WORDS
 from analysis.predictions import SavedRuns
 from analysis.report.dictionary import CAPTIONS
 from analysis.report.examples import data_uri
@@ -170,7 +170,17 @@ def _runs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
 
 def _settings(runs: pd.DataFrame) -> Table:
     """Condition fields, each with all its values over the runs."""
-    skipped = {*LABELS, "map", *(name for name in PROVENANCE if name.endswith("_path"))}
+    skipped = {
+        *WORDS,
+        *VALUES,
+        "partial",
+        "withheld",
+        "asked",
+        "dataset",
+        "features",
+        "map",
+        *(name for name in PROVENANCE if name.endswith("_path")),
+    }
     rows = [(str(name), list(dict.fromkeys(runs[name].dropna().astype(str)))) for name in runs if name not in skipped]
     columns = [
         Column("field", lambda row: row[0], "code"),

@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from analysis.conditions import CELL, LM_NAMES, shown_runs
+from analysis.cells import CELL, LM_NAMES, shown_runs
 from analysis.scores.dose import dose_table
-from analysis.statistics.comparisons import compare_yardsticks
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
 from analysis.words import MISSING, json_safe, number, p_value
@@ -61,18 +60,21 @@ def summary(study: Study) -> dict[str, Any]:
             "yardsticks": [
                 {
                     "setup": c.setup,
-                    "arm": c.arm,
-                    "lm": c.lm_init,
-                    "yardstick": c.yardstick,
-                    "heldout_macro_f1": c.other_f1,
-                    "heldout_auc": c.other_auc[0],
-                    "run_macro_f1": c.f1,
-                    "run_auc": c.auc,
-                    "difference": c.f1_gap[0],
-                    "low": c.f1_gap[1],
-                    "high": c.f1_gap[2],
+                    "arm": str(study.runs.loc[study.runs["cell"] == c.one, "arm"].iloc[0]),
+                    "lm": c.one.lm_init,
+                    "yardstick": c.other,
+                    "heldout_macro_f1": c.means[1],
+                    "heldout_auc": c.auc_means[1],
+                    "run_macro_f1": c.means[0],
+                    "run_auc": c.auc_means[0],
+                    "difference": c.f1.estimate,
+                    "low": c.f1.low,
+                    "high": c.f1.high,
+                    "decision": str(c.f1.decision),
+                    "basis": c.f1.basis,
                 }
-                for c in compare_yardsticks(study.runs, study.categories, study.yardsticks)
+                for c in study.compared
+                if c.kind == "yardstick"
             ],
             "ablation": study.ablation.to_dict("records"),
             "dose": dose_table(study.dose).to_dict("records"),
@@ -162,7 +164,7 @@ def _by_cell(table: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 
 def _contrasts(contrasts: pd.DataFrame) -> Table:
-    table = _table("fixed in advance: held-out F1", "over hypernyms [95 %]", "and seeds [95 %]", "verdict", words=1)
+    table = _table("fixed in advance: held-out F1", "difference [95 %]", "bootstrap [95 %]", "verdict", words=1)
     for row in contrasts.to_dict("records"):
         name = ": ".join(filter(None, [row["setup"], f"{row['above']} − {row['below']}"]))
         own = _interval(row["difference"], row["low"], row["high"], sign=True)
@@ -186,7 +188,8 @@ def _models(models: pd.DataFrame) -> Table:
             name, step = f"{name}, {row['comparison']}", f"{row['term']}, {step}"
         ends = _interval(value, low, high, sign=True)
         text = Text(f"{name}: {step}")
-        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(row["verdict"]))
+        verdict = f"singular, reduced: alone {row['alone']}" if row["reduced"] else row["verdict"]
+        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(verdict))
     return table
 
 

@@ -8,7 +8,7 @@ without a leaf of the same name, and over the removed ones only.
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import LM_NAMES
 from analysis.scores.f1 import BASELINES
 
 CURVE = ["series", "arm", "lm_init", "kind"]

@@ -9,7 +9,7 @@ is never below zero, so few questions alone make it positive.
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL
+from analysis.cells import CELL
 from analysis.scores.f1 import GROUPS
 
 BINS = 10

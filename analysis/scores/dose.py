@@ -6,8 +6,8 @@ paper's across condition (dose 100). If coherence is what carries taxonomy into 
 
 import pandas as pd
 
-from analysis.conditions import LM_NAMES
-from analysis.statistics.contrasts import correlation
+from analysis.cells import LM_NAMES
+from analysis.statistics.intervals import correlation
 from analysis.words import number
 
 RESPONSE = ["setup", "rule", "lm_init"]

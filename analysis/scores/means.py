@@ -1,7 +1,7 @@
 """Macro F1 of every cell with 95 % intervals over seeds and categories: by group, and of held-out hypernyms in parts.
 
-Means are over categories, then seeds; `conditions.seed_units` says what counts as a seed, `statistics.intervals` how
-the intervals are made. All F1 in 0..100.
+Means are over categories, then seeds; `conditions.seed_units` says what counts as a seed, `statistics.difference`
+how the intervals are made. All F1 in 0..100.
 """
 
 from collections.abc import Iterator
@@ -9,33 +9,30 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from analysis.conditions import CELL, seed_units
+from analysis.cells import CELL, seed_units
 from analysis.scores.ablation import HYPERNYMS
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.f1 import BASELINES, FEW, GROUPS
-from analysis.statistics.intervals import crossed_bootstrap, crossed_interval, interval_note
-
-Array = NDArray[np.float64]
+from analysis.statistics.difference import OVER_BOTH, difference, seeds_by_hypernyms
 
 FEW_EACH = f"at least {FEW} of each answer"
 OVER = (*HYPERNYMS[:2], FEW_EACH, HYPERNYMS[2])
 INTERVAL = [
-    *("n_runs", "n_seeds", "n_categories", "f1", "boot_low", "boot_high", "model_low", "model_high", "model_df"),
+    *("n_runs", "n_seeds", "n_categories", "f1", "low", "high", "df", "boot_low", "boot_high"),
     *("seed_lowest", "seed_highest"),
 ]
-F1_COLUMNS = [*CELL, "shown", "group", *INTERVAL, "auc", *BASELINES, "model", "note"]
-HELDOUT_COLUMNS = [*CELL, "shown", "labels", "over", *INTERVAL, "permuted_f1", "model", "note"]
+F1_COLUMNS = [*CELL, "shown", "group", *INTERVAL, "auc", *BASELINES, "basis", "note"]
+HELDOUT_COLUMNS = [*CELL, "shown", "labels", "over", *INTERVAL, "permuted_f1", "basis", "note"]
 
 
 def f1_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Test F1 of leaves, seen and held-out hypernyms: one row per cell of `runs` and group, in their order.
 
     Columns: setup, arm, lm_init, shown (whether of the headline), group (leaf | seen | heldout), n_runs, n_seeds,
-    n_categories, f1, boot_low, boot_high (crossed bootstrap), model_low, model_high, model_df (mixed model),
-    seed_lowest, seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1,
-    permuted_f1 (on the same questions), model (what was fitted), note.
+    n_categories, f1, low, high, df (`statistics.difference`), boot_low, boot_high (crossed bootstrap), seed_lowest,
+    seed_highest (means of single seeds), auc (0..1, mean over categories and runs), majority_f1, coin_f1, permuted_f1
+    (on the same questions), basis (what the interval holds over), note.
     """
     rows = []
     for key, cell in _cells(runs, categories):
@@ -77,39 +74,23 @@ def heldout_means(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
 
 def mean_row(rows: pd.DataFrame, value: str = "f1") -> dict[str, Any]:
     """Mean of `value` with both intervals; `rows`: columns run_id, seed, category and `value`, one cell and group."""
-    f1_SC = seed_table(rows, value)
-    low, high, df, model = crossed_interval(f1_SC)
-    mean_S = np.nanmean(f1_SC, axis=1)
-    boot_low, boot_high = crossed_bootstrap(f1_SC)
+    table = seeds_by_hypernyms(rows, value)
+    mean, mean_S = difference(table), table.mean(axis=1)
     return {
         "n_runs": rows["run_id"].nunique(),
-        "n_seeds": len(f1_SC),
-        "n_categories": f1_SC.shape[1],
-        "f1": float(mean_S.mean()),
-        "boot_low": boot_low,
-        "boot_high": boot_high,
-        "model_low": low,
-        "model_high": high,
-        "model_df": df,
+        "n_seeds": mean.n_seeds[0],
+        "n_categories": mean.n_hypernyms,
+        "f1": mean.estimate,
+        "boot_low": mean.boot_low,
+        "boot_high": mean.boot_high,
+        "low": mean.low,
+        "high": mean.high,
+        "df": mean.df,
         "seed_lowest": float(mean_S.min()),
         "seed_highest": float(mean_S.max()),
-        "model": model,
-        "note": interval_note(len(f1_SC)),
+        "basis": mean.basis,
+        "note": "" if mean.basis == OVER_BOTH else f"intervals: {mean.basis}",
     }
-
-
-def seed_table(rows: pd.DataFrame, value: str = "f1", categories: pd.Index | None = None) -> Array:
-    """Means of `value` by seed and category (S, C), NaN where there is none; `categories`: which, in which order."""
-    categories = pd.Index(rows["category"].unique()).sort_values() if categories is None else categories
-    rows = rows[rows[value].notna()]
-    seed, seeds = pd.factorize(rows["seed"], sort=True)
-    category = categories.get_indexer(pd.Index(rows["category"]))
-    known = category >= 0
-    place, size = (seed * len(categories) + category)[known], len(seeds) * len(categories)
-    total = np.bincount(place, rows[value].to_numpy(float)[known], size)
-    n = np.bincount(place, minlength=size)
-    mean: Array = np.divide(total, n, out=np.full(size, np.nan), where=n > 0)
-    return mean.reshape(len(seeds), len(categories))
 
 
 def _cells(runs: pd.DataFrame, categories: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

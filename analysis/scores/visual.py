@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.conditions import PROVENANCE
+from analysis.cells import PROVENANCE
 from analysis.predictions import SavedRuns
 from analysis.scores.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
 from analysis.scores.neighbours import Neighbourhoods, find_neighbours, purity

@@ -1,235 +1,264 @@
-"""The confirmatory contrasts on held-out hypernyms, fixed before any result, and what the numbers let one say.
+"""Which cells are compared on held-out hypernyms; how, is the business of `statistics.difference` alone.
 
-The unit is the hypernym: F1 is averaged over a cell's runs, then paired hypernym by hypernym; the interval is Student's
-t over hypernyms. Seeds enter as the worst case (lowest run minus highest run), since three seeds give no usable
-variance. "Above" needs an interval wholly above zero; everything else is "not shown". A null is not read off a large
-p-value: equivalence to chance needs the 90 % interval inside the margin (two one-sided tests at 5 %).
+Confirmatory, that is fixed before any result: pretrained original and within, each minus the largest baseline, minus
+random-init, minus pretrained across, each with the test of no difference; and that across and random-init are at
+chance, with the test of equivalence. These tests are the one family over which Holm's adjustment is made, and decisions
+follow from the adjusted p. All else is exploratory and not adjusted: original minus within, controls, another encoder
+or LM, the swap. The runs are those of the headline.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from analysis.conditions import LM_NAMES
+from analysis.cells import Cell, Names, seed_units, shown_runs
 from analysis.scores.f1 import BASELINES
-from analysis.words import points
+from analysis.scores.yardsticks import YARDSTICKS
+from analysis.statistics.difference import Difference, adjusted, difference, seeds_by_hypernyms
 
-EQUIVALENCE_MARGIN = 5.0  # points of F1
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"  # fixed before any result, or not
 BASELINE_NAMES = {
     "majority_f1": "majority answer",
     "coin_f1": "fair coin",
     "permuted_f1": "its own answers, permuted",
 }
+KINDS = ("contrast", "chance", "yardstick", "setup", "swap")
+COLUMNS = [
+    *("status", "kind", "setup", "above", "below", "difference", "low", "high", "boot_low", "boot_high", "worst"),
+    *("se", "df", "p", "p_holm", "tost_p", "tost_p_holm", "decision", "verdict", "basis", "paired"),
+    *(
+        "standardised",
+        "detectable",
+        "above_f1",
+        "below_f1",
+        "above_auc",
+        "below_auc",
+        "auc_difference",
+        "auc_low",
+        "auc_high",
+        "auc_p",
+        "auc_verdict",
+    ),
+    *("n_hypernyms", "n_seeds_above", "n_seeds_below"),
+]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One difference of held-out macro F1, in points.
+    """One comparison: `one` less `other`, a cell, a column of `BASELINES`, or a name of `YARDSTICKS`.
 
-    difference = mean over hypernyms of (above - below); low, high = its 95 % interval (NaN with fewer than two);
-    worst = lowest run of `above` minus highest run of `below`; shown = the interval lies wholly above zero.
-    key, other: (arm, lm_init) of the two; of a baseline, which is that of the cell itself, its column.
+    Attributes:
+        status: "confirmatory" or "exploratory".
+        kind: contrast; chance (a cell that should be at chance against its own answers permuted); yardstick; setup
+            (another encoder, LM or training); swap (control less swap).
+        setup: What tells the setup of `one` apart, in words; of a comparison of setups, both.
+        above: The first side in words.
+        below: The other side in words.
+        f1: The difference of held-out macro F1, in points.
+        auc: The difference of AUC; None for a baseline, whose AUC is .5.
+        means: F1 of either side, mean over seeds and the hypernyms that both have.
+        auc_means: AUC of either side likewise.
+        other_auc: AUC of a yardstick less .5.
     """
 
+    status: str
+    kind: str
+    one: Cell
+    other: Cell | str
     setup: str
     above: str
     below: str
-    difference: float
-    low: float
-    high: float
-    worst: float
-    n_hypernyms: int
-    n_runs: tuple[int, int]
-    key: tuple[str, str]
-    other: tuple[str, str] | str
+    f1: Difference
+    auc: Difference | None
+    means: tuple[float, float]
+    auc_means: tuple[float, float]
+    other_auc: Difference | None = None
 
     @property
-    def shown(self) -> bool:
-        return bool(self.low > 0)
+    def row(self) -> dict[str, Any]:
+        """One row of `contrast_table`."""
+        d, auc = self.f1, self.auc
+        row: dict[str, Any] = {"status": self.status, "kind": self.kind, "setup": self.setup}
+        row |= {"above": self.above, "below": self.below}
+        row |= {"difference": d.estimate, "p_holm": d.p_adjusted, "tost_p": d.p_equivalence}
+        row |= {"tost_p_holm": d.p_equivalence_adjusted, "decision": str(d.decision)}
+        row |= {"n_seeds_above": d.n_seeds[0], "n_seeds_below": d.n_seeds[1]}
+        row |= {f"{side}_f1": mean for side, mean in zip(("above", "below"), self.means, strict=True)}
+        row |= {f"{side}_auc": mean for side, mean in zip(("above", "below"), self.auc_means, strict=True)}
+        row |= {name: getattr(d, name) for name in COLUMNS if name not in row and hasattr(d, name)}
+        if auc is None:
+            return row
+        ends = {"auc_difference": auc.estimate, "auc_low": auc.low, "auc_high": auc.high, "auc_p": auc.p}
+        return row | ends | {"auc_verdict": auc.verdict}
 
-    @property
-    def verdict(self) -> str:
-        """Plain words that follow from the numbers."""
-        if self.shown:
-            return f"above by {self.difference:.1f} points"
-        if np.isnan(self.low):
-            return f"not shown: {points(self.difference)}, too few hypernyms for an interval"
-        return f"not shown: {points(self.difference)}, the interval reaches zero or below"
+
+def contrast_table(contrasts: list[Contrast]) -> pd.DataFrame:
+    """One row per comparison, see `COLUMNS` and `Difference`; n_seeds_below counts the runs' own for a baseline.
+
+    difference, low, high (95 %), boot_low, boot_high and worst in points; p_holm, tost_p_holm: the test a
+    confirmatory row was planned for, adjusted over all of these; decision (above | below | equivalent | undecided) and
+    verdict follow from the adjusted p where there is one. auc_*: the same of AUC (0..1), always exploratory.
+    """
+    return pd.DataFrame([contrast.row for contrast in contrasts], columns=COLUMNS)
 
 
-@dataclass(frozen=True)
-class Null:
-    """A cell against its own answers permuted: is it at chance? low, high = 90 % interval for the equivalence test.
+def all_contrasts(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.DataFrame) -> list[Contrast]:
+    """Every comparison of the headline, confirmatory ones first; cells that were not run give none.
 
-    key: its (arm, lm_init).
+    Args:
+        runs: Labelled runs.
+        categories: Run x category table with baselines.
+        yardsticks: Controls, one row per run, yardstick, group and category; may be empty.
+    """
+    cells = Cells(runs, categories)
+    confirmatory = [*_fixed(cells), *_chance(cells)]
+    planned = ["p_equivalence" if contrast.kind == "chance" else "p" for contrast in confirmatory]
+    family = adjusted([contrast.f1 for contrast in confirmatory], planned)
+    found = [replace(contrast, f1=f1) for contrast, f1 in zip(confirmatory, family, strict=True)]
+    return [*found, *_not_fixed(cells), *_against_yardsticks(cells, yardsticks), *_setups(cells), *_swaps(cells)]
+
+
+class Cells:
+    """The headline's cells with held-out test questions, in the order of `runs`, and their scores.
+
+    rows: cell -> columns run_id, seed, category, f1, auc and baselines.
     """
 
-    setup: str
-    cell: str
-    difference: float
-    low: float
-    high: float
-    n_hypernyms: int
-    n_runs: int
-    key: tuple[str, str]
+    def __init__(self, runs: pd.DataFrame, categories: pd.DataFrame) -> None:
+        shown = shown_runs(runs)
+        self.names = Names(runs["cell"], shown["cell"])
+        about = shown[["cell"]].assign(seed=seed_units(shown))
+        rows = _heldout(categories).merge(about, left_on="run_id", right_index=True)
+        known = dict(iter(rows.groupby("cell", sort=False)))
+        self.rows: dict[Cell, pd.DataFrame] = {cell: known[cell] for cell in shown["cell"].unique() if cell in known}
 
-    @property
-    def equivalent(self) -> bool:
-        return bool(self.low > -EQUIVALENCE_MARGIN and self.high < EQUIVALENCE_MARGIN)
+    def scores(self, cell: Cell, value: str = "f1") -> pd.DataFrame:
+        """Seeds x hypernyms of one score."""
+        return seeds_by_hypernyms(self.rows[cell], value)
 
-    @property
-    def undecided(self) -> bool:
-        """Neither a difference from chance nor equivalence is shown."""
-        return not (self.equivalent or self.low > 0 or self.high < 0)
+    def between(self, status: str, kind: str, one: Cell, other: Cell) -> Contrast:
+        """A cell less another one."""
+        tables = [(self.scores(one, value), self.scores(other, value)) for value in ("f1", "auc")]
+        name, below, setup = self.names.condition(one), self.names.condition(other), self.names.setup(one.setup)
+        if one.setup != other.setup:
+            theirs = self.names.setup(other.setup)
+            name, below, setup = f"{name}, {setup}", f"{below}, {theirs}", f"{setup} against {theirs}"
+        return _contrast(status, kind, one, other, (setup, name, below), *tables)
 
-    @property
-    def verdict(self) -> str:
-        """Plain words: equivalent to chance, above, below, or undecided."""
-        if self.equivalent:
-            return f"equivalent to chance within {EQUIVALENCE_MARGIN:g} points"
-        if self.low > 0:
-            return f"above chance by {self.difference:.1f} points"
-        if self.high < 0:
-            return f"below chance by {-self.difference:.1f} points"
-        return "undecided (neither a difference from chance nor equivalence is shown)"
+    def less_baseline(self, status: str, kind: str, cell: Cell, column: str, below: str) -> Contrast:
+        """A cell less a baseline of its own."""
+        words = (self.names.setup(cell.setup), self.names.condition(cell), below)
+        return _contrast(status, kind, cell, column, words, (self.scores(cell), self.scores(cell, column)))
 
+    def less_largest(self, status: str, cell: Cell) -> Contrast:
+        """A cell less the largest of its baselines."""
+        column = str(self.rows[cell][list(BASELINES)].mean().idxmax())
+        return self.less_baseline(status, "contrast", cell, column, f"largest baseline ({BASELINE_NAMES[column]})")
 
-def mean_interval(values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
-    """Mean and Student-t interval over `values`; the interval is NaN with fewer than two values."""
-    n = len(values)
-    mean = float(np.mean(values)) if n else np.nan
-    half = float(stdtrit(n - 1, 0.5 + level / 2) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
-    return mean, mean - half, mean + half
-
-
-def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, int]:
-    """Pearson r, its 95 % interval (Fisher's z; NaN with fewer than four points) and n, over complete pairs."""
-    complete = np.isfinite(x) & np.isfinite(y)
-    x, y, n = x[complete], y[complete], int(complete.sum())
-    if n < 2 or any(np.ptp(values) <= 1e-12 * np.abs(values).max() for values in (x, y)):  # constant but for rounding
-        return np.nan, np.nan, np.nan, n
-    r = float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
-    if n < 4 or abs(r) == 1:
-        return r, np.nan, np.nan, n
-    z, half = np.arctanh(r), 1.959964 / np.sqrt(n - 3)
-    return r, float(np.tanh(z - half)), float(np.tanh(z + half)), n
+    def counted(self) -> list[Cell]:
+        """Cells of the setups that have an across or a random-init cell; all where none has one."""
+        setups = {cell.setup for cell in self.rows if not cell.pretrained or cell.labels.shuffle == "across"}
+        return [cell for cell in self.rows if cell.setup in setups or not setups]
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """Held-out F1 of one cell: per hypernym (mean over runs), per run (mean over hypernyms), and its baselines."""
-
-    key: tuple[str, str]  # arm, lm_init
-    by_hypernym: pd.DataFrame  # index hypernym, columns f1 and BASELINES
-    by_run: pd.DataFrame  # index run_id, columns f1 and BASELINES
-
-    @classmethod
-    def of(cls, categories: pd.DataFrame, runs: pd.DataFrame, arm: str, lm_init: str) -> "_Cell | None":
-        chosen = runs.index[(runs["arm"] == arm) & (runs["lm_init"] == lm_init)]
-        rows = categories[categories["run_id"].isin(chosen)]
-        if rows.empty:
-            return None
-        columns = ["f1", *BASELINES]
-        by_hypernym, by_run = (rows.groupby(key)[columns].mean() for key in ("category", "run_id"))
-        return cls((arm, lm_init), by_hypernym, by_run)
-
-    @property
-    def name(self) -> str:
-        arm, lm_init = self.key
-        return f"{LM_NAMES[lm_init]}, {arm}"
-
-    @property
-    def largest_baseline(self) -> str:
-        return str(self.by_hypernym[list(BASELINES)].mean().idxmax())
-
-    def against(self, setup: str, other: "_Cell") -> Contrast:
-        gaps = (self.by_hypernym["f1"] - other.by_hypernym["f1"]).dropna().to_numpy(float)
-        worst = float(self.by_run["f1"].min() - other.by_run["f1"].max())
-        mean, low, high = mean_interval(gaps, 0.95)
-        runs = self.runs, other.runs
-        return Contrast(
-            setup, self.name, other.name, mean, low, high, worst, len(gaps), runs, key=self.key, other=other.key
-        )
-
-    def against_baseline(self, setup: str) -> Contrast:
-        column = self.largest_baseline
-        gaps = (self.by_hypernym["f1"] - self.by_hypernym[column]).to_numpy(float)
-        worst = float((self.by_run["f1"] - self.by_run[column]).min())
-        name = f"largest baseline ({BASELINE_NAMES[column]})"
-        interval, runs = mean_interval(gaps, 0.95), (self.runs, self.runs)
-        return Contrast(setup, self.name, name, *interval, worst, len(gaps), runs, key=self.key, other=column)
-
-    @property
-    def runs(self) -> int:
-        return len(self.by_run)
+def _heldout(categories: pd.DataFrame) -> pd.DataFrame:
+    return categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
 
 
-def confirmatory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Contrast]:
-    """Pretrained original and within, each minus the largest baseline, minus random-init, minus pretrained across.
-
-    `categories`: run x category table with baselines; `runs`: labelled runs. Cells that were not run give no contrast.
-    Random-init within, where it was not run, is replaced by random-init original. Where some setups have an across or
-    a random-init cell, those without (a twin of the LM, another encoder, the swap's control) are comparisons of their
-    own and not counted here.
-    """
-    found: list[Contrast] = []
-    for setup, group in runs[_counted(runs)].groupby("setup", sort=False):
-        cells = _cells(categories, group)
-        random_original = cells.get(("original", "random"))
-        for shuffle in ("original", "within"):
-            for (arm, lm_init), cell in cells.items():
-                if lm_init != "pretrained" or not _is(arm, shuffle):
-                    continue
-                found.append(cell.against_baseline(str(setup)))
-                random = cells.get((arm, "random"), random_original)
-                across = [other for (name, init), other in cells.items() if init == lm_init and _is(name, "across")]
-                found += [cell.against(str(setup), other) for other in ([random] if random else []) + across]
-    return found
+Sides = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def exploratory_contrasts(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Contrast]:
-    """Not fixed in advance: pretrained original minus within; and the setups that `confirmatory_contrasts` leaves out,
-    each pretrained cell minus its largest baseline."""
-    found: list[Contrast] = []
-    counted = set(runs.loc[_counted(runs), "setup"])
-    for setup, group in runs.groupby("setup", sort=False):
-        cells = {arm: cell for (arm, lm_init), cell in _cells(categories, group).items() if lm_init == "pretrained"}
-        if setup not in counted:
-            found += [cell.against_baseline(str(setup)) for cell in cells.values()]
-        within = [cell for arm, cell in cells.items() if _is(arm, "within")]
-        found += [cells["original"].against(str(setup), cell) for cell in within if "original" in cells]
-    return found
+def _contrast(
+    status: str,
+    kind: str,
+    one: Cell,
+    other: Cell | str,
+    words: tuple[str, str, str],
+    f1: Sides,
+    auc: Sides | None = None,
+) -> Contrast:
+    auc_gap, auc_means = (None, (float("nan"),) * 2) if auc is None else (difference(*auc, unit="AUC"), _means(auc))
+    return Contrast(status, kind, one, other, *words, difference(*f1), auc_gap, _means(f1), auc_means)
 
 
-def _counted(runs: pd.DataFrame) -> pd.Series:
-    """Runs of the setups that have an across or a random-init cell; all runs where no setup has one."""
-    against = runs.loc[(runs["lm_init"] == "random") | (runs["shuffle"] == "across"), "setup"]
-    return runs["setup"].isin(against) | against.empty
+def _means(sides: Sides) -> tuple[float, float]:
+    """Mean of either side over seeds and the hypernyms that both have."""
+    shared = sides[0].columns.intersection(sides[1].columns)
+    one, other = (float(side[shared].mean(axis=1).mean()) for side in sides)
+    return one, other
 
 
-def chance_checks(categories: pd.DataFrame, runs: pd.DataFrame) -> list[Null]:
-    """Across and random-init cells against their own permuted answers, with the equivalence test."""
-    found: list[Null] = []
-    for setup, group in runs.groupby("setup", sort=False):
-        for (arm, lm_init), cell in _cells(categories, group).items():
-            if lm_init == "random" or _is(arm, "across"):
-                gaps = (cell.by_hypernym["f1"] - cell.by_hypernym["permuted_f1"]).to_numpy(float)
-                interval = mean_interval(gaps, 0.90)
-                found.append(Null(str(setup), cell.name, *interval, len(gaps), cell.runs, cell.key))
-    return found
+def _fixed(cells: Cells) -> Iterator[Contrast]:
+    """Random-init within, where it was not run, is replaced by random-init original."""
+    counted = cells.counted()
+    for shuffle in ("original", "within"):
+        for cell in counted:
+            if not cell.pretrained or cell.labels.shuffle != shuffle:
+                continue
+            same = [other for other in counted if other.setup == cell.setup]
+            random = [other for other in same if not other.pretrained and other.labels.shuffle in ("original", shuffle)]
+            random.sort(key=lambda other: (other.labels != cell.labels, other.labels.shuffle != "original"))
+            across = [other for other in same if other.pretrained and other.labels.shuffle == "across"]
+            yield cells.less_largest(CONFIRMATORY, cell)
+            yield from (cells.between(CONFIRMATORY, "contrast", cell, other) for other in [*random[:1], *across])
 
 
-def _cells(categories: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str], _Cell]:
-    """Cells of one setup that have held-out test questions, in the order of `runs`."""
-    heldout = categories[(categories["group"] == "heldout") & (categories["split"] == "test")]
-    keys = dict.fromkeys(zip(runs["arm"], runs["lm_init"], strict=True))
-    cells = {key: _Cell.of(heldout, runs, *key) for key in keys}
-    return {key: cell for key, cell in cells.items() if cell is not None}
+def _chance(cells: Cells) -> Iterator[Contrast]:
+    for cell in cells.rows:
+        if not cell.pretrained or cell.labels.shuffle == "across":
+            column = "permuted_f1"
+            yield cells.less_baseline(CONFIRMATORY, "chance", cell, column, BASELINE_NAMES[column])
 
 
-def _is(arm: str, shuffle: str) -> bool:
-    return arm == shuffle or arm.startswith(shuffle + " (")
+def _not_fixed(cells: Cells) -> Iterator[Contrast]:
+    """Pretrained original minus within; and the setups that are not counted, each pretrained cell minus a baseline."""
+    counted = set(cells.counted())
+    for cell in cells.rows:
+        if cell.pretrained and cell not in counted:
+            yield cells.less_largest(EXPLORATORY, cell)
+    for cell in cells.rows:
+        for other in cells.rows:
+            same = other.setup == cell.setup and cell.pretrained and other.pretrained
+            if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "within"):
+                yield cells.between(EXPLORATORY, "contrast", cell, other)
+
+
+def _against_yardsticks(cells: Cells, yardsticks: pd.DataFrame) -> Iterator[Contrast]:
+    if yardsticks.empty:
+        return
+    columns = {"f1": "other_f1", "auc": "other_auc"}
+    heldout = _heldout(yardsticks)[["run_id", "yardstick", "category", *columns]].rename(columns=columns)
+    known = dict(iter(heldout.groupby("yardstick")))
+    for cell, own in cells.rows.items():
+        for name in YARDSTICKS:
+            rows = own.merge(known[name], on=["run_id", "category"]) if name in known else own.iloc[:0]
+            if rows.empty:
+                continue
+            (f1, f1_other), (auc, auc_other) = (
+                (seeds_by_hypernyms(rows, value), seeds_by_hypernyms(rows, other)) for value, other in columns.items()
+            )
+            words = (cells.names.setup(cell.setup), cells.names.condition(cell), YARDSTICKS[name])
+            found = _contrast(EXPLORATORY, "yardstick", cell, name, words, (f1, f1_other), (auc, auc_other))
+            yield replace(found, other_auc=difference(auc_other - 0.5, unit="AUC"))
+
+
+def _setups(cells: Cells) -> Iterator[Contrast]:
+    """Every cell of the first setup minus the same of the others with the same hypernyms asked about (figure 10)."""
+    first = next(iter(cells.rows)).setup if cells.rows else None
+    for cell in cells.rows:
+        for other in cells.rows:
+            same = (cell.labels, cell.lm_init) == (other.labels, other.lm_init)
+            asked = (cell.setup.asked, cell.setup.dataset) == (other.setup.asked, other.setup.dataset)
+            if cell.setup == first and other.setup != first and same and asked:
+                yield cells.between(EXPLORATORY, "setup", cell, other)
+
+
+def _swaps(cells: Cells) -> Iterator[Contrast]:
+    """The control minus the hypernym-level swap."""
+    for cell in cells.rows:
+        for other in cells.rows:
+            same = (cell.setup, cell.lm_init) == (other.setup, other.lm_init)
+            if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "swap"):
+                yield cells.between(EXPLORATORY, "swap", cell, other)

@@ -7,15 +7,13 @@ a contrast fixed in advance hold for this hypernym? Welch's t over seeds, which 
 differences only.
 """
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.conditions import CELL, LM_NAMES, seed_units, shown_runs
-from analysis.statistics.contrasts import EXPLORATORY, confirmatory_contrasts
-from analysis.statistics.equivalence import holm
+from analysis.cells import Cell
+from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Cells, Contrast
+from analysis.statistics.difference import holm
 
 COLUMNS = [
     *("status", "setup", "above", "below", "category", "homonym", "n_yes", "n_no", "n_seeds_above", "n_seeds_below"),
@@ -24,7 +22,7 @@ COLUMNS = [
 PERMUTED = "its own answers, permuted"
 
 
-def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
+def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list[Contrast]) -> pd.DataFrame:
     """One row per comparison and hypernym, cells of the headline; Holm's family is the hypernyms of one comparison.
 
     Columns: status (exploratory: single hypernyms were not fixed in advance), setup, above, below, category, homonym
@@ -32,16 +30,13 @@ def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame
     difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always gives one answer,
     missing where a single seed allows no test), p_holm.
     """
-    shown = shown_runs(runs)
-    about = shown[CELL].assign(seed=seed_units(shown))
-    heldout = categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
-    rows = heldout.merge(about, left_on="run_id", right_index=True)
-    cells: dict[Any, pd.DataFrame] = {key: _by_hypernym(cell) for key, cell in rows.groupby(CELL, sort=False)}
-    found = [_against_permuted(cell).assign(setup=key[0], above=_name(*key[1:])) for key, cell in cells.items()]
-    for c in confirmatory_contrasts(categories, shown):
-        if not isinstance(c.other, str):
-            table = _between(cells[c.setup, *c.key], cells[c.setup, *c.other])
-            found.append(table.assign(setup=c.setup, above=c.above, below=c.below))
+    known = Cells(runs, categories)
+    cells = {cell: _by_hypernym(rows) for cell, rows in known.rows.items()}
+    words = {cell: {"setup": known.names.setup(cell.setup), "above": known.names.condition(cell)} for cell in cells}
+    found = [_against_permuted(table).assign(**words[cell]) for cell, table in cells.items()]
+    for c in contrasts:
+        if c.status == CONFIRMATORY and isinstance(c.other, Cell):
+            found.append(_between(cells[c.one], cells[c.other]).assign(setup=c.setup, above=c.above, below=c.below))
     if not found:
         return pd.DataFrame(columns=COLUMNS)
     table = pd.concat(found).rename_axis("category").reset_index().assign(status=EXPLORATORY)
@@ -75,7 +70,3 @@ def _between(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     p = pd.Series(2 * stats.t.sf(t.abs(), df), index=shared)
     about = one[["homonym", "n_yes", "n_no"]].assign(n_seeds_above=one["n_seeds"], n_seeds_below=other["n_seeds"])
     return about.assign(difference=difference, test="t", statistic=t, df=df, p=p)
-
-
-def _name(arm: str, lm_init: str) -> str:
-    return f"{LM_NAMES[lm_init]}, {arm}"

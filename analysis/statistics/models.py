@@ -5,31 +5,30 @@ do. Two conditions are coded +0.5 and -0.5, so that an estimate is the differenc
 hundredths of cosine. Where seeds or hypernyms are too few for a formula, the next simpler one is taken and the note
 says so; where none can be fitted, the row says why.
 
-For the contrasts fixed in advance (status confirmatory) this is a second test beside that of `statistics.contrasts`,
-over hypernyms: here seeds are a sample too. With three of them a difference has some two degrees of freedom, so a large
-p shows nothing: read the equivalence test (TOST, 5 points).
+Where a model is about the same two cells as one of `statistics.contrasts`, that contrast decides and its verdict is
+repeated here; `alone` is what the model by itself would say. Where a fit is singular, a reduced model follows as a row
+of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.conditions import CELL, LM_NAMES, SHUFFLES, setup_fields, short_name, shuffle_of
-from analysis.statistics.contrasts import CONFIRMATORY, EQUIVALENCE_MARGIN, EXPLORATORY
-from analysis.statistics.equivalence import Equivalence, tost
+from analysis.cells import CELL, LM_NAMES, SHUFFLES, Cell, setup_fields, short_name, shuffle_of
+from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
+from analysis.statistics.difference import Difference, judged
 from analysis.statistics.formula import MixedModelError
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
-from analysis.words import points
 
 ABOUT = ["status", "question", "setup", "comparison"]
 EFFECT_COLUMNS = [
     *(*ABOUT, "term", "estimate", "unit", "se", "df", "t", "p", "low", "high"),
-    *("tost_step", "tost_difference", "tost_p", "equivalent", "verdict"),
-    *("n", "levels", "singular", "converged", "formula", "note"),
+    *("tost_step", "tost_difference", "tost_p", "alone", "verdict"),
+    *("n", "levels", "singular", "reduced", "converged", "formula", "note"),
 ]
 VARIANCE_COLUMNS = [*ABOUT, "group", "term", "sd", "correlations"]
 DIFFERENCE = (  # x: the coded factor; draw: empty, or a random intercept
@@ -61,15 +60,18 @@ def fit_models(
     return sorted(found, key=lambda fitted: fitted.about["status"] != CONFIRMATORY)
 
 
-def effects_table(models: Sequence["Fitted"]) -> pd.DataFrame:
+def effects_table(models: Sequence["Fitted"], contrasts: Sequence[Contrast] = ()) -> pd.DataFrame:
     """One row per model and fixed effect.
 
     Columns: status, question, setup, comparison (which model); term, estimate with its unit, se, df (Satterthwaite),
     t, p, low, high (95 %); tost_step: the change whose effect tost_difference (points) is tested for equivalence, with
-    tost_p, equivalent and verdict; n (rows), levels (of each group), singular, converged, formula, note. A model that
-    could not be fitted is one row without numbers, the reason in its note.
+    tost_p; alone (the model's own decision), verdict (of the contrast of the same cells where there is one); n (rows),
+    levels (of each group), singular, reduced (the simpler model beside a singular one), converged, formula, note. A
+    model that could not be fitted is one row without numbers, the reason in its note.
     """
-    return pd.DataFrame([row for fitted in models for row in fitted.effects()], columns=EFFECT_COLUMNS)
+    decided = {(c.one, c.other): c.f1 for c in contrasts if c.kind != "chance"}
+    rows = [row for fitted in models for row in fitted.effects(decided.get(fitted.cells) if fitted.cells else None)]
+    return pd.DataFrame(rows, columns=EFFECT_COLUMNS)
 
 
 def variances_table(models: Sequence["Fitted"]) -> pd.DataFrame:
@@ -89,7 +91,7 @@ def model_rows(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
         if name not in ("encoder", "features", "lm") and runs[name].nunique(dropna=False) > 1:
             words = "" if name in ("withheld", "asked") else f"{name} "
             rest = rest + " · " + words + runs[name].map(short_name)
-    about = runs[[*CELL, "encoder", "lm", "map"]].assign(
+    about = runs[["cell", *CELL, "encoder", "lm", "map"]].assign(
         seed="data " + runs["data_seed"].astype(str) + ", run " + runs["run_seed"].astype(str),
         draw=runs["permutation"].astype(str) + ", " + runs["lm_seed"].where(runs["lm_init"] == "random", 0).astype(str),
         rest=rest,
@@ -102,7 +104,8 @@ def model_rows(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
 class Fitted:
     """One model of one question; `model` is None where `note` says why it could not be fitted.
 
-    steps: term -> (unit of its estimate; the change tested for equivalence, and how many units that is).
+    steps: term -> (unit of its estimate; the change tested for equivalence, and how many units that is). cells: the two
+    whose difference it is, where it is that of two. reduced: a simpler model beside a singular one.
     """
 
     about: dict[str, str]
@@ -110,16 +113,18 @@ class Fitted:
     formula: str
     note: str
     steps: dict[str, tuple[str, str, float]]
+    cells: tuple[Cell, Cell] | None = None
+    reduced: "Fitted | None" = None
 
     @property
     def labels(self) -> dict[str, str]:
         """Formula term -> what it stands for, as in `tost_step`."""
         return {term: step for term, (_, step, _) in self.steps.items()}
 
-    def equivalence(self, term: str) -> Equivalence:
-        """Is the effect of the step of `term` within `EQUIVALENCE_MARGIN` points? For a model that was fitted."""
+    def difference(self, term: str) -> Difference:
+        """The effect of the step of `term`, in points. For a model that was fitted."""
         row, size = self.fixed(term), self.steps[term][2]
-        return tost(size * row["estimate"], size * row["se"], row["df"], margin=EQUIVALENCE_MARGIN)
+        return judged(size * row["estimate"], size * row["se"], row["df"])
 
     def fixed(self, term: str) -> dict[str, float]:
         """estimate, se, df, t, p, low, high of a fixed effect of a model that was fitted."""
@@ -127,23 +132,29 @@ class Fitted:
         (row,) = self.model.fixed[self.model.fixed["term"] == term].drop(columns="term").to_dict("records")
         return {str(name): float(value) for name, value in row.items()}
 
-    def effects(self) -> Iterator[dict[str, Any]]:
-        """Rows of `effects_table`."""
+    def effects(self, decided: Difference | None = None, reduced: bool = False) -> Iterator[dict[str, Any]]:
+        """Rows of `effects_table`; `decided`: the contrast of the same cells."""
         if self.model is None:
-            yield {**self.about, "formula": self.formula, "note": self.note, "equivalent": False}
+            yield {**self.about, "formula": self.formula, "note": self.note}
             return
         levels = ", ".join(f"{name} {number}" for name, number in self.model.groups.items())
         fit = {"n": self.model.n, "levels": levels, "singular": self.model.singular, "converged": self.model.converged}
-        fit |= {"formula": self.formula, "note": " ".join(filter(None, [self.note, *self.model.notes]))}
+        fit |= {
+            "reduced": reduced,
+            "formula": self.formula,
+            "note": " ".join(filter(None, [self.note, *self.model.notes])),
+        }
         for term in self.model.fixed["term"]:
             unit, step, _ = self.steps.get(term, ("points", "", np.nan))
             row: dict[str, Any] = {**self.about, "term": term, "unit": unit, **self.fixed(term), **fit}
             if not step:
-                yield row | {"equivalent": False, "verdict": ""}
+                yield row | {"verdict": ""}
                 continue
-            test = self.equivalence(term)
-            row |= {"tost_step": step, "tost_difference": test.difference, "tost_p": test.p}
-            yield row | {"equivalent": test.equivalent, "verdict": in_points(test)}
+            test = self.difference(term)
+            row |= {"tost_step": step, "tost_difference": test.estimate, "tost_p": test.p_equivalence}
+            yield row | {"alone": str(test.decision), "verdict": (decided or test).verdict}
+        if self.reduced is not None:
+            yield from self.reduced.effects(decided, reduced=True)
 
     def variances(self) -> Iterator[dict[str, Any]]:
         """Rows of `variances_table`."""
@@ -156,18 +167,40 @@ class Fitted:
 
 
 def fit_first(
-    about: dict[str, str], formulas: Sequence[str], data: pd.DataFrame, steps: dict[str, tuple[str, str, float]]
+    about: dict[str, str],
+    formulas: Sequence[str],
+    data: pd.DataFrame,
+    steps: dict[str, tuple[str, str, float]],
+    cells: tuple[Cell, Cell] | None = None,
 ) -> Fitted:
-    """The first of `formulas`, richest first, that the rows of `data` can support."""
+    """The first of `formulas`, richest first, that the rows of `data` can support; with a simpler one if singular."""
     refused = ""
-    for formula in formulas:
+    for place, formula in enumerate(formulas):
         try:
             model = mixed_model(formula, data)
         except MixedModelError as error:
             refused = refused or f"{formula} could not be fitted: {error}."
             continue
-        return Fitted(about, model, formula, f"Simplified, since {refused}" if refused else "", steps)
-    return Fitted(about, None, formulas[0], refused, steps)
+        note = f"Simplified, since {refused}" if refused else ""
+        reduced = _reduced(about, formulas[place + 1 :], data, steps) if model.singular else None
+        return Fitted(about, model, formula, note, steps, cells, reduced)
+    return Fitted(about, None, formulas[0], refused, steps, cells)
+
+
+def _reduced(
+    about: dict[str, str], simpler: Sequence[str], data: pd.DataFrame, steps: dict[str, tuple[str, str, float]]
+) -> Fitted | None:
+    """The first simpler model that is not singular, or the simplest that can be fitted."""
+    found = None
+    for formula in simpler:
+        try:
+            model = mixed_model(formula, data)
+        except MixedModelError:
+            continue
+        found = Fitted(about, model, formula, "Reduced, since the richer model is singular.", steps)
+        if not model.singular:
+            break
+    return found
 
 
 def difference(
@@ -186,7 +219,9 @@ def difference(
     draw = f" + (1 | draw:{factor})" if ((draws["draw"] > 1) & (pairs > draws["seed"])).any() else ""
     plain = DIFFERENCE if paired else DIFFERENCE[1:]
     ladder = [*formulas, *(formula.format(x=factor, draw=draw) for formula in plain)]
-    return fit_first(about, ladder, data, {factor: ("points", about["comparison"], 1.0)})
+    sides = [list(side["cell"].unique()) for side in (one, other)]
+    cells = (sides[0][0], sides[1][0]) if [len(side) for side in sides] == [1, 1] else None
+    return fit_first(about, ladder, data, {factor: ("points", about["comparison"], 1.0)}, cells)
 
 
 def weights_models(rows: pd.DataFrame) -> list[Fitted]:
@@ -290,15 +325,8 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
         elif lacking := sorted(set(here["lm"]) - set(use["lm"])):
             told.append(f"Without a text probe, left out: {_listed(lacking)}.")
         note = " ".join(filter(None, [*told, fitted.note]))
-        found.append(Fitted(about, fitted.model, fitted.formula, note, steps))
+        found.append(replace(fitted, note=note))
     return found
-
-
-def in_points(test: Equivalence) -> str:
-    """The verdict of an equivalence test of points of F1."""
-    if test.different and not test.equivalent:
-        return f"different from zero: {points(test.difference)}"
-    return test.verdict.replace(f"within {test.margin:g}", f"within {test.margin:g} points")
 
 
 def _originals(rows: pd.DataFrame) -> pd.DataFrame:

@@ -34,9 +34,9 @@ def analyze(
     started = time.perf_counter()
     study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
     if r:
-        from analysis.report.r_script import write_r
+        from analysis.statistics.r_script import write_r
 
-        say(f"mixed models for R: {write_r(study, out)}")
+        say(f"mixed models for R: {write_r(study.fitted, out)}")
     console.print(overview(study))
     say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
     print_json({"out": str(out), **essentials(study)}, as_json)

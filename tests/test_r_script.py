@@ -7,7 +7,7 @@ import pytest
 from synthetic_sweep import CELLS, World, write_sweep
 
 from analysis.predictions import load_sweep
-from analysis.report.r_script import r_script, write_r
+from analysis.statistics.r_script import r_script, write_r
 from analysis.study import measure
 
 
@@ -30,7 +30,7 @@ def closes(script):
 
 
 def test_every_model_is_in_the_script_with_its_rows(study, tmp_path):
-    path = write_r(study, tmp_path)
+    path = write_r(study.fitted, tmp_path)
     script, data = path.read_text(), pd.read_csv(path.with_name("data.csv"))
     fitted = [model for each in study.fitted for model in (each, each.reduced) if model and model.model]
     assert len(fitted) >= 4

@@ -565,7 +565,7 @@ def test_the_nulls_are_not_called_equivalence(reference):
     encoder, swap = (recomputed(reference[0], f"{name}/t")["note"] for name in ("encoder", "swap/welch"))
     for note in (encoder, swap):
         assert "95 % interval −" in note
-        assert "undecided (neither a difference nor equivalence is shown), TOST at ±5" in note
+        assert "undecided at" in note
     assert "equivalent within 5" in recomputed(reference[0], "lm_f1/t")["note"]
     assert "does not show agreement" in encoder
     assert "another conclusion" in recomputed(reference[0], "swap/paired/t")["note"]

@@ -61,7 +61,7 @@ class Neighbourhoods:
 
 
 @dataclass(frozen=True)
-class Found:
+class Searched:
     """What takes long to find: whitening (`mean` (D,), `directions` (D, D)), and in each space the numbers of `asked`
     (Q, M), `train` (N, k) and `train_other` (N, M), see `Neighbourhoods`."""
 
@@ -110,7 +110,7 @@ def find_neighbours(
         found = dict(zip(SPACES, pool.map(look_around, SPACES), strict=True))
     if kept is None and store.path.is_file():
         numbers = {space: {name: getattr(found[space], name) for name in shapes} for space in SPACES}
-        _write(path, key, Found(mean, directions, numbers))
+        _write(path, key, Searched(mean, directions, numbers))
     return found
 
 
@@ -177,7 +177,7 @@ def _kept_at(store: FeatureStore, settings: list[object]) -> tuple[Path, str]:
     return store.path.with_name(f"{store.path.name}.neighbours") / name, digest_bytes(images, store.digest.encode())
 
 
-def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) -> Found | None:
+def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) -> Searched | None:
     """What is kept at `path`; None where that is nothing, something else or damaged: then it is found again."""
     if not path.is_file():  # a pipe would never end
         return None
@@ -186,7 +186,7 @@ def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) 
             if str(file["key"]) != key:
                 return None
             numbers = {space: {name: file[f"{space}_{name}"].astype(int) for name in shapes} for space in SPACES}
-            found = Found(file["mean"], file["directions"], numbers)
+            found = Searched(file["mean"], file["directions"], numbers)
     except Exception:  # a file of any kind may lie there, and none of them is a reason to stop
         return None
     n = shapes["train"][0]
@@ -198,7 +198,7 @@ def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) 
     return found if sound else None
 
 
-def _write(path: Path, key: str, found: Found) -> None:
+def _write(path: Path, key: str, found: Searched) -> None:
     """Keep it for the next time, where the store's folder can be written to."""
     arrays: dict[str, Any] = {"key": np.array(key), "mean": found.mean, "directions": found.directions}
     for space, tables in found.numbers.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.statistics.models import Fitted
-from analysis.study import Study
 from cachegen.common.files import write_text
 
 HEAD = """# The mixed models of this study, repeated with lme4, lmerTest and emmeans: Rscript models.R
@@ -32,9 +31,9 @@ control <- lmerControl(optimizer = "bobyqa", optCtrl = list(maxfun = 1e6))
 """
 
 
-def write_r(study: Study, out: Path) -> Path:
-    """Write `out`/r/models.R and `out`/r/data.csv; return the script's path. A study may have no models to repeat."""
-    script, data = r_script(study.fitted)
+def write_r(models: Sequence[Fitted], out: Path) -> Path:
+    """Write `out`/r/models.R and `out`/r/data.csv; return the script's path. There may be none to repeat."""
+    script, data = r_script(models)
     write_text(out / "r" / "data.csv", data.to_csv(index=False, lineterminator="\n"))
     write_text(out / "r" / "models.R", script)
     return out / "r" / "models.R"

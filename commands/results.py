@@ -15,11 +15,13 @@ def analyze(
     probe: ProbeFiles = None,
     dataset: DatasetPlaces = None,
     features: StorePlaces = None,
+    r: Annotated[bool, typer.Option("--r", help="Write the mixed models as an R script with its data too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compute every table and figure of a sweep.
 
-    Each table is written as CSV and Parquet. columns.csv says what their columns mean. A summary is printed.
+    Each table is written as CSV and Parquet. columns.csv says what their columns mean. A summary is printed. With --r
+    the folder r/ has the mixed models for R: models.R (lme4, lmerTest, emmeans) and data.csv.
 
     Example: crosstax analyze runs --probe probe/lm.parquet --out results
     """
@@ -31,6 +33,10 @@ def analyze(
 
     started = time.perf_counter()
     study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
+    if r:
+        from analysis.statistics.r_script import write_r
+
+        say(f"mixed models for R: {write_r(study.fitted, out)}")
     console.print(overview(study))
     say(f"tables and figures: {out} ({time.perf_counter() - started:.1f} s)")
     print_json({"out": str(out), **essentials(study)}, as_json)
@@ -39,13 +45,15 @@ def analyze(
 def reanalyze(
     release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The authors' release, or any part of it.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for claims.csv, means.csv and claims.json.")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for a page, claims.csv, means.csv and claims.json."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute the paper's statistics from the authors' release.
 
-    Each published number is printed beside the recomputed one.
+    Each published number is printed beside the recomputed one, what differs first: it reproduces, it does not, or
+    another analysis of the same files gives another answer.
 
     Example: crosstax reanalyze cross-modal-taxonomic-gen --out reanalysis
     """
@@ -59,7 +67,7 @@ def reanalyze(
     console.print(reanalysis_text(found, console.width))
     if out is not None:
         write_reanalysis(found, out)
-        say(f"claims and means: {out}")
+        say(f"page, claims and means: {out}")
     say(f"done in {time.perf_counter() - started:.1f} s")
     print_json(found.as_json(), as_json)
 

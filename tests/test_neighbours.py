@@ -1,6 +1,6 @@
 """Nearest neighbours and purity against their definitions; one thread, the same answer; whitening takes no label."""
 
-from types import SimpleNamespace
+import shutil
 
 import faiss
 import numpy as np
@@ -59,7 +59,8 @@ def test_equal_images_are_taken_in_the_order_of_their_names() -> None:
     leaves = np.repeat(["ant", "bee", "cow"], 15)
     keys = [f"{leaf}/{n:02d}.png" for n, leaf in enumerate(leaves)]
     vectors = np.tile(np.eye(3)[:, :2] + 0.1, (15, 1))  # three different images, each fifteen times
-    store = SimpleNamespace(pooled_patches=vectors, rows=lambda wanted: np.array([keys.index(key) for key in wanted]))
+    store = WORLD.store()
+    store.pooled_patches, store.rows = vectors, lambda wanted: np.array([keys.index(key) for key in wanted])
     found = find_neighbours(store, keys, leaves, keys[:1], leaves[:1])["plain"]
     twins = np.flatnonzero((vectors == vectors[0]).all(axis=1) & (leaves != "ant"))
     np.testing.assert_array_equal(found.asked[0, : len(twins)], twins)
@@ -84,6 +85,78 @@ def test_the_number_of_threads_is_one_whatever_the_caller_has() -> None:
         np.testing.assert_array_equal(found_in(WORLD, WORLD.store())["whitened"].train, two)
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def arrays(found: dict[str, Neighbourhoods]) -> list[np.ndarray]:
+    names = ("asked", "train", "train_other", "units_asked", "units_train")
+    return [getattr(found[space], name) for space in found for name in names]
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A store in a folder, what was found in it, and the file that keeps this; `searches` counts later searches."""
+    store = WORLD.store(coherent=0.7)
+    store.path = tmp_path / "store.h5"
+    store.path.write_bytes(b"")
+    found = found_in(WORLD, store)
+    (path,) = (tmp_path / "store.h5.neighbours").iterdir()
+    searches = []
+    index = faiss.IndexFlatIP
+    monkeypatch.setattr(faiss, "IndexFlatIP", lambda width: searches.append(1) or index(width))
+    return store, found, path, searches
+
+
+def test_what_was_found_is_kept_beside_the_store_to_the_bit(kept) -> None:
+    store, found, _, searches = kept
+    for one, other in zip(arrays(found_in(WORLD, store)), arrays(found), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert searches == []
+    fewer = [part[1:] for part in images_of(WORLD, "test")]
+    find_neighbours(store, *images_of(WORLD, "train"), *fewer)  # other images, another file
+    assert searches
+    assert len(list(store.path.with_name("store.h5.neighbours").iterdir())) == 2
+
+
+def rewritten(**changes):
+    def spoil(path, store):
+        with np.load(path) as file:
+            entries = dict(file) | {name: change(file[name]) for name, change in changes.items()}
+        np.savez(path, **entries)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path, store: setattr(store, "digest", "of another store"),
+        lambda path, store: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path, store: path.write_bytes(path.read_bytes().replace(b"\x03\0\0\0", b"\x05\0\0\0")),
+        lambda path, store: path.write_bytes(b""),
+        lambda path, store: (path.unlink(), path.mkdir()),
+        rewritten(plain_train=lambda numbers: numbers + 10_000),
+        rewritten(plain_asked=lambda numbers: numbers[:, 1:]),
+        rewritten(directions=lambda values: values[:3]),
+        rewritten(mean=lambda values: values.astype(object)),
+    ],
+    ids=["stale", "cut", "bits", "empty", "folder", "numbers", "shape", "width", "pickle"],
+)
+def test_a_stale_or_damaged_file_is_ignored_and_replaced(kept, spoil) -> None:
+    store, found, path, searches = kept
+    spoil(path, store)
+    for _ in range(2):
+        for one, other in zip(arrays(found_in(WORLD, store)), arrays(found), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(searches) == 4 * (2 if path.is_dir() else 1)  # replaced, where a folder is not in the way
+
+
+def test_a_folder_that_cannot_be_written_to_is_done_without(kept) -> None:
+    store, found, path, searches = kept
+    shutil.rmtree(path.parent)
+    path.parent.write_bytes(b"in the way, as a read-only folder would be")  # root can write to those
+    for one, other in zip(arrays(found_in(WORLD, store)), arrays(found), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert searches
 
 
 def test_whitening_gives_unit_covariance_up_to_shrinkage() -> None:

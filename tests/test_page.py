@@ -19,7 +19,7 @@ from analysis.predictions import load_sweep
 from analysis.report.contents import SECTIONS
 from analysis.report.files import write_tables
 from analysis.report.page import Page
-from analysis.report.report import TEMPLATES, _environment, render
+from analysis.report.report import TEMPLATES, render, template_environment
 from analysis.report.table import Column, table
 from analysis.study import measure
 from analysis.words import number, p_value
@@ -175,7 +175,7 @@ def drawn(source: str, **values: object) -> HtmlPage:
             return text
 
     macros = '{% from "macros.html" import sentences, table with context %}'
-    return HtmlPage(_environment().from_string(macros + source).render(page=Beside(), **values))
+    return HtmlPage(template_environment().from_string(macros + source).render(page=Beside(), **values))
 
 
 @pytest.mark.parametrize(("count", "folded"), [(20, False), (21, True)])

@@ -6,7 +6,7 @@ import pytest
 from html_page import HtmlPage
 
 from analysis.report.models import ModelReport
-from analysis.report.report import _environment
+from analysis.report.report import template_environment
 from analysis.statistics.difference import judged
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
 
@@ -68,7 +68,7 @@ def rendered(report: ModelReport) -> HtmlPage:
     class Beside:
         tables: tuple[str, ...] = ()
 
-    return HtmlPage(_environment().get_template("model.html").render(report=report, page=Beside()))
+    return HtmlPage(template_environment().get_template("model.html").render(report=report, page=Beside()))
 
 
 def test_the_partial_shows_it(report: ModelReport) -> None:

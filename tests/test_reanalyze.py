@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import HtmlPage
 from real_taxonomy import REFERENCE, needs_reference
 from rich.console import Console
 from synthetic_release import LEAVES, MACRO, RESULTS, change, run_names, scores, write_f1, write_release
 from test_presets import release_name
 
-from analysis.release.claims import prints_as
+from analysis.release.chance import above_chance_claims, chance_claims, table5_claims
+from analysis.release.claims import DIFFERS, NO_SOURCE, NOT_PRINTED, OTHER, SAME, STATES, prints_as
 from analysis.release.coherence import coherence_claims
 from analysis.release.files import ReleaseError
 from analysis.release.means import (
@@ -18,13 +20,12 @@ from analysis.release.means import (
     HOMONYMS,
     cell_claims,
     cell_means,
-    chance_claims,
     depth_claims,
     probe_claims,
     removed_claims,
 )
 from analysis.release.models import encoder_claims
-from analysis.release.reanalyze import reanalysis_text, reanalyze
+from analysis.release.reanalyze import by_state, reanalysis_text, reanalyze, write_reanalysis
 from analysis.release.scores import HELDOUT, Release, RunName, parse_run_name
 from analysis.release.scores import LEAVES as LEAF_QUESTIONS
 from analysis.release.swap import swap_claims
@@ -67,6 +68,10 @@ def release_dir(made, tmp_path):
 
 def removed(release):
     return removed_claims(release, REMOVED_HYPERNYMS)
+
+
+def above(release):
+    return above_chance_claims(release, REMOVED_HYPERNYMS)
 
 
 def rows_of(claims):
@@ -193,6 +198,7 @@ def test_one_changed_number_flips_its_claim(found, release_dir, file, row, colum
         (SWAPPED, swap_claims, {"swap/welch/t", "swap/paired/p", "swap/heldout/swapped"}),
         (f"{MACRO}/cat_sampled_leaf_f1_scores.csv", swap_claims, {"swap/leaves/control"}),
         (GUESS_SWAP, swap_claims, {"swap/majority"}),
+        (UNSEEN_8B, table5_claims, {"table5/se/original"}),
         (DEPTHS, depth_claims, {"fig12/qwen3-1.7b/depth3/sd"}),
         (BACKBONE, coherence_claims, {"coherence/t", "lm_f1/p", "fig7/r/macro_f1"}),
         (WEIGHTED, coherence_claims, {"fig7/r/weighted_f1"}),
@@ -263,6 +269,11 @@ def test_support_weighted_rows_among_macro_f1_are_found(made, release_dir):
         "support-weighted and not macro F1: Llama-3.2-1B-Instruct.",
     )
     assert "not macro F1" in claims["heldout/llama-3.2-1b-instruct/original"].note
+    every = [*claims.values(), *depth_claims(release), *above(release)]
+    marked = {claim.id for claim in every if claim.weighted}
+    assert marked == {claim.id for claim in every if "1b-instruct" in claim.id and claim.recomputed is not None} - {
+        "leaves/llama-3.2-1b-instruct/original"
+    }
     assert "Support-weighted F1 would be" in claims["heldout/llama-3.2-1b/original"].note
     change(path, chat[0], "animal", 0.5)
     assert Release(release_dir).copied == frozenset(chat[1:])
@@ -357,7 +368,8 @@ def test_the_command_prints_and_writes(made, found, tmp_path, crosstax):
     printed = json.loads(out.strip().splitlines()[-1])
     assert set(printed) == {"claims", "means"}
     assert printed == found.as_json() == json.loads((tmp_path / "out" / "claims.json").read_text())
-    assert all(list(claim) == ["id", "paper", "recomputed", "n", "agrees", "note"] for claim in printed["claims"])
+    first = ["id", "paper", "recomputed", "n", "agrees", "note"]  # what scripts read since before the others came
+    assert all(list(claim)[:6] == first for claim in printed["claims"])
     assert all(list(row) == COLUMNS for row in printed["means"])
     assert len({claim["id"] for claim in printed["claims"]}) == len(printed["claims"])
     assert {type(claim["agrees"]) for claim in printed["claims"]} == {bool, type(None)}
@@ -377,11 +389,59 @@ def test_the_table_loses_nothing_at_any_width(found, width, capsys):
     assert "…" not in text
     words = "".join(text.split())
     for row in found.claims.to_dict("records"):
-        if width >= 80:  # below, names are folded within their column
-            assert row["id"] in words
-        if row["recomputed"] is not None and width < 150:
-            assert "".join(row["note"].split()) in words
+        if row["recomputed"] is not None and width < 150 and row["note"]:
+            assert "".join(f"{row['what']}: {row['note']}".split()) in words
     assert "no source" in text
+
+
+def test_every_row_is_in_words_and_in_one_state_those_that_differ_first(found):
+    claims = found.claims
+    assert set(claims["state"]) <= set(STATES)
+    assert (claims["state"] == SAME).equals(claims["agrees"].eq(True))
+    assert claims["state"].isin([DIFFERS, OTHER]).equals(claims["agrees"].eq(False))
+    assert (claims["state"] == NO_SOURCE).equals(claims["recomputed"].isna())
+    assert claims["what"].is_unique
+    for name in ("what", "where", "sentence"):
+        assert (claims[name].str.len() > 3).all()
+        assert not claims[name].str.contains("_").any()
+    order = by_state(claims)["state"].map(STATES.index)
+    assert order.is_monotonic_increasing
+    assert not claims["state"].map(STATES.index).is_monotonic_increasing  # the paper's order is another
+
+
+def test_the_page_needs_nothing_else_and_has_every_row(made, found, tmp_path):
+    write_reanalysis(found, tmp_path)
+    page = HtmlPage((tmp_path / "index.html").read_text())
+    assert page.asks_for() == []
+    text = " ".join(page.text.split())
+    for row in found.claims.to_dict("records"):
+        assert row["what"] in text
+        assert f"{row['where']}: {row['sentence']}" in text
+
+
+def with_baselines(root, level=0.45):
+    """Majority answers of every systematic level, so that it can be told what is above them."""
+    names = ["test_hyp", "test_hyp_shuffled", *(f"test_hyp_ablated_{amount}cat" for amount in (10, 20, 30, 40))]
+    table = scores(np.random.default_rng(2), names, [row.f1_name for row in HYPERNYMS.values()], level, spread=0.01)
+    write_f1(root / GUESS, table)
+
+
+def test_above_chance_is_tested_at_every_level(release_dir):
+    with_baselines(release_dir)
+    claims = rows_of(above(Release(release_dir)))
+    good = claims["above_chance/qwen3-0.6b/systematic"]
+    assert (good.state, good.n) == (SAME, 4 * 159)
+    assert good.recomputed == pytest.approx(65.3 - 45, abs=0.5)  # the level that is least above
+    assert claims["above_chance/qwen3-0.6b/across"].state == NOT_PRINTED
+    assert "above_chance/qwen3-8b/systematic" not in claims
+    for run in run_names("Qwen3-0.6B", ablation="+hyp-abl20cat"):
+        for name in REMOVED_HYPERNYMS[20]:
+            change(release_dir / UNSEEN, run, HYPERNYMS[name].f1_name, 0.4)
+    claims = rows_of(above(Release(release_dir)))
+    assert claims["above_chance/qwen3-0.6b/removed"].state == OTHER
+    assert "20 removed" in claims["above_chance/qwen3-0.6b/removed"].note.split(".")[0]
+    with_baselines(release_dir, level=0.66)  # a negative control: between the levels
+    assert rows_of(above(Release(release_dir)))["above_chance/qwen3-0.6b/systematic"].state == DIFFERS
 
 
 def test_notes_follow_from_the_numbers(found):
@@ -447,6 +507,10 @@ def recomputed(found, id):
         ("systematic/qwen3-0.6b/20/removed", 48.3, 0.05, 60, False),
         ("systematic/qwen3-0.6b/30/removed", 63.6, 0.05, 90, False),
         ("systematic/qwen3-0.6b/40/removed", 65.2, 0.05, 120, False),
+        ("table5/se/majority", 0.466, 5e-4, 53, False),
+        ("above_chance/qwen3-0.6b/random", 34.94, 0.005, 954, True),
+        ("above_chance/qwen3-0.6b/systematic", 16.0, 0.05, 636, True),
+        ("above_chance/qwen3-0.6b/removed", 6.0, 0.05, 300, False),
     ],
 )
 def test_the_published_statistics(reference, id, value, tolerance, n, agrees):
@@ -487,12 +551,14 @@ def test_the_nulls_are_not_called_equivalence(reference):
     encoder, swap = (recomputed(reference, f"{name}/t")["note"] for name in ("encoder", "swap/welch"))
     for note in (encoder, swap):
         assert "95 % interval −" in note
-        assert "undecided at " in note
+        assert "undecided at" in note
     assert "equivalent within 5" in recomputed(reference, "lm_f1/t")["note"]
     assert "does not show agreement" in encoder
     assert "another conclusion" in recomputed(reference, "swap/paired/t")["note"]
+    assert recomputed(reference, "swap/paired/t")["state"] == OTHER
+    assert recomputed(reference, "swap/leaves/control")["state"] == DIFFERS
     same = recomputed(reference, "visual_coherence/within/mean")["note"]
-    assert ", though within 0.05" in same
+    assert "though within 0.05" in same
 
 
 @needs_reference

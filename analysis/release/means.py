@@ -1,4 +1,4 @@
-"""The paper's means, from the release: figures 3, 4, 6, 10, 11 and 12, Table 5, removed hypernyms, majority, probe."""
+"""The paper's means, from the release: figures 3, 4, 6, 10, 11 and 12, Table 5, removed hypernyms, probe."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.published import CELLS, MORE_CELLS, Published
-from analysis.release.claims import Claim, Found, Statement, check
-from analysis.release.files import DEPTHWISE, EXPERIMENTS, MACRO, AbsentError, find, read_f1, read_table
+from analysis.release.claims import Claim, Found, Said, Statement, check, without_source
+from analysis.release.files import DEPTHWISE, EXPERIMENTS, AbsentError, find, read_table
 from analysis.release.scores import HELDOUT, LEAVES, Release
 from cachegen.things.names import HYPERNYMS
 
@@ -56,11 +56,42 @@ def cell_claims(release: Release) -> list[Claim]:
     """Held-out and leaf macro F1 of every cell that the paper prints, in points."""
     claims = []
     for cell in (*CELLS, *MORE_CELLS):
-        name = _name(cell)
-        claims += check([Statement(f"heldout/{name}", cell.heldout, 1)], partial(_heldout, release, cell))
+        name, words = _name(cell), cell_words(cell)
+        heldout = Statement(f"heldout/{name}", cell.heldout, 1, f"held-out hypernyms, {words}", _said(cell))
+        claims += check([heldout], partial(_heldout, release, cell))
         if not math.isnan(cell.leaf):
-            claims += check([Statement(f"leaves/{name}", cell.leaf, 1)], partial(_leaves, release, cell))
+            leaves = Statement(f"leaves/{name}", cell.leaf, 1, f"leaves, {words}", Said(_said(cell).where, TRAINED))
+            claims += check([leaves], partial(_leaves, release, cell))
     return claims
+
+
+TRAINED = "Leaf questions, which training has, are answered well under every condition."
+SENTENCES = {  # initialisation of the LM, labels -> what the paper says of held-out hypernyms
+    (
+        "pretrained",
+        "original",
+    ): "A pretrained LM answers hypernym questions about images without training on any.",
+    ("pretrained", "across"): "With images dealt across categories, hypernym answers fall to about chance.",
+    ("pretrained", "within"): "With images dealt within categories, hypernym answers stay as good as before.",
+    ("random", "original"): "With a randomly initialised LM, hypernym answers are near chance.",
+}
+
+
+def cell_words(cell: Published) -> str:
+    """A cell in words: its LM, what else is not the paper's default, and its labels."""
+    other = [cell.encoder] * (cell.encoder != "DINOv2") + ["random-init LM"] * (cell.lm_init == "random")
+    labels = f"{SHUFFLES[cell.shuffle].lower()} labels"
+    return ", ".join((cell.lm, *other, labels))
+
+
+def _said(cell: Published) -> Said:
+    if cell.lm.startswith("Llama"):
+        where = "Figure 10"
+    elif cell.lm == "Qwen3-8B":
+        where = "Table 5"
+    else:
+        where = "Figure 4" if cell.lm_init == "random" else "Figure 3" if cell.shuffle == "original" else "Figure 6"
+    return Said(where, SENTENCES[cell.condition])
 
 
 def _name(cell: Published) -> str:
@@ -69,7 +100,7 @@ def _name(cell: Published) -> str:
     return "/".join((cell.lm, *other, cell.shuffle)).lower()
 
 
-def _fields(cell: Published) -> dict[str, object]:
+def fields_of(cell: Published) -> dict[str, object]:
     return {
         "lm": cell.lm,
         "encoder": cell.encoder,
@@ -80,20 +111,20 @@ def _fields(cell: Published) -> dict[str, object]:
 
 
 def _leaves(release: Release, cell: Published) -> list[Found]:
-    rows = release.runs(LEAVES, **_fields(cell))
+    rows = release.runs(LEAVES, **fields_of(cell))
     n, mean, _ = mean_and_sd(rows["f1"])
     return [Found(100 * mean, n, _few_seeds(rows))]
 
 
 def _heldout(release: Release, cell: Published) -> list[Found]:
-    rows = release.runs(HELDOUT, **_fields(cell))
+    rows = release.runs(HELDOUT, **fields_of(cell))
     homonym = rows["category"].isin(HOMONYMS)
     (n, mean, _), (_, clean, _), (_, named, _) = (
         mean_and_sd(values) for values in (rows["f1"], rows.loc[~homonym, "f1"], rows.loc[homonym, "f1"])
     )
     note = f"On the 42 hypernyms that are no leaf's name {100 * clean:.1f}, on the other 11 {100 * named:.1f}."
     parts = (_few_seeds(rows), note, _weighted(release, list(rows["run_name"].unique())))
-    return [Found(100 * mean, n, " ".join(part for part in parts if part))]
+    return [Found(100 * mean, n, " ".join(part for part in parts if part), weighted=release.rest_on_weighted(rows))]
 
 
 def _few_seeds(rows: pd.DataFrame) -> str:
@@ -113,32 +144,6 @@ def _weighted(release: Release, names: Sequence[str]) -> str:
     return f"Support-weighted F1 would be {100 * np.nanmean(table.loc[known].to_numpy()):.1f}." if known else ""
 
 
-GUESSES = {"hypernyms": f"{MACRO}/all_hyp_guess_f1_scores.csv", "leaves": f"{MACRO}/all_leaf_guess_f1_scores.csv"}
-RUNS = {"hypernyms": "test_hyp", "leaves": "test"}  # original labels, 100 % ablation
-
-
-def chance_claims(release: Release) -> list[Claim]:
-    """Macro F1 of the majority answer at 100 % ablation, in points."""
-    return [
-        *check([Statement("majority/hypernyms", 39.2, 1)], lambda: [_majority(release, "hypernyms")]),
-        *check([Statement("majority/leaves", 38.9, 1)], lambda: [_majority(release, "leaves")]),
-        *check([Statement("fig3/dashed_line", 47.1, 1)], lambda: _dashed_line(release)),
-    ]
-
-
-def _majority(release: Release, kind: str) -> Found:
-    table = read_f1(find(release.root, GUESSES[kind]), HYPERNYMS if kind == "hypernyms" else None)
-    if RUNS[kind] not in table.index:
-        raise AbsentError(f"no run {RUNS[kind]} in {GUESSES[kind]}")
-    n, mean, _ = mean_and_sd(table.T[RUNS[kind]].dropna())
-    return Found(100 * mean, n)
-
-
-def _dashed_line(release: Release) -> Sequence[Found]:
-    found = _majority(release, "hypernyms")
-    return [found._replace(note="The line stands for chance: the majority answer's macro F1 is what it should show.")]
-
-
 LMS = ("Qwen3-0.6B", "Qwen3-1.7B")  # of the release's own table
 DECIMALS = 9  # of a file, not of a page
 _FIELDS = {"encoder": "DINOv2", "random_lm": False, "shuffle": "Original", "ablation": "Full"}
@@ -153,11 +158,16 @@ def depth_claims(release: Release) -> list[Claim]:
     except AbsentError:
         published = {}
     claims = []
+    said = Said("Figure 12", "Hypernyms directly above the leaves fare best, those at the top of the taxonomy worst.")
     for lm in dict.fromkeys((*LMS, *release.lms(HELDOUT, **_FIELDS))):
         for depth in sorted({row.depth for row in HYPERNYMS.values()}):
             paper = published.get((lm, depth), (None, None))
             names = [f"fig12/{lm}/depth{depth}/{what}".lower() for what in ("mean", "sd")]
-            statements = [Statement(name, value, DECIMALS) for name, value in zip(names, paper, strict=True)]
+            words = [f"{which} over hypernyms of depth {depth}, {lm}" for which in ("mean F1", "SD of F1")]
+            statements = [
+                Statement(name, value, DECIMALS, what, said)
+                for name, value, what in zip(names, paper, words, strict=True)
+            ]
             claims += check(statements, partial(_cell, release, lm, depth, lm in LMS and not published))
     return claims
 
@@ -168,7 +178,8 @@ def _cell(release: Release, lm: str, depth: int, unpublished: bool) -> Sequence[
     rows = release.runs(HELDOUT, lm=lm, **_FIELDS)
     of_depth = rows["category"].map({name: row.depth for name, row in HYPERNYMS.items()}) == depth
     n, mean, sd = mean_and_sd(rows.loc[of_depth, "f1"])
-    return [Found(mean, n), Found(sd, n)]
+    weighted = release.rest_on_weighted(rows)
+    return [Found(mean, n, weighted=weighted), Found(sd, n, weighted=weighted)]
 
 
 def _published(release: Release) -> DepthMean:
@@ -180,10 +191,11 @@ def _published(release: Release) -> DepthMean:
     return {(lm, int(depth)): (mean, sd) for lm, depth, mean, sd in rows}
 
 
+PROBED = Said("Section 4", "In text alone, the LMs know most of the taxonomy.")
 STATEMENTS = {
-    "Qwen3-0.6B": Statement("probe/qwen3-0.6b", 78.5, 1),
-    "Qwen3-1.7B": Statement("probe/qwen3-1.7b", 88.5, 1),
-    "majority": Statement("probe/majority", 46.7, 1),
+    "Qwen3-0.6B": Statement("probe/qwen3-0.6b", 78.5, 1, "text probe, Qwen3-0.6B, F1", PROBED),
+    "Qwen3-1.7B": Statement("probe/qwen3-1.7b", 88.5, 1, "text probe, Qwen3-1.7B, F1", PROBED),
+    "majority": Statement("probe/majority", 46.7, 1, "text probe, majority answer, F1", PROBED),
 }
 ABSENT = "source not available: the release has no file of the probe's questions with their answers."
 
@@ -191,7 +203,7 @@ ABSENT = "source not available: the release has no file of the probe's questions
 def probe_claims(release: Release) -> list[Claim]:
     """Rows without a source; their notes tell what `coherence_backbone.csv` has of the same LM."""
     return [
-        Claim(each.id, each.paper, None, None, None, " ".join(filter(None, (ABSENT, _by_hypernym(release, lm)))))
+        without_source(each, " ".join(filter(None, (ABSENT, _by_hypernym(release, lm)))))
         for lm, each in STATEMENTS.items()
     ]
 
@@ -212,6 +224,7 @@ FIGURE_4 = {10: 73.2, 20: 65.3, 30: 70.1, 40: 69.0}
 LM = "Qwen3-0.6B"
 _REMOVED_FIELDS = {"encoder": "DINOv2", "random_lm": False, "shuffle": "Original", "ablation": "Systematic"}
 
+REMOVED = "Hypernyms that training never mentions as true are answered well all the same."
 Removed = Mapping[int, Collection[str]]  # number of hypernyms -> their taxonomy names, Table 4
 
 
@@ -221,8 +234,14 @@ def removed_claims(release: Release, removed: Removed) -> list[Claim]:
     for lm in dict.fromkeys((LM, *release.lms(HELDOUT, **_REMOVED_FIELDS))):
         for amount, names in sorted(removed.items()):
             paper = FIGURE_4.get(amount) if lm == LM else None
-            ids = [f"systematic/{lm}/{amount}/{which}".lower() for which in ("all", "removed")]
-            statements = [Statement(name, paper, 1) for name in ids]
+            said = Said("Figure 10" if lm.startswith("Llama") else "Figure 4", REMOVED)
+            statements = [
+                Statement(f"systematic/{lm}/{amount}/{which}".lower(), paper, 1, what, said, other=which == "removed")
+                for which, what in (
+                    ("all", f"{amount} hypernyms removed, mean over all {len(HYPERNYMS)}, {lm}"),
+                    ("removed", f"{amount} hypernyms removed, mean over these, {lm}"),
+                )
+            ]
             claims += check(statements, partial(_removed_cell, release, lm, amount, frozenset(names)))
     return claims
 
@@ -238,4 +257,5 @@ def _removed_cell(release: Release, lm: str, amount: int, names: frozenset[str])
         f"{len(HYPERNYMS) - len(names)} were kept ({100 * mean_kept:.1f} there): they are unseen only for leaves that "
         "have a removed hypernym too."
     )
-    return [Found(100 * mean, n), Found(100 * mean_out, n_out, note)]
+    weighted = release.rest_on_weighted(rows)
+    return [Found(100 * mean, n, weighted=weighted), Found(100 * mean_out, n_out, note, weighted=weighted)]

@@ -146,6 +146,10 @@ class Release:
         same = (both["f1"] == both["weighted"]).groupby(both["run_name"]).all()
         return frozenset(same.index[same])
 
+    def rest_on_weighted(self, rows: pd.DataFrame) -> bool:
+        """Whether any of these `runs` is support-weighted and not macro F1."""
+        return not self.copied.isdisjoint(rows["run_name"])
+
     def notes(self) -> tuple[str, ...]:
         """What a reader of any mean must know, once the scores were read."""
         notes = []

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.release.claims import Claim, Found, Statement, check
+from analysis.release.claims import Claim, Found, Said, Statement, check
 from analysis.release.files import MACRO, AbsentError, find, read_f1
 from analysis.release.means import mean_and_sd
 from analysis.release.models import null_sentence
@@ -16,17 +16,19 @@ from analysis.words import p_text
 
 MAJORITY = f"{MACRO}/catwise_hyp_guess_f1_scores.csv"
 
+SAID = Said("Hypernym-level swap", "Exchanging the labels of whole hypernyms that look equally alike costs nothing.")
 TESTS = (
-    Statement("swap/welch/t", 1.30),
-    Statement("swap/welch/p", 0.19),
-    Statement("swap/paired/t", 1.30),
-    Statement("swap/paired/p", 0.19),
+    Statement("swap/welch/t", 1.30, 2, "control against swap, unpaired: t", SAID),
+    Statement("swap/welch/p", 0.19, 2, "control against swap, unpaired: p", SAID),
+    Statement("swap/paired/t", 1.30, 2, "control against swap, paired by seed and hypernym: t", SAID, other=True),
+    Statement("swap/paired/p", 0.19, 2, "control against swap, paired by seed and hypernym: p", SAID, other=True),
 )
+CHANCE = Statement("swap/majority", 34.7, 1, "majority answer on the ten hypernyms, F1", SAID)
 MEANS = (
-    (HELDOUT, "Original", Statement("swap/heldout/control", 57.5, 1)),
-    (HELDOUT, "Swap", Statement("swap/heldout/swapped", 51.5, 1)),
-    (LEAVES, "Original", Statement("swap/leaves/control", 93.8, 1)),
-    (LEAVES, "Swap", Statement("swap/leaves/swapped", 95.2, 1)),
+    (HELDOUT, "Original", Statement("swap/heldout/control", 57.5, 1, "control: held-out hypernyms, F1", SAID)),
+    (HELDOUT, "Swap", Statement("swap/heldout/swapped", 51.5, 1, "swap: held-out hypernyms, F1", SAID)),
+    (LEAVES, "Original", Statement("swap/leaves/control", 93.8, 1, "control: leaves, F1", SAID)),
+    (LEAVES, "Swap", Statement("swap/leaves/swapped", 95.2, 1, "swap: leaves, F1", SAID)),
 )
 
 
@@ -35,7 +37,7 @@ def swap_claims(release: Release) -> list[Claim]:
     claims = check(TESTS, lambda: _tests(release))
     for experiment, shuffle, statement in MEANS:
         claims += check([statement], partial(_mean, release, experiment, shuffle))
-    return [*claims, *check([Statement("swap/majority", 34.7, 1)], lambda: [_majority(release)])]
+    return [*claims, *check([CHANCE], lambda: [_majority(release)])]
 
 
 def swap_pairs(release: Release) -> pd.DataFrame:

@@ -62,7 +62,7 @@ class Rendered:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    environment = _environment()
+    environment = template_environment()
     sections = []
     for place, section in enumerate(SECTIONS):
         data = section.data(page)
@@ -72,18 +72,21 @@ def render(page: Page) -> str:
             sections.append(Rendered(place, section.name, section.title, section.part, html))
     placed = {name for name, figure in page.figures.items() if any(figure.uri in section.html for section in sections)}
     placed |= {"main", "headline"}  # on the first screen
-    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     page_html = environment.get_template("report.html").render(
         finding=finding(page),
         page=page,
         paper=PAPER,
-        policy=_policy(style, script),
-        script=script,
         sections=sections,
-        style=style,
+        **inline_files(),
         unplaced=[figure for name, figure in page.figures.items() if name not in placed],
     )
     return Wording(page.study).html(page_html)
+
+
+def inline_files() -> dict[str, str]:
+    """style and script of a page, to be written into it, and the policy that allows these and nothing else."""
+    style, script = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    return {"style": style, "script": script, "policy": _policy(style, script)}
 
 
 def _policy(style: str, script: str) -> str:
@@ -95,7 +98,8 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
+    """The page's templates with their filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

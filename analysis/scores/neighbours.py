@@ -7,13 +7,18 @@ free to weigh the features' directions anew and a control should be no weaker fo
 neighbours is fixed, not tuned. Images that are equally similar are taken in the order of their names.
 
 A label map moves whole leaves, so the images that share an image's label leaf are those of its own folder under every
-map: one search serves all maps of the same training images.
+map: one search serves all maps of the same training images. At the size of THINGS it takes most of a minute, so what
+was found is kept beside the store (`STORE.neighbours/`).
 
 Legend: Q images asked about, N training images, K neighbours, M neighbours in reserve, D width, L leaves, H hypernyms.
 """
 
+import contextlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -22,6 +27,8 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from analysis.scores.coherence import LabelMap, unit_vectors
+from cachegen.common.errors import WriteError
+from cachegen.common.files import digest_bytes, write_atomically
 from cachegen.data.dataset import Dataset
 from cachegen.features.store import FeatureStore
 
@@ -53,38 +60,58 @@ class Neighbourhoods:
     units_train: Array
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What takes long to find: whitening (`mean` (D,), `directions` (D, D)), and in each space the numbers of `asked`
+    (Q, M), `train` (N, k) and `train_other` (N, M), see `Neighbourhoods`."""
+
+    mean: Array
+    directions: Array
+    numbers: dict[str, dict[str, Numbers]]
+
+
 def find_neighbours(
     store: FeatureStore, train_keys: list[str], train_leaves: NDArray, asked_keys: list[str], asked_leaves: NDArray
 ) -> dict[str, Neighbourhoods]:
     """Neighbours of training and asked images in each of `SPACES`; `*_leaves` are the images' own leaves (folders)."""
     train = np.asarray(store.pooled_patches[store.rows(train_keys)], float)
     asked = np.asarray(store.pooled_patches[store.rows(asked_keys)], float)
-    mean, directions = whitening(train)
-    vectors = {"plain": (train, asked), "whitened": ((train - mean) @ directions, (asked - mean) @ directions)}
     sizes = np.sort(np.unique(train_leaves, return_counts=True)[1])
     k = max(1, min(NEIGHBOURS, len(train_keys) - int(sizes[-2:].sum())))
     reserve = min(k + int(sizes[-1]), len(train_keys) - int(sizes[-1]))
     depth = reserve + int(sizes[-1])  # so deep a search holds the reserve, whichever leaf is an image's own
+    shapes = {"asked": (len(asked), reserve), "train": (len(train), k), "train_other": (len(train), reserve)}
+    path, key = _kept_at(store, [train_keys, train_leaves.tolist(), asked_keys, asked_leaves.tolist(), k, reserve])
+    kept = _read(path, key, shapes, train.shape[1])
+    mean, directions = whitening(train) if kept is None else (kept.mean, kept.directions)
 
-    def search(space: str) -> Neighbourhoods:
-        units_train = unit_vectors(vectors[space][0], train_keys, f"{space} pooled_patches")
-        units_asked = unit_vectors(vectors[space][1], asked_keys, f"{space} pooled_patches")
+    def in_space(space: str) -> tuple[Array, Array]:
+        pair = (train, asked) if space == "plain" else ((train - mean) @ directions, (asked - mean) @ directions)
+        names = (train_keys, asked_keys)
+        one, other = (unit_vectors(*each, f"{space} pooled_patches") for each in zip(pair, names, strict=True))
+        return one, other
+
+    def search(units_train: Array, units_asked: Array) -> dict[str, Numbers]:
         around_train, around_asked = _search(units_train, units_train, depth), _search(units_train, units_asked, depth)
         itself = around_train == np.arange(len(train_keys))[:, None]
-        return Neighbourhoods(
-            train_keys,
-            asked_keys,
-            asked_leaves,
-            k,
-            _first(around_asked, train_leaves[around_asked] != asked_leaves[:, None], reserve),
-            _first(around_train, ~itself, k),
-            _first(around_train, train_leaves[around_train] != train_leaves[:, None], reserve),
-            units_asked,
-            units_train,
-        )
+        return {
+            "asked": _first(around_asked, train_leaves[around_asked] != asked_leaves[:, None], reserve),
+            "train": _first(around_train, ~itself, k),
+            "train_other": _first(around_train, train_leaves[around_train] != train_leaves[:, None], reserve),
+        }
+
+    def look_around(space: str) -> Neighbourhoods:
+        units_train, units_asked = in_space(space)
+        numbers = search(units_train, units_asked) if kept is None else kept.numbers[space]
+        tables = (numbers["asked"], numbers["train"], numbers["train_other"])
+        return Neighbourhoods(train_keys, asked_keys, asked_leaves, k, *tables, units_asked, units_train)
 
     with ThreadPoolExecutor(len(SPACES)) as pool:
-        return dict(zip(SPACES, pool.map(search, SPACES), strict=True))
+        found = dict(zip(SPACES, pool.map(look_around, SPACES), strict=True))
+    if kept is None and store.path.is_file():
+        numbers = {space: {name: getattr(found[space], name) for name in shapes} for space in SPACES}
+        _write(path, key, Searched(mean, directions, numbers))
+    return found
 
 
 def whitening(vectors_ND: Array) -> tuple[Array, Array]:
@@ -135,6 +162,54 @@ def purity(found: Neighbourhoods, images: LabelMap, dataset: Dataset) -> pd.Data
             "chance_other_leaves": np.r_[missing, _mean_where(chance_other_NH, own_NH)],
         }
     )
+
+
+VERSION = 1  # of what is kept; raise it when anything above would find other neighbours
+
+
+def _kept_at(store: FeatureStore, settings: list[object]) -> tuple[Path, str]:
+    """Where neighbours of these images are kept, and the key that the file must hold: all that decides them.
+
+    The store's digest is in the key alone, so that a store which was made anew replaces what was kept of the old one.
+    """
+    images = json.dumps([VERSION, SPACES, *settings]).encode()
+    name = f"{digest_bytes(images)[:16]}.npz"
+    return store.path.with_name(f"{store.path.name}.neighbours") / name, digest_bytes(images, store.digest.encode())
+
+
+def _read(path: Path, key: str, shapes: dict[str, tuple[int, int]], width: int) -> Searched | None:
+    """What is kept at `path`; None where that is nothing, something else or damaged: then it is found again."""
+    if not path.is_file():  # a pipe would never end
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:  # reading an entry compares its checksum
+            if str(file["key"]) != key:
+                return None
+            numbers = {space: {name: file[f"{space}_{name}"].astype(int) for name in shapes} for space in SPACES}
+            found = Searched(file["mean"], file["directions"], numbers)
+    except Exception:  # a file of any kind may lie there, and none of them is a reason to stop
+        return None
+    n = shapes["train"][0]
+    sound = (found.mean.shape, found.directions.shape) == ((width,), (width, width))
+    for space in SPACES:
+        for name, shape in shapes.items():
+            kept = numbers[space][name]
+            sound = sound and kept.shape == shape and bool(((kept >= 0) & (kept < n)).all())
+    return found if sound else None
+
+
+def _write(path: Path, key: str, found: Searched) -> None:
+    """Keep it for the next time, where the store's folder can be written to."""
+    arrays: dict[str, Any] = {"key": np.array(key), "mean": found.mean, "directions": found.directions}
+    for space, tables in found.numbers.items():
+        arrays |= {f"{space}_{name}": table.astype(np.int32) for name, table in tables.items()}
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would append one of its own
+            np.savez(file, **arrays)
+
+    with contextlib.suppress(WriteError):
+        write_atomically(path, save)
 
 
 def _search(among: Array, around: Array, depth: int) -> Numbers:

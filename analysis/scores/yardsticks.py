@@ -25,7 +25,7 @@ from analysis.predictions import derive_answers
 from analysis.scores.baselines import add_baselines
 from analysis.scores.coherence import LabelMap
 from analysis.scores.f1 import Numbered, homonyms, measure_categories
-from analysis.scores.neighbours import SPACES, Neighbourhoods, memberships
+from analysis.scores.neighbours import SPACES, Neighbourhoods, Numbers, memberships
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
 
@@ -85,17 +85,18 @@ def look(found: dict[str, Neighbourhoods], images: LabelMap, dataset: Dataset) -
         votes_NH = matched_votes(here.train_other, here.k, label_n, label_n, member_LH, hypernyms)
         threshold_H = fair_thresholds(votes_NH, member_LH[label_n], here.k)
         votes[control] = matched_votes(here.asked, here.k, label_n, label_q, member_LH, hypernyms) - threshold_H
-    centroid_LD = np.zeros((len(leaves), whitened.units_train.shape[1]))
-    np.add.at(centroid_LD, label_n, whitened.units_train)
+    order = np.argsort(label_n, kind="stable")  # every leaf has images, so each has its run of rows
+    centroid_LD = np.add.reduceat(whitened.units_train[order], np.searchsorted(label_n[order], range(len(leaves))))
     centroid_LD /= np.linalg.norm(centroid_LD, axis=1, keepdims=True)
     similarity_LQ = (centroid_LD @ whitened.units_asked.T).astype(np.float32)
+    nearest_Q = similarity_LQ.argmax(axis=0)
     return Eye(
         pd.Index(whitened.asked_keys),
         pd.Index(leaves),
         pd.Index(hypernyms),
         votes,
         _above_the_rest(similarity_LQ).T,
-        np.stack([_gap(similarity_LQ, inside_L) for inside_L in member_LH.T], axis=1),
+        np.stack([_gap(similarity_LQ, nearest_Q, inside_L) for inside_L in member_LH.T], axis=1),
     )
 
 
@@ -194,8 +195,14 @@ def _above_the_rest(similarity_LQ: NDArray[np.float32]) -> NDArray[np.float32]:
     return rest
 
 
-def _gap(similarity_LQ: NDArray[np.float32], inside_L: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(Q,) largest similarity inside less the largest outside; cosines are never below -1."""
-    outside = similarity_LQ[~inside_L].max(axis=0, initial=-1.0)
-    gap: NDArray[np.float32] = similarity_LQ[inside_L].max(axis=0, initial=-1.0) - outside
+def _gap(similarity_LQ: NDArray[np.float32], nearest_Q: Numbers, inside_L: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(Q,) largest similarity inside less the largest outside; cosines are never below -1. `nearest_Q`: nearest leaf.
+
+    Nearly all leaves are outside. Where the nearest leaf is one of them it is the largest; only the other images are
+    looked through.
+    """
+    outside_Q = similarity_LQ[nearest_Q, np.arange(len(nearest_Q))]
+    columns = np.flatnonzero(inside_L[nearest_Q])
+    outside_Q[columns] = similarity_LQ[np.ix_(~inside_L, columns)].max(axis=0, initial=-1.0)
+    gap: NDArray[np.float32] = similarity_LQ[inside_L].max(axis=0, initial=-1.0) - outside_Q
     return gap

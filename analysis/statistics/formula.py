@@ -59,12 +59,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Design:
-    """Response, fixed effects with their names (p), and the blocks of random effects."""
+    """Response, fixed effects with their names (p), the blocks of random effects, and the columns they were made of."""
 
     y_n: Array
     X_np: Array
     names: tuple[str, ...]
     blocks: tuple[Block, ...]
+    data: pd.DataFrame
 
 
 def parse_formula(text: str) -> MixedFormula:
@@ -173,7 +174,7 @@ def build_design(formula: MixedFormula, data: pd.DataFrame) -> Design:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise MixedModelError(f'random effect "{twice[0][1]}" of {":".join(sorted(twice[0][0]))} is written twice')
-    return Design(y_n, X_np, tuple(fixed.columns), blocks)
+    return Design(y_n, X_np, tuple(fixed.columns), blocks, data)
 
 
 def _block(term: RandomTerm, data: pd.DataFrame) -> Block:
@@ -222,7 +223,7 @@ def _checked(formula: MixedFormula, data: pd.DataFrame) -> pd.DataFrame:
     absent = sorted(named - set(data.columns))
     if absent:
         raise MixedModelError(f'"{absent[0]}" is not a column of the data ({", ".join(map(str, data.columns))})')
-    data = data.reset_index(drop=True)  # formulaic aligns by index, which may repeat
+    data = data[sorted(named)].reset_index(drop=True)  # formulaic aligns by index, which may repeat
     for column in sorted(named):
         values = data[column]
         if values.isna().any():

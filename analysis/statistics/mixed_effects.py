@@ -78,6 +78,7 @@ class MixedModel:
         converged: The gradient is zero, no direction leads down, and at least two starting points ended here.
         rows: Index of the data; columns fitted (fixed and predicted random effects) and residual.
         notes: What a reader of the table must know, one sentence each.
+        data: The columns that the formula names, in the order of the rows.
     """
 
     formula: str
@@ -91,6 +92,7 @@ class MixedModel:
     converged: bool
     rows: pd.DataFrame
     notes: tuple[str, ...]
+    data: pd.DataFrame
 
 
 def mixed_model(formula: str, data: pd.DataFrame, *, level: float = 0.95) -> MixedModel:
@@ -149,6 +151,7 @@ def mixed_model(formula: str, data: pd.DataFrame, *, level: float = 0.95) -> Mix
         flat and agreeing > 1,
         pd.DataFrame(_rows(design, best, effects.estimate_p), index=data.index),
         _notes(groups, singular, flat, agreeing, fits, effects.dropped),
+        design.data,
     )
 
 

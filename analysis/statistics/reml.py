@@ -4,7 +4,7 @@ y = X beta + Z b + e, with b ~ N(0, sigma^2 Lambda Lambda') and Lambda block-dia
 per block, repeated for each of its m levels (Bates et al. 2015, "Fitting linear mixed-effects models using lme4").
 Everything is computed from cross-products, so that an evaluation never touches the n rows: with
 V = I + Z Lambda Lambda' Z', the push-through identity V^-1 Z Lambda = Z Lambda A^-1, A = Lambda' Z'Z Lambda + I, leaves
-only systems of size q = all random effects together.
+only systems of size q = all random effects together. Of these the largest block costs next to nothing, see `Cholesky`.
 
 The rows are first put on neutral scales: fixed effects orthonormal, the response free of them with mean square
 1 (n - p in the denominator), columns of Z with mean square 1 over the n rows. So nothing below depends on units.
@@ -18,7 +18,8 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
+from scipy.sparse import csr_array, hstack
 
 from analysis.statistics.formula import Design
 
@@ -84,14 +85,53 @@ def cross_products(design: Design) -> Products:
     for block in design.blocks:
         scale_k = np.sqrt((block.values_nk**2).mean(axis=0))
         k, m = len(scale_k), block.levels
-        Z_nkm = np.zeros((n, k, m))
-        Z_nkm[np.arange(n), :, block.level_n] = block.values_nk / scale_k
-        columns.append(Z_nkm.reshape(n, k * m))
+        # A row has k entries among a block's k * m columns, those of its level: a dense Z would be nearly all zeros.
+        place_nk = np.arange(k) * m + block.level_n[:, None]
+        entries = ((block.values_nk / scale_k).ravel(), (np.repeat(np.arange(n), k), place_nk.ravel()))
+        columns.append(csr_array(entries, shape=(n, k * m)))
         spans.append(Span(start, k, m))
         z_scale.append(scale_k)
         start += k * m
-    Z_nq = np.hstack(columns)
-    return Products(tuple(spans), Z_nq.T @ Z_nq, Z_nq.T @ Q_np, Z_nq.T @ y_n, n, R_pp, ols_p, y_scale, tuple(z_scale))
+    Z_qn = hstack(columns, format="csr").T
+    ZZ_qq: Array = (Z_qn @ Z_qn.T).toarray()
+    return Products(tuple(spans), ZZ_qq, Z_qn @ Q_np, Z_qn @ y_n, n, R_pp, ols_p, y_scale, tuple(z_scale))
+
+
+class Cholesky:
+    """A = L L' of a positive definite A (q, q), the `largest` block first, as `half` = L^-1 and `log_det` = log|A|.
+
+    No row of the data is of two levels of one factor, so within the largest block A is block-diagonal: m small (k, k)
+    matrices, one per level. They are factored side by side, and only what is left of the other r = q - k * m columns
+    once the largest block is taken out, the Schur complement, is a dense (r, r) system:
+
+        A = [A_11 A_1r]    L = [L_11  0  ]    L_11: m blocks (k, k);  B_1r = L_11^-1 A_1r;
+            [A_r1 A_rr]        [B_1r' L_rr]   L_rr L_rr' = A_rr - B_1r' B_1r
+
+    Everything asked of A^-1 is a product x' A^-1 y = (L^-1 x)' (L^-1 y), so no second, backward solution is needed.
+    """
+
+    def __init__(self, A_qq: Array, largest: Span) -> None:
+        self._largest = largest
+        self._rest = np.delete(np.arange(len(A_qq)), largest.columns)
+        # Columns run effect by effect, so level g has rows and columns (i, g) and (j, g) of (k, m, k, m).
+        L_mkk = np.linalg.cholesky(np.einsum("igjg->gij", _four(A_qq, largest, largest)))
+        self._inverse_mkk = np.linalg.inv(L_mkk)
+        self._B_1r = self._by_level(A_qq[largest.columns][:, self._rest])
+        S_rr = A_qq[np.ix_(self._rest, self._rest)] - self._B_1r.T @ self._B_1r
+        self._L_rr = cholesky(S_rr, lower=True, check_finite=False)
+        diagonals = (np.diagonal(L_mkk, axis1=1, axis2=2).ravel(), np.diagonal(self._L_rr))
+        self.log_det = float(2 * sum(np.log(diagonal).sum() for diagonal in diagonals))
+
+    def half(self, X_qc: Array) -> Array:
+        """L^-1 X, (q, c), its rows in the order of L: the largest block's, then the others'."""
+        top_1c = self._by_level(X_qc[self._largest.columns])
+        rest_rc = X_qc[self._rest] - self._B_1r.T @ top_1c
+        return np.vstack([top_1c, solve_triangular(self._L_rr, rest_rc, lower=True, check_finite=False)])
+
+    def _by_level(self, X_1c: Array) -> Array:
+        """L_11^-1 X, for the rows of the largest block: each level's k rows by its own (k, k) matrix."""
+        k, m = self._largest.k, self._largest.m
+        return np.einsum("gij,jgc->igc", self._inverse_mkk, X_1c.reshape(k, m, -1)).reshape(k * m, -1)
 
 
 class Evaluation:
@@ -109,20 +149,18 @@ class Evaluation:
         self._ZZL_qq = self.times_lambda(products.ZZ_qq)
         A_qq = self.times_lambda(self._ZZL_qq.T)
         A_qq[np.diag_indices_from(A_qq)] += 1
-        self._A = cho_factor(A_qq, lower=True, check_finite=False)
+        self._A = Cholesky(A_qq, max(products.spans, key=lambda span: span.k * span.m))
         right = self.times_lambda(np.column_stack([products.ZQ_qp, products.Zy_q]).T).T
-        self._solved = cho_solve(self._A, right, check_finite=False)
+        self._half = self._A.half(right)
         # By the push-through identity [Q y]' V^-1 [Q y] = [Q y]'[Q y] + inner, with inner = -right' A^-1 right,
         # (p + 1, p + 1), and right = Lambda' Z' [Q y], (q, p + 1); and Q'Q = I, Q'y = 0, y'y = n - p.
-        inner = -right.T @ self._solved
+        inner: Array = -self._half.T @ self._half
         self.S_pp = np.eye(products.p) + inner[:-1, :-1]
-        self.gamma_p = np.linalg.solve(self.S_pp, inner[:-1, -1])
+        self.gamma_p: Array = np.linalg.solve(self.S_pp, inner[:-1, -1]).astype(float)
         self.residual = float(products.n - products.p + inner[-1, -1] - inner[:-1, -1] @ self.gamma_p)
         sign, log_det = np.linalg.slogdet(self.S_pp)
         log_residual = np.log(self.residual) if self.residual > 0 and sign > 0 else np.inf  # lost to rounding
-        self.value = float(
-            2 * np.log(np.diagonal(self._A[0])).sum() + log_det + (products.n - products.p) * log_residual
-        )
+        self.value = float(self._A.log_det + log_det + (products.n - products.p) * log_residual)
 
     @property
     def variance(self) -> float:
@@ -139,14 +177,19 @@ class Evaluation:
         return out
 
     @cached_property
+    def _half_qq(self) -> Array:
+        """L^-1 Lambda' Z'Z, whose products with itself and with L^-1 Lambda' Z' [Q y] are Z' (I - V^-1) [Z Q y]."""
+        return self._A.half(self._ZZL_qq.T)
+
+    @cached_property
     def zvq_qp(self) -> Array:
         """Z' V^-1 Q."""
-        return self.products.ZQ_qp - self._ZZL_qq @ self._solved[:, :-1]
+        return self.products.ZQ_qp - self._half_qq.T @ self._half[:, :-1]
 
     @cached_property
     def zpy_q(self) -> Array:
         """Z' P y = Z' V^-1 (y - Q gamma)."""
-        return self.products.Zy_q - self._ZZL_qq @ self._solved[:, -1] - self.zvq_qp @ self.gamma_p
+        return self.products.Zy_q - self._half_qq.T @ self._half[:, -1] - self.zvq_qp @ self.gamma_p
 
     @cached_property
     def modes_q(self) -> Array:
@@ -159,7 +202,7 @@ class Evaluation:
     @cached_property
     def zpz_qq(self) -> Array:
         """Z' P Z, with P = V^-1 - V^-1 Q S^-1 Q' V^-1."""
-        W_qq = self.products.ZZ_qq - self._ZZL_qq @ cho_solve(self._A, self._ZZL_qq.T, check_finite=False)
+        W_qq = self.products.ZZ_qq - self._half_qq.T @ self._half_qq  # BLAS computes M'M at half the cost
         return W_qq - self.zvq_qp @ np.linalg.solve(self.S_pp, self.zvq_qp.T)
 
     def by_entry(self, left_q: Array, right_q: Array) -> Array:

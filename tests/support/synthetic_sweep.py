@@ -161,6 +161,7 @@ class World:
         keys = self.images["key"].tolist()
         position = {key: row for row, key in enumerate(keys)}
         return SimpleNamespace(
+            path=Path("no/such/folder/store.h5"),
             verify_pooled=lambda: None,
             pooled_patches=patches,
             pooled_all_tokens=patches * 2,

@@ -13,7 +13,8 @@ from tiny import CONFIGS, tiny_lm
 from transformers import AutoModelForCausalLM
 
 from cachegen.common.errors import ModelError
-from engine.lm.language_model import FrozenLM, lm_digests, load_lm, resolve_lm
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.loading import lm_digests, resolve_lm
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from cachegen.common.errors import ModelError
 from cachegen.common.hub import weight_files
 from engine.design.condition import Condition
-from engine.lm.language_model import FrozenLM, lm_digests, load_lm, load_model
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.loading import lm_digests, load_model
 from engine.lm.prefix_sharing import Layout
 from engine.lm.prompts import tokenise
 from engine.training.batches import pack

@@ -20,16 +20,8 @@ from tiny import tiny_lm
 from cachegen.common.errors import ModelError
 from cachegen.encoders.names import read_name
 from engine.design.condition import Condition, Inputs, Sweep
-from engine.lm.language_model import (
-    FrozenLM,
-    check_decoder,
-    lm_digests,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve_lm,
-    rows_of,
-)
+from engine.lm.language_model import FrozenLM
+from engine.lm.loading import check_decoder, lm_digests, load_config, load_model, load_tokenizer, resolve_lm, rows_of
 from engine.lm.prompts import encode, tokenise
 from engine.sweeps.sweep_file import read_probe, read_sweep
 

@@ -142,7 +142,7 @@ def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Datase
 @cache
 def _local(lm: str) -> tuple[Path | None, str | None]:
     """Folder of an LM that is on this machine, or what is wrong with it."""
-    from engine.lm.language_model import local_lm
+    from engine.lm.loading import local_lm
 
     try:
         return local_lm(lm), None

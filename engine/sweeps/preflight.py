@@ -12,7 +12,7 @@ from cachegen.common.errors import ModelError, is_fault
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition
-from engine.lm.language_model import (
+from engine.lm.loading import (
     check_decoder,
     check_weights,
     load_config,

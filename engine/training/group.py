@@ -20,7 +20,8 @@ from cachegen.common.progress import console, progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from engine.design.condition import SCHEMA
 from engine.design.questions import build_questions, count_questions
-from engine.lm.language_model import FrozenLM, load_lm, resolve_lm
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.loading import resolve_lm
 from engine.lm.projector import Projector, new_projector
 from engine.lm.prompts import PromptTokens, tokenise
 from engine.lm.shape import lm_shape

@@ -6,61 +6,88 @@ questions each are compared with Hugging Face's own forward, one question at a t
 model is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from cachegen.common.errors import ModelError
-from cachegen.common.hub import (
-    first_line,
-)
+from cachegen.common.errors import ModelError, is_fault
+from cachegen.common.hub import first_line
 from cachegen.common.rng import stream_seed
-from engine.lm.loading import check_decoder, load_model
-from engine.lm.prefix_sharing import IMPLEMENTATION, Layout
+from engine.lm.check import NotFiniteError, check
+from engine.lm.loading import load_model
+from engine.lm.prefix_sharing import IMPLEMENTATION, Layout, packed_as
 
+Way = Literal["shared", "unshared", "single"]
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 
 
 @dataclass
 class FrozenLM:
-    """A causal LM that takes packed rows; made by `load_lm` or `FrozenLM.wrap`.
+    """A causal LM that answers packed rows; made by `load_lm` or `FrozenLM.wrap`.
 
-    `width`: D, the size of its embeddings; `embedding_rms`: root mean square of its input embeddings.
+    `decoder`: the part of `model` from embeddings to final hidden states. `width`: D, the size of its embeddings;
+    `embedding_rms`: root mean square of its input embeddings. `way`: "shared", one pass per row in which all questions
+    read their image's prefix; or else, with the `reason` why it is not shared, "unshared": Hugging Face's own forward,
+    one prompt per question, side by side and filled up behind; "single": one after the other.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
+    decoder: Any
     width: int
     embedding_rms: float
-    prunes: bool
+    own_attention: str
+    way: Way = "shared"
+    reason: str = ""
+    prunes: bool = False
+    _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, device: torch.device) -> "FrozenLM":
-        """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
-        check_decoder(model.config)
+    def wrap(cls, model: Any, tokenizer: Any, device: torch.device, sharing: str = "auto") -> "FrozenLM":
+        """Freeze `model` and take the first way of computing answers that passes the check at load.
+
+        With `sharing = "never"` the shared one is not tried. Raises `ModelError` if no way passes.
+        """
+        name = type(model).__name__
+        if model.get_output_embeddings() is None:
+            raise ModelError(f"{name} has no output head to read answers from; choose another LM")
         model = model.to(device).eval().requires_grad_(False)
-        model.set_attn_implementation(IMPLEMENTATION)
+        embeddings, decoder = model.get_input_embeddings(), model.get_decoder()
+        width, own_attention = embeddings.weight.shape[1], model.config._attn_implementation
+        lm = cls(model, tokenizer, device, decoder, width, _root_mean_square(embeddings), own_attention)
+        lm._plain_head = lm._applies_nothing_after_head()
+        reasons = ["lm_sharing = never"] if sharing == "never" else []
+        can_prune = lm._prune_last_block()
+        tries: list[tuple[Way, bool]] = [("shared", True)] * can_prune + [("shared", False)]
+        for way, prunes in [*(tries if sharing == "auto" else []), ("unshared", False), ("single", False)]:
+            if problem := lm._problem(way, prunes):
+                reasons.append(problem)
+                continue
+            lm.reason = "" if way == "shared" else reasons[len(tries) - 1 if sharing == "auto" else 0]
+            return lm
+        raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
+
+    def _problem(self, way: Way, prunes: bool) -> str:
+        """What the check at load has against this way, from now on taken; empty if nothing."""
         try:
-            embeddings = model.get_input_embeddings()
-            lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
-            lm._prune_last_block()
-            lm._self_check()
-        except torch.OutOfMemoryError:
-            raise  # no fault of the architecture
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{type(model).__name__} does not run with a shared image prefix "
-                f"({first_line(error)}); choose another LM"
-            ) from error
-        return lm
+            self._take(way, prunes)
+            check(self)
+        except (torch.OutOfMemoryError, NotFiniteError):
+            raise  # no fault of the way
+        except Exception as error:  # any family's code, called as it may not expect: any type
+            if not is_fault(error):
+                raise
+            return first_line(error)
+        return ""
 
     @property
     def rows(self) -> int:
@@ -75,23 +102,71 @@ class FrozenLM:
         """(...,) token ids -> (..., D) input embeddings."""
         return self.model.get_input_embeddings()(ids)
 
-    def answer_states(self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor) -> torch.Tensor:
-        """Final hidden states (Q, D), after the last norm, where the answers of a packed row are predicted."""
-        self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
+    def answer_states(
+        self,
+        row_TD: torch.Tensor,
+        layout: Layout,
+        answer_rows_Q: torch.Tensor,
+        ids_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Final hidden states (Q, D), after the last norm, where the answers of a packed row are predicted.
+
+        `ids_T`: the row's tokens, -1 for an image's, for families that embed tokens in every layer anew.
+        """
+        if self.way != "shared":
+            return self._states_of_prompts(row_TD, layout, answer_rows_Q, ids_T)
+        if self.prunes:
+            self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
         try:
-            output = self.model.base_model(
-                inputs_embeds=row_TD[None],
-                position_ids=layout.position_ids(self.device),
-                use_cache=False,
-                layout=layout,
-            )
+            with packed_as(layout):
+                output = self.decoder(
+                    inputs_embeds=row_TD[None],
+                    position_ids=layout.position_ids(self.device),
+                    # Without one, transformers takes positions that start again for texts packed its own way.
+                    attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
+                    use_cache=False,
+                    **self._per_layer(ids_T, row_TD),
+                )
         finally:
             self._answer_rows = None
         return output.last_hidden_state[0].index_select(0, answer_rows_Q)
 
+    def _states_of_prompts(
+        self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor, ids_T: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`answer_states` of Q prompts (P + S tokens each) side by side; one that sees no later token needs no mask."""
+        tokens_QL = layout.prompts(self.device)
+        answers, border = answer_rows_Q - layout.images * layout.prefix, layout.prefix
+        question, place = answers // layout.suffix, border + answers % layout.suffix
+
+        def states(tokens: torch.Tensor) -> torch.Tensor:
+            given = {} if ids_T is None else self._per_layer(ids_T[tokens], row_TD)
+            return self.decoder(inputs_embeds=row_TD[tokens], use_cache=False, **given).last_hidden_state
+
+        if self.way == "unshared":
+            return states(tokens_QL)[question, place]
+        pairs = zip(question.tolist(), place.tolist(), strict=True)
+        return torch.cat([states(tokens_QL[None, q, : end + 1])[:, -1] for q, end in pairs])
+
+    def plain_logits(self, prompt_TD: torch.Tensor, ids_T: torch.Tensor) -> torch.Tensor:
+        """(V,) float32 logits after a prompt, by the model's own forward."""
+        given = self._per_layer(ids_T, prompt_TD)
+        with self.plain() as model:
+            return model(inputs_embeds=prompt_TD[None], use_cache=False, **given).logits[0, -1].float()
+
+    def _per_layer(self, ids: torch.Tensor | None, row_TD: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Arguments of families that embed tokens in every layer: an image's patches count as padding, as in theirs."""
+        if ids is None or not getattr(self.decoder.config, "hidden_size_per_layer_input", None):
+            return {}
+        ids = ids[None] if ids.dim() == 1 else ids
+        known = ids.where(ids >= 0, getattr(self.decoder.config, "pad_token_id", None) or 0)
+        return {"per_layer_inputs": self.decoder.get_per_layer_inputs(known).to(row_TD.dtype)}
+
     def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
         """(Q, V) logits over the whole vocabulary, float32, from the head in its own dtype."""
-        return self.model.get_output_embeddings()(states_QD).float()
+        if self._plain_head:
+            return self.model.get_output_embeddings()(states_QD).float()
+        return self._own_logits(states_QD).float()
 
     def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor:
         """(Q, 2) logits of yes and no from the head's two rows in float32: bf16 logits near 20 step by 0.125."""
@@ -100,19 +175,43 @@ class FrozenLM:
         def rows(values: torch.Tensor) -> torch.Tensor:
             return torch.stack([values[yes], values[no]]).float()  # a list as index would make a GPU wait
 
-        bias = None if head.bias is None else rows(head.bias)
-        return nn.functional.linear(states_QD.float(), rows(head.weight), bias)
+        def two(states: torch.Tensor) -> torch.Tensor:
+            bias = None if getattr(head, "bias", None) is None else rows(head.bias)
+            return nn.functional.linear(states.float(), rows(head.weight), bias)
 
-    def _prune_last_block(self) -> None:
-        """Let the last block's MLP see the answer rows only; its output elsewhere is never read.
+        if self._plain_head:
+            return two(states_QD)
+        with _instead(head, two):
+            return self._own_logits(states_QD)
 
-        A decoder whose blocks are not found, or have no `mlp`, runs unpruned (`prunes` stays False).
+    def _own_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
+        """(Q, V) logits as the model makes them of final hidden states: with its scale, soft cap and the like."""
+        states = states_QD[None]
+        with _instead(self.decoder, lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=states)):
+            return self.model(inputs_embeds=states, use_cache=False).logits[0]
+
+    @torch.no_grad()
+    def _applies_nothing_after_head(self) -> bool:
+        """Whether logits are what the head gives. If it cannot be asked, the check at load will tell."""
+        rng = torch.Generator().manual_seed(stream_seed(0, "head"))
+        head = self.model.get_output_embeddings()
+        states = torch.randn(3, head.weight.shape[1], generator=rng).to(self.device, head.weight.dtype)
+        try:
+            own = self._own_logits(states)
+        except Exception:  # any family's code
+            return True
+        return torch.equal(own, head(states))
+
+    def _prune_last_block(self) -> bool:
+        """Let the last block's MLP see the answer rows only, while `prunes`; its output elsewhere is never read.
+
+        False for a decoder whose blocks are not found, or have no `mlp`.
         """
-        depth = self.model.config.num_hidden_layers
-        stacks = [m for m in self.model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        depth = getattr(self.decoder.config, "num_hidden_layers", None)
+        stacks = [m for m in self.decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
         mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
         if not isinstance(mlp, nn.Module):
-            return
+            return False
 
         def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
             return None if self._answer_rows is None else (inputs[0].index_select(1, self._answer_rows),)
@@ -125,54 +224,46 @@ class FrozenLM:
 
         mlp.register_forward_pre_hook(select)
         mlp.register_forward_hook(spread)
-        self.prunes = True
+        return True
+
+    def _take(self, way: Way, prunes: bool) -> None:
+        """Compute answers this way from now on."""
+        self.way, self.prunes = way, prunes
+        self._set_attention(IMPLEMENTATION if way == "shared" else self.own_attention)
+
+    def _set_attention(self, name: str) -> None:
+        if self.model.config._attn_implementation != name:
+            self.model.set_attn_implementation(name)
+        if name != self.decoder.config._attn_implementation:
+            raise ModelError("it has an attention of its own")
 
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """The model with Hugging Face's own attention, for reference computations."""
-        self.model.set_attn_implementation("sdpa")
+        present = self.model.config._attn_implementation
+        self._set_attention(self.own_attention)
         try:
             yield self.model
         finally:
-            self.model.set_attn_implementation(IMPLEMENTATION)
-
-    @torch.no_grad()
-    def _self_check(self) -> None:
-        """Compare two images x two questions of different length with one plain pass each; refuse beyond the bound."""
-        rng = torch.Generator().manual_seed(stream_seed(0, "self-check"))
-        layout = Layout(buckets=((2, 2),), prefix=5, suffix=4)
-        ids_QS = torch.randint(0, self.model.config.vocab_size, (4, 4), generator=rng).to(self.device)
-        lengths_Q = torch.tensor([4, 3, 2, 4], device=self.device)
-        images_IPD = (torch.randn(2, 5, self.width, generator=rng) * self.embedding_rms).to(self.device, self.dtype)
-        row_TD = torch.cat([images_IPD.flatten(0, 1), self.embed(ids_QS).flatten(0, 1)])
-        name = type(self.model).__name__
-        shared = self.vocabulary_logits(self.answer_states(row_TD, layout, layout.answer_rows(lengths_Q)))
-        with self.plain() as model:
-            rows = [
-                torch.cat([images_IPD[q // 2], self.embed(ids_QS[q, : lengths_Q[q]])])[None] for q in range(len(ids_QS))
-            ]
-            plain = torch.stack([model(inputs_embeds=row, use_cache=False).logits[0, -1].float() for row in rows])
-        # Half of the dtype's digits: rounding stays far below, a wrong mask or position far above.
-        bound = torch.finfo(self.dtype).eps ** 0.5 * plain.abs().max().item()
-        difference = (shared - plain).abs().max().item()
-        if not plain.isfinite().all():
-            bad = [each for each, values in self.model.named_parameters() if not values.isfinite().all()]
-            what = f"weights that are not finite, first {bad[0]}" if bad else "answers that are not finite"
-            raise ModelError(
-                f"the LM ({name}) has {what}, in {str(self.dtype)[6:]} and with Hugging Face's own attention too; save "
-                "or download it again" + ("" if self.dtype is torch.float32 else ', or take dtype = "float32"')
-            )
-        if not difference <= bound:
-            raise ModelError(
-                f"{name}: answers with a shared image prefix differ from Hugging Face's own by {difference:.2g} "
-                f"(bound {bound:.2g}); this architecture cannot be used, choose another LM"
-            )
+            self._set_attention(present)
 
 
-def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module` computes `forward` inside."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def load_lm(
+    folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device, sharing: str = "auto"
+) -> FrozenLM:
     """`load_model`, frozen on its device and ready for packed rows."""
     model, tokenizer = load_model(folder, lm_init, lm_seed, dtype)
-    return FrozenLM.wrap(model, tokenizer, device)
+    return FrozenLM.wrap(model, tokenizer, device, sharing)
 
 
 @torch.no_grad()

@@ -128,7 +128,7 @@ def open_asker(folder: Path, device: str = "auto", given: Places | None = None) 
     c = run.condition
     lm_folder = run.lm[1]
     vision = run.encoder(device)
-    lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
+    lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place, c.lm_sharing)
     return Asker(run, vision, lm, run.projector(lm.width, lm.dtype, lm.embedding_rms).to(place))
 
 

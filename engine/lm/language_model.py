@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cachegen.common.errors import ModelError, is_fault
@@ -43,7 +44,7 @@ class FrozenLM:
     decoder: Any
     width: int
     embedding_rms: float
-    own_attention: str
+    own_attention: Any
     way: Way = "shared"
     reason: str = ""
     prunes: bool = False
@@ -61,8 +62,8 @@ class FrozenLM:
         if model.get_output_embeddings() is None:
             raise ModelError(f"{name} has no output head to read answers from; choose another LM")
         model = model.to(device).eval().requires_grad_(False)
-        embeddings, decoder = model.get_input_embeddings(), model.get_decoder()
-        width, own_attention = embeddings.weight.shape[1], model.config._attn_implementation
+        embeddings, decoder = model.get_input_embeddings(), _decoder(model)
+        width, own_attention = embeddings.weight.shape[1], _attention(model.config)
         lm = cls(model, tokenizer, device, decoder, width, _root_mean_square(embeddings), own_attention)
         lm._plain_head = lm._applies_nothing_after_head()
         reasons = ["lm_sharing = never"] if sharing == "never" else []
@@ -88,6 +89,19 @@ class FrozenLM:
                 raise
             return first_line(error)
         return ""
+
+    @property
+    def described(self) -> str:
+        """How answers are computed, and why, in words."""
+        if self.way == "shared":
+            return "questions about an image share its prefix"
+        alone = ", one after the other" if self.way == "single" else ""
+        return f"every question is a prompt of its own{alone}, which takes longer ({self.reason})"
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it embeds tokens in every layer anew, so that `answer_states` needs them."""
+        return bool(getattr(self.decoder.config, "hidden_size_per_layer_input", None))
 
     @property
     def rows(self) -> int:
@@ -156,7 +170,7 @@ class FrozenLM:
 
     def _per_layer(self, ids: torch.Tensor | None, row_TD: torch.Tensor) -> dict[str, torch.Tensor]:
         """Arguments of families that embed tokens in every layer: an image's patches count as padding, as in theirs."""
-        if ids is None or not getattr(self.decoder.config, "hidden_size_per_layer_input", None):
+        if ids is None or not self.reads_tokens:
             return {}
         ids = ids[None] if ids.dim() == 1 else ids
         known = ids.where(ids >= 0, getattr(self.decoder.config, "pad_token_id", None) or 0)
@@ -187,7 +201,7 @@ class FrozenLM:
     def _own_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
         """(Q, V) logits as the model makes them of final hidden states: with its scale, soft cap and the like."""
         states = states_QD[None]
-        with _instead(self.decoder, lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=states)):
+        with _instead(self.decoder, lambda *_, **__: _Given(last_hidden_state=states)):
             return self.model(inputs_embeds=states, use_cache=False).logits[0]
 
     @torch.no_grad()
@@ -195,12 +209,13 @@ class FrozenLM:
         """Whether logits are what the head gives. If it cannot be asked, the check at load will tell."""
         rng = torch.Generator().manual_seed(stream_seed(0, "head"))
         head = self.model.get_output_embeddings()
-        states = torch.randn(3, head.weight.shape[1], generator=rng).to(self.device, head.weight.dtype)
+        width = getattr(self.decoder.config, "hidden_size", head.weight.shape[1])
+        states = torch.randn(3, width, generator=rng).to(self.device, head.weight.dtype)
         try:
             own = self._own_logits(states)
         except Exception:  # any family's code
             return True
-        return torch.equal(own, head(states))
+        return width == head.weight.shape[1] and torch.equal(own, head(states))
 
     def _prune_last_block(self) -> bool:
         """Let the last block's MLP see the answer rows only, while `prunes`; its output elsewhere is never read.
@@ -229,23 +244,52 @@ class FrozenLM:
     def _take(self, way: Way, prunes: bool) -> None:
         """Compute answers this way from now on."""
         self.way, self.prunes = way, prunes
-        self._set_attention(IMPLEMENTATION if way == "shared" else self.own_attention)
-
-    def _set_attention(self, name: str) -> None:
-        if self.model.config._attn_implementation != name:
-            self.model.set_attn_implementation(name)
-        if name != self.decoder.config._attn_implementation:
+        self.model.set_attn_implementation(IMPLEMENTATION if way == "shared" else self.own_attention)
+        if way == "shared" and self.decoder.config._attn_implementation != IMPLEMENTATION:
             raise ModelError("it has an attention of its own")
 
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """The model with Hugging Face's own attention, for reference computations."""
-        present = self.model.config._attn_implementation
-        self._set_attention(self.own_attention)
+        if self.way == "shared":
+            self.model.set_attn_implementation(self.own_attention)
         try:
             yield self.model
         finally:
-            self._set_attention(present)
+            if self.way == "shared":
+                self.model.set_attn_implementation(IMPLEMENTATION)
+
+
+def _attention(config: Any) -> str | dict[str, Any]:
+    """The attention of a model, and of its parts if they are several, as `set_attn_implementation` takes it."""
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    own = config._attn_implementation or "eager"
+    return {"": own, **{name: _attention(part) for name, part in parts.items()}} if parts else own
+
+
+class _Given(BaseModelOutputWithPast):
+    """Output of a decoder; what a model of several parts looks for beside hidden states is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+@torch.no_grad()
+def _decoder(model: Any) -> Any:
+    """The part of a model from embeddings to final hidden states: the innermost one that its forward calls."""
+    called: list[Any] = []
+    inner = [part for part in model.modules() if isinstance(part, PreTrainedModel) and part is not model]
+    hooks = [part.register_forward_pre_hook(lambda part, _: called.append(part)) for part in inner]
+    try:
+        embeddings = model.get_input_embeddings()
+        model(inputs_embeds=embeddings(torch.zeros(1, 2, dtype=torch.long, device=model.device)), use_cache=False)
+    except Exception:  # of any family's making; the check at load calls it again, and says what is wrong
+        return model.get_decoder()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[-1] if called else model.get_decoder()
 
 
 @contextmanager

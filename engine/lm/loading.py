@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
@@ -91,7 +91,7 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         what = f"a {kind}, which this version of transformers does not know"
     elif config.get("is_encoder_decoder"):
         what = f"a {kind}, an encoder and a decoder, no causal LM"
-    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         what = f"a {kind}, no causal LM"
     elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
         what = f"a {kind}, which reads text in both directions, no causal LM"
@@ -141,19 +141,11 @@ def _text_config(config: Any) -> Any:
         return None
 
 
-def check_decoder(config: Any) -> None:
-    """Raise `ModelError` for a model of several parts, of which the LM is one: it cannot share an image prefix."""
-    if _text_config(config) is not config:
-        raise ModelError(
-            f"{(config.architectures or [config.model_type])[0]} is a model of several parts, not of text alone, and "
-            "cannot share an image prefix; choose an LM of text alone"
-        )
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if architecture is not None and not architecture._can_set_attn_implementation():
-        raise ModelError(
-            f"{architecture.__name__} has an attention of its own, which cannot share an image prefix; "
-            "choose another LM"
-        )
+def reads_pictures(config: Any) -> bool:
+    """Whether the LM is part of a model with a vision tower, as which its weights were saved."""
+    kind, classes = config.model_type, config.architectures or []
+    whole = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(kind)
+    return whole is not None and (whole in classes or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -191,12 +183,17 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     tokenizer, config = load_tokenizer(folder), load_config(folder)
     precision, missing_keys = getattr(torch, dtype), set()
     try:
+        if lm_init == "random" and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise ModelError(
+                f"the LM in {folder} is part of a {config.model_type}, and cannot have random weights here"
+            )
         if lm_init == "random":
             _check_memory(folder)
             model = random_init_lm(config, lm_seed).to(precision)
         else:
             check_weights(folder)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            auto = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
+            model, info = auto.from_pretrained(
                 folder,
                 dtype=precision,
                 use_safetensors=True,

@@ -94,12 +94,16 @@ class Opener:
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition
-        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None, c.lm_sharing)
         if self._lm[0] != key:
             self._lm = (None, None)
             if slow := emulated(self.device, c.dtype):
                 console.print(f"warning: {slow}", soft_wrap=True, highlight=False)
-            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
+            folder = resolve_lm(run.inputs.lm)
+            lm = load_lm(folder, c.lm_init, c.lm_seed, c.dtype, self.device, c.lm_sharing)
+            if lm.way != "shared":
+                console.print(f"{run.inputs.lm}: {escape(lm.described)}", soft_wrap=True, highlight=False)
+            self._lm = (key, lm)
         return self._lm[1]
 
 
@@ -250,4 +254,5 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "paths": json.loads(run.inputs.model_dump_json()),
         "store": features_of(shared.features.store),
         "counts": count_questions(questions),
+        "lm_way": shared.lm.way,
     }

@@ -80,7 +80,8 @@ MORE = {
         {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [2, 2, 2]}}},
     ),
     **_each("bert big_bird camembert electra ernie megatron-bert rembert roberta-prelayernorm", {"is_decoder": 1}),
-    **_each("roformer xlm-roberta bert-generation data2vec-text roberta roc_bert xlm-roberta-xl xmod", {"is_decoder": 1}),
+    **_each("roformer xlm-roberta bert-generation data2vec-text roberta roc_bert xmod", {"is_decoder": 1}),
+    "xlm-roberta-xl": {"is_decoder": 1},
     **_each("falcon_h1 granitemoehybrid bamba", {"mamba_d_head": 24, "mamba_expand": 2}),
     **_each("lfm2 lfm2_moe", {"layer_types": ["conv", "full_attention"] * 2}),
     **_each("qwen2_moe smollm3 qwen2 qwen3 qwen3_moe", WINDOWS | {"use_sliding_window": True}),
@@ -93,7 +94,7 @@ MORE = {
     "kimi_linear": LATENT | {"linear_attn_config": KDA},
     "zaya": {"num_experts_per_tok": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local"] * 2, "local_attn_chunk_length": 4},
+    "reformer": {"is_decoder": 1, "axial_pos_embds": False, "attn_layers": ["local"], "local_attn_chunk_length": 4},
     "dbrx": {"attn_config": Whole(kv_n_heads=2, clip_qkv=8, rope_theta=1e4), "ffn_config": Whole(
         ffn_hidden_size=32, moe_num_experts=4, moe_top_k=2)},
     "cohere_compass_text": WINDOWS | {"rope_parameters": {"sliding_attention": ROTARY, "full_attention": ROTARY}},

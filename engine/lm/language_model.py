@@ -75,6 +75,11 @@ class FrozenLM:
                 continue
             lm.reason = "" if way == "shared" else reasons[len(tries) - 1 if sharing == "auto" else 0]
             return lm
+        if problem := lm._own_problem():
+            raise ModelError(
+                f"{name} takes no image: its own forward fails on embeddings in place of tokens, or gives them no "
+                f"gradient ({problem}); choose another LM"
+            )
         raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
 
     def _problem(self, way: Way, prunes: bool) -> str:
@@ -87,6 +92,16 @@ class FrozenLM:
         except Exception as error:  # any family's code, called as it may not expect: any type
             if not is_fault(error):
                 raise
+            return first_line(error)
+        return ""
+
+    def _own_problem(self) -> str:
+        """What keeps the model's own forward from embeddings and their gradient; empty if nothing."""
+        ids = torch.zeros(9, dtype=torch.long, device=self.device)
+        try:
+            with torch.enable_grad():
+                self.plain_logits(self.embed(ids).detach().requires_grad_() * 1, ids).sum().backward()
+        except Exception as error:  # any family's code
             return first_line(error)
         return ""
 
@@ -263,7 +278,8 @@ class FrozenLM:
 def _attention(config: Any) -> str | dict[str, Any]:
     """The attention of a model, and of its parts if they are several, as `set_attn_implementation` takes it."""
     parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
-    own = config._attn_implementation or "eager"
+    own = config._attn_implementation
+    own = "eager" if own in (None, IMPLEMENTATION) else own  # wrapped before: what it had then is not known
     return {"": own, **{name: _attention(part) for name, part in parts.items()}} if parts else own
 
 

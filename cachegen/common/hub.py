@@ -175,8 +175,10 @@ def model_config(folder: Path, quantised: bool = False) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder} has no readable config.json ({first_line(error)}); download it again") from None
     for part in (config, config.get("text_config")):
-        for field in ("quantization",) if quantised else ("quantization_config", "quantization"):
+        for field in ("quantization_config", "quantization"):
             if isinstance(part, dict) and part.get(field) is not None:
+                if quantised and field == "quantization_config" and isinstance(part[field], dict):
+                    continue
                 method = part[field].get("quant_method") if isinstance(part[field], dict) else None
                 raise ModelError(
                     f"{folder} is quantised ({field} in its config.json{f': {method}' if method else ''}), which this "

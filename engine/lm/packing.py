@@ -61,7 +61,7 @@ def unpacked(model: Any, precision: torch.dtype) -> Any:
             model = model.dequantize()
         except NotImplementedError:
             return model
-    for values in model.parameters():
-        if precision == torch.float32 and values.is_floating_point() and values.itemsize == 2:
-            values.data = values.data.float()  # what 16 bits held
+    for values in model.parameters():  # unpacked with scales of another precision; what families keep in float32 is small
+        if values.is_floating_point() and (values.dim() > 1 or precision == torch.float32):
+            values.data = values.data.to(precision)
     return model

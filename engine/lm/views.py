@@ -36,9 +36,8 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # GGUF: formats and bytes of the types of metadata, by number; 8 is text, 9 an array.
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-# What a file says under its architecture's name beside what transformers reads, and that changes no number; heads'
-# widths, soft caps and scaled positions are compared with the configuration instead.
-HARMLESS = {"rope.scaling.finetuned", "rope.scaling.original_context_length", "attention.causal", "expert_weights_norm"}
+# Kinds of vocabulary whose texts begin with a first token in llama.cpp, also where the file does not say so.
+BEGIN = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
 ROPE_FACTORS = "rope_freqs.weight"
 SCALES = {("gemma2", 46), ("gemma3", 62)}  # the 27B: their queries are scaled by heads, as llama.cpp knows by depth
 
@@ -227,8 +226,12 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
         if "not supported" in reason:
             reason = f"transformers does not read a GGUF of {header.architecture}"
         raise ModelError(f"cannot load the LM in {path}: {reason}; take its version with safetensors") from None
+    said, bos = (header.metadata.get(f"tokenizer.ggml.{name}") for name in ("add_bos_token", "bos_token_id"))
+    begins = said is None and bos is not None and header.metadata.get("tokenizer.ggml.pre") in BEGIN
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, **({"add_bos_token": True} if begins else {})
+        )
     except BaseException as error:
         if not is_fault(error):
             raise

@@ -268,7 +268,7 @@ def dry_run_probe(asked: ProbeTable, dataset: Path | None) -> dict[str, Any]:
     opened = _open_dataset(dataset)
     pairs = len(probe_pairs(opened, asked.negatives, asked.data_seed)) if opened else THINGS_PROBED
     prompts = pairs * len(ProbeSettings().phrasings)
-    shapes = {name: lm_shape(name) for name in asked.lm}
+    shapes = {name: lm_shape(str(_local(name)[0] or name)) for name in asked.lm}
     return {
         "lm": {
             name: {"prompts": prompts, "flops": 2.0 * PROMPT_TOKENS * prompts * shape.weights if shape else None}

@@ -112,7 +112,6 @@ FOLDERS = {
     "LoRA beside a model": (adapter("adapter_config.json", "adapter_model.bin"), "adapter .*beside its weights"),
     "adapter without weights": (adapter("adapter_config.json"), "adapter .*beside its weights"),
     "adapter without configuration": (adapter("adapter_model.bin"), "adapter .*beside its weights"),
-    "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
     "pointer for config.json": (put("config.json", LFS), "config.json is a pointer of Git LFS"),
     "web page for config.json": (put("config.json", b"\n<!DOCTYPE html><html>"), "config.json is a web page"),
     "large file": (large("tokenizer.json"), "tokenizer.json has 1,073,741,824 bytes, more than 268,435,456"),
@@ -139,7 +138,13 @@ FOLDERS = {
         )
     },
 }  # fmt: skip
+ENCODERS = FOLDERS | {
+    "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
+}
 LMS = FOLDERS | {
+    "LoRA without its base": (
+        adapter("adapter_config.json", "adapter_model.safetensors", base=False), "the adapter in .* is for base: "
+    ),
     "pointer for tokenizer.json": (put("tokenizer.json", LFS), "tokenizer.json is a pointer of Git LFS"),
     "pointer for weights": (put("model.safetensors", LFS), "model.safetensors is a pointer of Git LFS"),
     "GGUF": (instead("model.gguf"), "GGUF"),
@@ -208,9 +213,9 @@ def assert_fits(says, message):
     assert re.search(says, message), message
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_encoders_have_the_same_kinds(kind, tmp_path):
-    spoil, says = FOLDERS[kind]
+    spoil, says = ENCODERS[kind]
     save_encoder("dinov2", "hf", tmp_path)
     assert read_name(str(tmp_path))[0].family == "hf"
     spoil(tmp_path)
@@ -220,7 +225,7 @@ def test_encoders_have_the_same_kinds(kind, tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "probe"])
 @pytest.mark.parametrize(
-    "kind", ["LoRA beside a model", "pointer for tokenizer.json", "quantised: GPTQ", "hidden_size 'a'"]
+    "kind", ["LoRA beside a model", "pointer for tokenizer.json", "quantised: MLX", "hidden_size 'a'"]
 )
 def test_every_command_says_it_in_one_line(kind, command, folder, small_study, crosstax, tmp_path):
     spoil, says = LMS[kind]
@@ -323,10 +328,10 @@ def test_a_hub_that_cannot_be_reached_is_told_from_a_missing_folder(monkeypatch)
         resolve_lm("org/name")
 
 
-@pytest.mark.parametrize("file", ["model.gguf", "lm/model.safetensors", "lm/config.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "lm/model.safetensors", "lm/config.json"])
 def test_a_file_is_no_folder(file, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelError, match=f"{file} is a file.*give the folder"):
         resolve_lm(file)
 

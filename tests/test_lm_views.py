@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny import tiny_lm, tiny_tokenizer
 
@@ -344,6 +345,32 @@ def test_floats_of_eight_bits_are_unpacked(dtype, plain, tmp_path):
         torch.testing.assert_close(model.get_parameter(name).float(), weight, rtol=2**-8, atol=0)
     assert FrozenLM.wrap(model, tokenizer, torch.device("cpu")).way == "shared"
     model.save_pretrained(tmp_path / "again")  # as an export does
+
+
+def test_experts_of_four_bits_are_unpacked(plain, tmp_path):
+    """As gpt-oss is published: pairs of E2M1 numbers, 32 to a scale that is a power of two."""
+    config = transformers.GptOssConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, num_local_experts=4, num_experts_per_tok=2, vocab_size=420, max_position_embeddings=128,
+        layer_types=["sliding_attention", "full_attention"], sliding_window=16, pad_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    folder = shutil.copytree(plain, tmp_path / "oss")
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tensors, exact, rng = load_file(folder / "model.safetensors"), {}, torch.Generator().manual_seed(0)
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32), generator=rng)
+        power = torch.randint(120, 126, (experts, outputs, inputs // 32), generator=rng)
+        exact[name] = (values[codes] * 2.0 ** (power[..., None] - 127)).flatten(2).transpose(1, 2)
+        tensors[f"{name}_blocks"] = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        tensors[f"{name}_scales"] = power.to(torch.uint8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    set_packing(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["self_attn", "router", "embed", "lm_head"]})
+    model, tokenizer = loaded(folder)
+    for name, weight in exact.items():
+        assert torch.equal(model.get_parameter(name), weight)
+    FrozenLM.wrap(model, tokenizer, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from cachegen.common.hub import (
 from cachegen.common.progress import quiet_transformers
 from cachegen.common.random_init import random_init_lm
 from engine.lm.prompts import encode
-from engine.lm.packing import check_packing, unpacked, unpacking
+from engine.lm.packing import check_packing, packing_of, unpacked, unpacking
 from engine.lm.shape import check_sizes, lm_shape
 from engine.lm.views import (
     ADAPTER_WEIGHTS,
@@ -277,7 +277,9 @@ def _pretrained(folder: Path, config: Any, precision: torch.dtype) -> tuple[Any,
             output_loading_info=True,
             trust_remote_code=False,
         )
-    return unpacked(model, precision), set(info["missing_keys"])
+    if packing_of(config):
+        model = unpacked(model, precision)
+    return model, set(info["missing_keys"])
 
 
 def _check_memory(folder: Path) -> None:

@@ -50,18 +50,22 @@ def check_packing(folder: Path, config: Any) -> bool:
 
 
 def unpacked(model: Any, precision: torch.dtype) -> Any:
-    """`model` with plain numbers for weights, where transformers can unpack them."""
+    """`model`, read from a quantised checkpoint, with plain numbers of `precision` where transformers can unpack them.
+
+    It leaves what was not packed in the checkpoint's own precision, or in that of the scales.
+    """
     quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is None:
-        return model
-    if getattr(quantizer.quantization_config, "dequantize", False):
-        quantizer.remove_quantization_config(model)
-    else:
+    if quantizer is not None and not getattr(quantizer.quantization_config, "dequantize", False):
         try:
             model = model.dequantize()
         except NotImplementedError:
             return model
-    for values in model.parameters():  # unpacked with scales of another precision; what families keep in float32 is small
-        if values.is_floating_point() and (values.dim() > 1 or precision == torch.float32):
+    elif quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    names = [
+        *(getattr(model, "_keep_in_fp32_modules", None) or []), *(getattr(model, "_keep_in_fp32_modules_strict", None) or [])
+    ]  # fmt: skip
+    for name, values in model.named_parameters():
+        if values.is_floating_point() and not any(part in name for part in names):
             values.data = values.data.to(precision)
     return model

@@ -321,6 +321,8 @@ def load_gguf(path: Path, config: Any, precision: Any) -> tuple[Any, dict[str, A
             path.parent, gguf_file=path.name, config=config, dtype=precision, output_loading_info=True, **given
         )
     check_whole(path, model)
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)  # which would forbid saving it
     return model, info
 
 

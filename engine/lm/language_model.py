@@ -68,7 +68,7 @@ class FrozenLM:
         lm._plain_head = lm._applies_nothing_after_head()
         reasons = ["lm_sharing = never"] if sharing == "never" else []
         can_prune = lm._prune_last_block()
-        tries: list[tuple[Way, bool]] = [("shared", True)] * can_prune + [("shared", False)]
+        tries: list[tuple[Way, bool]] = [("shared", True), ("shared", False)] if can_prune else [("shared", False)]
         for way, prunes in [*(tries if sharing == "auto" else []), ("unshared", False), ("single", False)]:
             if problem := lm._problem(way, prunes):
                 reasons.append(problem)

@@ -33,7 +33,7 @@ PLAIN_MLP = {"gpt_neox", "gpt2", "gptj", "opt", "phi", "bloom"}  # two matrices;
 
 # Model types whose questions cannot share an image's prefix: recurrent, convolutional, or with an attention, positions
 # or a mask of their own. For estimates only; the check at load decides (`tests/test_all_families.py` compares them).
-UNSHARED = frozenset([])
+UNSHARED: frozenset[str] = frozenset([])
 
 # Names of sizes in the configurations of transformers' decoders -> what none of them comes near.
 MOST = {

@@ -73,14 +73,18 @@ KDA = {"num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4, "kda_layers":
 # What the default configurations of some families need beside smaller sizes.
 MORE = {
     **_each("axk1 axk2 deepseek_v3 deepseek_v32 glm_moe_dsa glm4_moe_lite longcat_flash minicpm3 youtu", LATENT),
-    **_each("bailing_hybrid deepseek_v2 dots3_note_text", LATENT),
+    **_each("bailing_hybrid dots3_note_text", LATENT),
+    "deepseek_v2": LATENT | {"num_experts_per_tok": 2},
     **_each("kimi_k25 mistral_large4 dots3_note", {"text_config": LATENT}),
     **_each(
-        "glm4v glmga glm46v paddleocr_vl qwen2_vl qwen2_5_vl glm_ocr glm4v_moe qwen2_5_omni_thinker cosmos3_edge",
+        "glm4v glm46v glmga glm_ocr qwen2_vl qwen2_5_vl qwen2_5_omni_thinker",
         {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [2, 2, 2]}}},
     ),
-    **_each("bert big_bird camembert electra ernie megatron-bert rembert roberta-prelayernorm", {"is_decoder": 1}),
-    **_each("roformer xlm-roberta bert-generation data2vec-text roberta roc_bert xlm-roberta-xl xmod", {"is_decoder": 1}),
+    "glm4v_moe": {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [1, 1, 1]}}},
+    **_each("paddleocr_vl cosmos3_edge", {"text_config": {"rope_parameters": ROTARY | {"mrope_section": [2, 3, 3]}}}),
+    **_each("bert big_bird camembert electra ernie megatron-bert rembert roberta-prelayernorm", {"is_decoder": True}),
+    **_each("roformer xlm-roberta bert-generation data2vec-text roberta roc_bert xmod", {"is_decoder": True}),
+    "xlm-roberta-xl": {"is_decoder": True},
     **_each("falcon_h1 granitemoehybrid bamba", {"mamba_d_head": 24, "mamba_expand": 2}),
     **_each("lfm2 lfm2_moe", {"layer_types": ["conv", "full_attention"] * 2}),
     **_each("qwen2_moe smollm3 qwen2 qwen3 qwen3_moe", WINDOWS | {"use_sliding_window": True}),
@@ -93,11 +97,11 @@ MORE = {
     "kimi_linear": LATENT | {"linear_attn_config": KDA},
     "zaya": {"num_experts_per_tok": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
-    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local"] * 2, "local_attn_chunk_length": 4},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local"], "local_attn_chunk_length": 4},
     "dbrx": {"attn_config": Whole(kv_n_heads=2, clip_qkv=8, rope_theta=1e4), "ffn_config": Whole(
         ffn_hidden_size=32, moe_num_experts=4, moe_top_k=2)},
     "cohere_compass_text": WINDOWS | {"rope_parameters": {"sliding_attention": ROTARY, "full_attention": ROTARY}},
-    "xlm": {"causal": True, "is_encoder": False},
+    "xlm": {"causal": True},
 }  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def examine_lm(name: str, encoder: str | None = None) -> dict[str, Any]:
     most = positions_of(lm.model.config)
     known = "does not say how many it has" if most is None else f"has {most:,}"
     few = most is not None and text + patches > most
-    question, read = lm.tokenizer.decode(tokens.suffixes[0][: tokens.lengths[0]]), tokens.suffixes[0][tokens.lengths[0] - 1]
+    question_S = tokens.suffixes[0][: tokens.lengths[0]]
     row, seconds = _measured_row(lm, tokens, patches)
     shape = lm_shape(str(resolve_lm(name)))
     memory = "not known, its configuration has no sizes that are read here"
@@ -102,15 +102,15 @@ def examine_lm(name: str, encoder: str | None = None) -> dict[str, Any]:
         sizes = Sizes(shape, patches, width, len(tokens.prefix), int(tokens.lengths.max()))
         memory = choose_sizes(device_memory(device), condition, 0, sizes)[2]
     return found | {
-        "prompt": f"{lm.tokenizer.decode(tokens.prefix)}[image: {patches} patches]{question}",
+        "prompt": f"{lm.tokenizer.decode(tokens.prefix)}[image: {patches} patches]{lm.tokenizer.decode(question_S)}",
         "answer": (
-            f"read after {lm.tokenizer.decode([read])!r}: {condition.answer_yes!r} is token {tokens.yes} "
+            f"read after {lm.tokenizer.decode(question_S[-1:])!r}: {condition.answer_yes!r} is token {tokens.yes} "
             f"({lm.tokenizer.decode([tokens.yes])!r}), {condition.answer_no!r} {tokens.no} "
             f"({lm.tokenizer.decode([tokens.no])!r})"
         ),
         "positions": f"{text + patches:,} for image and question; the LM {known}{': too few' if few else ''}",
         "LM memory": memory,
-        "rate": f"{row / seconds:,.0f} tokens/s, measured on a row of {row:,} (an image, {QUESTIONS} questions), backward too",
+        "rate": f"{row / seconds:,.0f} tokens/s with gradients, measured on an image and {QUESTIONS} questions",
         "tokens_per_second": row / seconds,
     }
 

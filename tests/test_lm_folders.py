@@ -143,7 +143,8 @@ ENCODERS = FOLDERS | {
 }
 LMS = FOLDERS | {
     "LoRA without its base": (
-        adapter("adapter_config.json", "adapter_model.safetensors", base=False), "the adapter in .* is for base: "
+        adapter("adapter_config.json", "adapter_model.safetensors", base=False),
+        "the adapter in .* is for base: ",
     ),
     "pointer for tokenizer.json": (put("tokenizer.json", LFS), "tokenizer.json is a pointer of Git LFS"),
     "pointer for weights": (put("model.safetensors", LFS), "model.safetensors is a pointer of Git LFS"),

@@ -1,4 +1,4 @@
-"""GGUF files, adapters and quantised checkpoints give the numbers of the LM that they were made from, or are refused."""
+"""GGUF files, adapters and quantised checkpoints give the numbers of the LM they were made from, or are refused."""
 
 import importlib.util
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from picture_study import save_encoder
 from safetensors.torch import load_file, save_file
 from tiny import tiny_lm, tiny_tokenizer
 
@@ -73,7 +74,8 @@ def write_gguf(path, model, tokenizer, kind="F32", architecture="llama", extra=(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
     writer.add_token_list([*words, *(f"<unused{i}>" for i in range(config.vocab_size - len(words)))])
-    writer.add_token_types([3 if word.startswith("<|") else 1 for word in words] + [3] * (config.vocab_size - len(words)))
+    unused = [3] * (config.vocab_size - len(words))
+    writer.add_token_types([3 if word.startswith("<|") else 1 for word in words] + unused)
     writer.add_token_merges([" ".join(pair) for pair in saved["merges"]])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -190,7 +192,7 @@ def test_damaged_files_are_refused(kept, plain, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", *loaded(plain))
     content = path.read_bytes()
     path.write_bytes(content[: int(kept if kept > 1 or not kept else kept * len(content))])
-    with pytest.raises(ModelError, match="cut off or no GGUF|cannot load|not read whole"):
+    with pytest.raises(ModelError, match=r"cut off or no GGUF|cannot load|not read whole"):
         loaded(path)
 
 
@@ -209,7 +211,7 @@ def test_pieces_and_several_files_are_named(plain, tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="one of 2 pieces.*llama-gguf-split --merge"):
+    with pytest.raises(ModelError, match=r"one of 2 pieces.*llama-gguf-split --merge"):
         resolve_lm(str(path))
 
 
@@ -243,7 +245,10 @@ def lora(base, folder, seed=0, config=None, **given):
     return folder
 
 
-@pytest.mark.parametrize("given", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 6}}])
+PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 6}}
+
+
+@pytest.mark.parametrize("given", [{}, {"use_rslora": True}, PATTERNS])
 def test_a_lora_is_merged(given, plain, tmp_path):
     folder = lora(plain, tmp_path / "lora", **given)
     merged, exact, parts = loaded(folder)[0], loaded(plain)[0], load_file(folder / "adapter_model.safetensors")
@@ -366,7 +371,8 @@ def test_experts_of_four_bits_are_unpacked(plain, tmp_path):
         tensors[f"{name}_blocks"] = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
         tensors[f"{name}_scales"] = power.to(torch.uint8)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    set_packing(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["self_attn", "router", "embed", "lm_head"]})
+    plain_parts = ["self_attn", "router", "embed", "lm_head"]
+    set_packing(folder, {"quant_method": "mxfp4", "modules_to_not_convert": plain_parts})
     model, tokenizer = loaded(folder)
     for name, weight in exact.items():
         assert torch.equal(model.get_parameter(name), weight)
@@ -392,3 +398,26 @@ def test_what_cannot_be_loaded_here_says_what_it_needs(packing, says, plain, tmp
         check_weights(resolve_lm(str(folder)))
     assert "\n" not in str(caught.value)
     assert "is quantised (quantization_config" in str(caught.value)
+
+
+def test_doctor_says_how_an_lm_would_run(plain, crosstax, tmp_path):
+    """From a GGUF file, without training: way, image, prompt, answers, positions, memory, and a rate it measured."""
+    folder, encoder = tmp_path / "base", tmp_path / "encoder"
+    tiny_lm("llama", **SIZE | {"max_position_embeddings": 24}).save_pretrained(folder)
+    tiny_tokenizer("llama3").save_pretrained(folder)
+    save_encoder("dinov2", "hf", encoder)
+    path = write_gguf(tmp_path / "tiny.gguf", *loaded(folder))
+    code, out, err = crosstax("doctor", "--lm", path, "--encoder", encoder, "--json")
+    assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    patches = int(found["image"].split()[0])
+    assert f"[image: {patches} patches]\nIs there a bird" in found["prompt"]
+    assert "share" in found["questions"]
+    assert "has 24: too few" in found["positions"]
+    assert found["tokens_per_second"] > 0
+    tokenizer = loaded(folder)[1]
+    for word in ("Yes", "No"):
+        assert f"{word!r} is token" in found["answer"].replace("'No' ", "'No' is token ")
+        assert str(tokenizer.convert_tokens_to_ids(word)) in found["answer"]
+    assert "GiB" in found["LM memory"]
+    assert crosstax("doctor", "--encoder", encoder)[0] == 2

@@ -140,7 +140,7 @@ def _bare(path: Path) -> str:
 
 
 def check_small_files(folder: Path) -> None:
-    """Raise `ModelError` for a folder of the hub's cache, pointers of Git LFS, web pages, pipes, and what has no end."""
+    """Raise `ModelError` for a folder of the hub's cache, pointers of Git LFS, web pages, pipes, or endless files."""
     if instead := _in_cache(folder):
         raise ModelError(f"{folder} is a folder of the Hugging Face cache; give {instead}")
     for path in sorted(path for pattern in CHECKED for path in folder.glob(pattern)):
@@ -153,7 +153,7 @@ def model_config(folder: Path, quantised: bool = False) -> dict[str, Any]:
     """The config.json of a folder that a model can be loaded from, as far as its files tell before any is loaded.
 
     Raises `ModelError` that says what the folder is instead: what `check_small_files` finds, an adapter or a model with
-    one, weights in another format, a checkpoint that is quantised, unless `quantised` ones of transformers' form may be.
+    one, weights in another format, a quantised checkpoint (with `quantised`, one of transformers' own form is none).
     """
     check_small_files(folder)
     if adapters := sorted(

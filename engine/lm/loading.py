@@ -29,8 +29,8 @@ from cachegen.common.hub import (
 )
 from cachegen.common.progress import quiet_transformers
 from cachegen.common.random_init import random_init_lm
-from engine.lm.prompts import encode
 from engine.lm.packing import check_packing, packing_of, unpacked, unpacking
+from engine.lm.prompts import encode
 from engine.lm.shape import check_sizes, lm_shape
 from engine.lm.views import (
     ADAPTER_WEIGHTS,
@@ -292,19 +292,20 @@ def _check_memory(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise `ModelError` for weights that are cut off, or of fewer bits and not to be unpacked; only headers are read."""
+    """Raise `ModelError` for weights that are cut off or that cannot be unpacked; only their headers are read."""
     source = source_of(folder)
     if source is not None and source.base is not None:
         check_weights(source.base)
     packed = check_packing(folder, load_config(folder)) if source is None else False
-    for path in weight_files(folder) if source is None else [source.adapter / ADAPTER_WEIGHTS] if source.adapter else []:
+    adapters = [source.adapter / ADAPTER_WEIGHTS] if source is not None and source.adapter else []
+    for path in weight_files(folder) if source is None else adapters:
         try:
             with safe_open(path, "pt") as tensors:
                 dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"{path} is cut off or damaged ({first_line(error)}); download it again") from None
         for name, dtype in dtypes.items():
-            if name.endswith("weight") and dtype not in FLOATS and not packed:  # transformers would not know of its scales
+            if name.endswith("weight") and dtype not in FLOATS and not packed:  # without known scales
                 raise ModelError(
                     f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
                     "version in bfloat16 or float32"

@@ -62,9 +62,8 @@ def unpacked(model: Any, precision: torch.dtype) -> Any:
             return model
     elif quantizer is not None:
         quantizer.remove_quantization_config(model)
-    names = [
-        *(getattr(model, "_keep_in_fp32_modules", None) or []), *(getattr(model, "_keep_in_fp32_modules_strict", None) or [])
-    ]  # fmt: skip
+    lists = (getattr(model, f"_keep_in_fp32_modules{end}", None) or () for end in ("", "_strict"))
+    names = [name for each in lists for name in each]
     for name, values in model.named_parameters():
         if values.is_floating_point() and not any(part in name for part in names):
             values.data = values.data.to(precision)

@@ -189,7 +189,7 @@ def gguf_in(folder: Path) -> Path | None:
     if not found or (folder / SAFETENSORS).is_file() or (folder / INDEX).is_file():
         return None
     if len(found) > 1:
-        raise ModelError(f"{folder} holds {len(found)} GGUF files, such as {found[0].name}; give one of them by its path")
+        raise ModelError(f"{folder} holds {len(found)} GGUF files, such as {found[0].name}; give the path of one")
     return found[0]
 
 
@@ -203,7 +203,8 @@ def gguf_view(path: Path) -> Path:
             "llama.cpp's `llama-gguf-split --merge FIRST OUT.gguf`"
         )
     require_packages(f"{path} is a GGUF file, which", "gguf", "accelerate")
-    return _view(path.stem, [_state(path)], {"gguf": os.path.realpath(path)}, lambda aside: _unpack(path, header, aside))
+    source = {"gguf": os.path.realpath(path)}
+    return _view(path.stem, [_state(path)], source, lambda aside: _unpack(path, header, aside))
 
 
 def require_packages(what: str, *packages: str) -> None:
@@ -236,9 +237,7 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
         if not is_fault(error):
             raise
         problem = first_line(error)[:200]
-        raise ModelError(
-            f"cannot load the tokenizer in {path}: {problem}; take its version with safetensors"
-        ) from None
+        raise ModelError(f"cannot load the tokenizer in {path}: {problem}; take its version with safetensors") from None
     _complete(path, header, config)
     config.save_pretrained(aside)
     tokenizer.save_pretrained(aside)

@@ -231,7 +231,7 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     `dtype` at once (8B in bfloat16: 16 GB).
     """
     tokenizer, config = load_tokenizer(folder), load_config(folder)
-    precision, missing_keys = getattr(torch, dtype), set()
+    precision, missing_keys = getattr(torch, dtype), set[str]()
     try:
         if lm_init == "random" and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ModelError(

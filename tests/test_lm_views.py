@@ -157,6 +157,22 @@ def test_positions_that_only_a_tensor_scales(plain, tmp_path):
         resolve_lm(str(write_gguf(tmp_path / "b.gguf", exact, tokenizer, tensors=other)))
 
 
+def test_a_gguf_file_on_the_hub_and_an_adapter_without_its_base(plain, tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "tiny.gguf", *loaded(plain))
+
+    def download(repository, file, local_files_only=False):
+        assert (repository, file) == ("org/name-GGUF", "tiny.gguf")
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert resolve_lm("org/name-GGUF/tiny.gguf") == local_lm("org/name-GGUF/tiny.gguf") == resolve_lm(str(path))
+    folder = lora(plain, tmp_path / "lora")
+    assert local_lm(str(folder)) == resolve_lm(str(folder))
+    about = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(about | {"base_model_name_or_path": "org/not-here"}))
+    assert local_lm(str(folder)) is None
+
+
 def test_digests_are_the_files(plain, tmp_path):
     exact, tokenizer = loaded(plain)
     path = write_gguf(tmp_path / "tiny.gguf", exact, tokenizer)

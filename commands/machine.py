@@ -18,8 +18,9 @@ def doctor(
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
     ] = False,
     lm: Annotated[
-        str | None, typer.Option(help="Also load an LM (directory or Hugging Face id): how the engine would run it.")
+        str | None, typer.Option(help="Also load an LM (directory, GGUF file or Hugging Face id): how it would run.")
     ] = None,
+    encoder: Annotated[str | None, typer.Option(help="With --lm: whose images the LM would see.")] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, a dataset, a feature store and an LM.
@@ -28,6 +29,8 @@ def doctor(
     belong to the images.
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
+
+    Example: crosstax doctor --lm Qwen/Qwen3-0.6B --encoder vit_large_patch14_reg4_dinov2.lvd142m
     """
     from engine.doctor import (
         examine,
@@ -41,9 +44,13 @@ def doctor(
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
 
-    findings: dict[str, Any] = examine() | (examine_lm(lm) if lm else {})
+    if encoder is not None and lm is None:
+        raise typer.BadParameter("--encoder says whose images an LM would see; give --lm too")
+
+    findings: dict[str, Any] = examine() | (examine_lm(lm, encoder) if lm else {})
     for name, value in findings.items():
-        say(f"{name:<14}{value}")
+        if isinstance(value, str):
+            say(f"{name:<14}{value}")
     if dataset is not None:
         findings["dataset"], inspection = examine_dataset(dataset)
         if inspection is not None:

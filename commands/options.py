@@ -60,6 +60,11 @@ class Compute(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Preprocess(StrEnum):
+    paper = "paper"
+    own = "own"
+
+
 class ExportFormat(StrEnum):
     llava = "llava"
 

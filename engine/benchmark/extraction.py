@@ -13,7 +13,8 @@ from cachegen.common.system import cores
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.data.images import Transform, read_image
 from cachegen.encoders import Compute, Encoder, choose_compute
-from cachegen.encoders.families import VisionModel
+from cachegen.encoders.layers import choose_layer
+from cachegen.encoders.models import timm_layers
 from cachegen.features.extract import extract
 from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.models import vision_model
@@ -77,9 +78,9 @@ def random_encoder(name: str, device: torch.device, compute: Compute) -> Encoder
     model = vision_model(name).to(device)
     patch, config = model.patch_embed, model.pretrained_cfg
     transform = Transform(patch.img_size[0], config["mean"], config["std"])
-    prefix, patches = model.num_prefix_tokens, patch.num_patches
-    vision = VisionModel(model, model.forward_features, model.blocks, prefix, patches, transform, "random")
-    return Encoder(f"random {name}", (vision,), device, patch.num_patches, model.embed_dim, compute)
+    with torch.inference_mode():
+        vision = choose_layer(timm_layers(model, transform, "random"), name, None, device)
+    return Encoder(f"random {name}", (vision,), device, vision.side**2, vision.width, compute)
 
 
 def photographs(folder: Path, images: int) -> Dataset:

@@ -62,12 +62,12 @@ def export_llava(
     token_id = add_image_token(tokenizer, token)
     if token_id >= lm.get_input_embeddings().weight.shape[0]:  # no spare row: the image token's own is never read
         lm.resize_token_embeddings(token_id + 1, mean_resizing=False)
-    n_prefix = vision.models[0].n_prefix
+    n_prefix = _prefix(vision, tower)
     processor = _processor(tokenizer, vision.transform, tower.config.patch_size, token, n_prefix)
     check_tokens(processor, prompts, tokens, vision.n_patches)
     projector = run.projector(lm.get_input_embeddings().weight.shape[1], torch.float32, embedding_rms=0.0)
     model = _assemble(tower, projector, lm, token_id, vision.n_patches, n_prefix)
-    _check_features(model, projector, vision)
+    _check_features(model, projector, vision, n_prefix)
     facts = {
         "run": run.id,
         "condition": run.config["condition"] | {name: _public(run.config["condition"][name]) for name in MODELS},
@@ -183,14 +183,21 @@ def _processor(tokenizer: Any, transform: Transform, patch: int, token: str, n_p
 
 
 @torch.no_grad()
-def _check_features(model: Any, projector: Projector, vision: Encoder) -> None:
+def _prefix(vision: Encoder, tower: Any) -> int:
+    """Tokens that the tower has before the patches."""
+    size = vision.transform.size
+    return int(tower(torch.zeros(1, 3, size, size)).last_hidden_state.shape[1]) - vision.n_patches
+
+
+@torch.no_grad()
+def _check_features(model: Any, projector: Projector, vision: Encoder, n_prefix: int) -> None:
     """Compare image embeddings of LLaVA with the engine's on noise; raises `ModelError` beyond rounding."""
     size = vision.transform.size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     strict = Encoder(vision.name, vision.models, vision.device, vision.n_patches, vision.width, "float32")
     ours = projector(strict(pixels).patches.cpu())
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[FEATURE_LAYER]
-    theirs = model.model.multi_modal_projector(states[:, vision.models[0].n_prefix :])
+    theirs = model.model.multi_modal_projector(states[:, n_prefix:])
     difference, scale = (ours - theirs).abs().max().item(), ours.abs().max().item()
     if not difference <= 1e-3 * scale:
         raise ModelError(

@@ -213,12 +213,13 @@ class FinishedRun:
         from cachegen.encoders import load_encoder
 
         wanted, told = self.features, self.given.encoder
+        preprocess: Any = wanted.get("preprocess", "paper")
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
         places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])
         problem: CrosstaxError | None = None
         for place in places:
             try:
-                encoder = load_encoder(place, device, compute)
+                encoder = load_encoder(place, device, compute, preprocess)
             except CrosstaxError as error:
                 problem = problem or type(error)(f"{error} (the encoder of {self.directory.path}: --encoder)")
                 continue

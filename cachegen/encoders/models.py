@@ -149,8 +149,10 @@ def _load_hf(name: EncoderName, preprocess: Preprocess) -> Loaded:
         transform = hf_transform(source, processor, name.size)
     if patch:
         _require_a_patch(source, transform.size, patch)
+    if patch and model.config.model_type != "siglip2_vision_model":  # which resamples them itself
         _resample_positions(model, transform.size // patch)
-    return Loaded(model, _hf_features(model, transform.size, patch), 0, patch, transform, digest, tuple(lacking))
+    first = int(model.config.model_type == "timm_wrapper")
+    return Loaded(model, _hf_features(model, transform.size, patch), first, patch, transform, digest, tuple(lacking))
 
 
 def _require_pictures(source: str, config: Any) -> None:
@@ -164,10 +166,10 @@ def _require_pictures(source: str, config: Any) -> None:
     found = transformers.MODEL_MAPPING[type(config)]
     found = found[0] if isinstance(found, tuple) else found
     inputs = inspect.signature(found.forward).parameters
-    if config.model_type in VIDEO or hasattr(config, "num_frames") or next(iter(inputs)) == "pixel_values_videos":
+    if config.model_type in VIDEO or hasattr(config, "num_frames") or found.main_input_name == "pixel_values_videos":
         raise ModelError(f"{kind} reads videos, not pictures; choose another")
     if "pixel_values" not in inputs:
-        raise ModelError(f"{kind} reads {found.main_input_name}, not pictures; choose another")
+        raise ModelError(f"{kind} reads {list(inputs)[1]}, not pictures; choose another")
 
 
 def _tower(source: str, whole: Any) -> Any:
@@ -178,6 +180,15 @@ def _tower(source: str, whole: Any) -> Any:
         if isinstance(module, transformers.PreTrainedModel):
             inputs = inspect.signature(module.forward).parameters
             if "pixel_values" in inputs and not {"input_ids", "qformer_input_ids"} & set(inputs):
+                needed = [
+                    each for each in inputs.values() if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+                ]
+                if others := {each.name for each in needed} - {
+                    "pixel_values",
+                    "pixel_attention_mask",
+                    "spatial_shapes",
+                }:
+                    raise ModelError(f"encoder {source}: needs {sorted(others)[0]} besides pixels; choose another")
                 return module
     raise ModelError(
         f"encoder {source}: no part of model type {whole.config.model_type} reads pictures alone; choose another"
@@ -208,7 +219,9 @@ def _hf_features(model: Any, size: int, patch: int | None) -> Any:
         output = model(**arguments, output_hidden_states=True if index is None else [index], return_dict=True)
         layers = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None) or ()
         final = getattr(output, "last_hidden_state", None)
-        return layers if index is None else [layers[index]], layers[-1] if final is None else final
+        if index is not None:
+            layers = [layers[min(index, len(layers) - 1)]]
+        return layers, layers[-1] if final is None else final
 
     return features
 

@@ -20,27 +20,10 @@ from cachegen.encoders.names import read_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "encoders.md"
 PLAIN = [
-    "aimv2_vision_model",
-    "beit",
-    "blip",
-    "clip",
-    "clip_vision_model",
-    "data2vec-vision",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "dinov3_vit",
-    "dpt",
-    "ijepa",
-    "internvl_vision",
-    "pixio",
-    "siglip",
-    "siglip_vision_model",
-    "vit",
-    "vit_mae",
-    "vit_msn",
-    "yolos",
-]
+    "aimv2_vision_model", "beit", "blip", "clip", "clip_vision_model", "data2vec-vision", "deit", "dinov2",
+    "dinov2_with_registers", "dinov3_vit", "dpt", "ijepa", "internvl_vision", "pixio", "siglip",
+    "siglip_vision_model", "vit", "vit_mae", "vit_msn", "yolos",
+]  # fmt: skip
 OF_TIMM = ["test_vit", "eva02_tiny_patch14_224", "beit_base_patch16_224", "deit_tiny_patch16_224"]
 NOISE = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
 
@@ -158,7 +141,7 @@ def test_a_layer_is_named_behind_the_size_and_a_folder_may_be_called_so(tmp_path
         (found,) = read_name(f"{tmp_path / folder}@64#-2")
         assert (found.source, found.layer, found.size) == (str(tmp_path / folder), -2, 64)
     for wrong in ("#9", "#-9", "#x", "#1@64"):
-        with pytest.raises(ModelError, match="layer 9|layer -9|NAME@SIZE#LAYER"):
+        with pytest.raises(ModelError, match=r"layer 9|layer -9|NAME@SIZE#LAYER"):
             load_encoder(f"{tmp_path / 'dino@98'}{wrong}", "cpu")
 
 

@@ -129,10 +129,10 @@ def _require_patches(
 ) -> int:
     """Where patches start among the tokens of this layer, found by changing one patch of a picture at a time.
 
-    Where some token moves much more than all do on average, the one of the changed patch must be among them, for four patches
-    of which three leave the diagonal: another order of patches fails, and tokens of another kind among them.
-    Deep convolutional nets with random weights have no such token, and are what they say. In a picture that is the
-    same, nothing may move by more than rounding: models that mask patches at random fail.
+    Where some token moves much more than all do on average, so must the one of the changed patch, for four patches of
+    which three leave the diagonal: another order of patches fails, and tokens of another kind among them. Deep
+    convolutional nets with random weights have no such token, and are what they say. In a picture that is the same,
+    nothing may move by more than rounding: models that mask patches at random fail.
     """
     places = [(0, 0), (0, side - 1), (side - 1, 0), (side // 3, 2 * side // 3)]
     changed, size = picture.repeat(5, 1, 1, 1), picture.shape[2]

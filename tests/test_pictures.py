@@ -696,7 +696,6 @@ def test_a_store_that_lacks_a_patch_is_not_gone_on_with(tmp_path):
     ("name", "arguments"),
     [
         ("vit_tiny_patch16_224", SMALL | {"img_size": (64, 96)}),
-        ("crossvit_tiny_240", {}),
     ],
 )
 def test_models_without_one_row_of_patches_are_refused(name, arguments, tmp_path):

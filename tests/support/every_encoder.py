@@ -63,6 +63,8 @@ def _shrunk(kind: Any, given: Any = None) -> Any:
     for name, value in {} if staged else SMALL.items():
         if type(getattr(default, name, None)) is int:
             fields[name] = value
+    if isinstance(getattr(default, "image_size", None), list | tuple) and not staged:
+        fields["image_size"] = [SIDE, SIDE]
     known = default.to_dict()
     for name in known:
         if name.endswith("_token_id") and type(known[name]) is int:
@@ -78,8 +80,9 @@ def save_tiny(model_type: str, folder: Path) -> Any:
     for parameter in model.parameters():  # some are zero, which would hide mistakes
         parameter.data += 0.02 * torch.randn(parameter.shape)
     model.save_pretrained(folder)
-    side = next((part.image_size for part in (getattr(config, "vision_config", None), config)
-                 if type(getattr(part, "image_size", None)) is int), 224)  # fmt: skip
+    sides = (getattr(part, "image_size", None) for part in (getattr(config, "vision_config", None), config))
+    sides = (side[0] if isinstance(side, list | tuple) else side for side in sides)
+    side = next((side for side in sides if type(side) is int), 224)
     side = min(side, 256)
     processor = {"size": {"height": side, "width": side}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))

@@ -13,6 +13,9 @@ def doctor(
     features: Annotated[
         Path | None, typer.Option(help="Also check a feature store: the checksum of every row.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Also load an encoder, and say which of its features are read, and how.")
+    ] = None,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
@@ -26,7 +29,14 @@ def doctor(
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
     """
-    from engine.doctor import examine, examine_dataset, examine_features, examine_pictures, require_readable
+    from engine.doctor import (
+        examine,
+        examine_dataset,
+        examine_encoder,
+        examine_features,
+        examine_pictures,
+        require_readable,
+    )
 
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
@@ -44,6 +54,9 @@ def doctor(
     if dataset is not None and features is not None:
         findings["pictures"] = examine_pictures(dataset, features, deep)
         say(findings["pictures"])
+    if encoder is not None:
+        findings["encoder"] = examine_encoder(encoder)
+        say(findings["encoder"])
     print_json(findings, as_json)
     if dataset is not None:
         require_readable(dataset, inspection)

@@ -15,6 +15,7 @@ from cachegen.common.system import cores
 from cachegen.data.dataset import load_dataset
 from cachegen.data.images import Decoding
 from cachegen.data.inspection import Inspection, inspect_images
+from cachegen.encoders import load_encoder
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.sweeps.plan import MAX_TOKENS
@@ -62,6 +63,17 @@ def examine_features(path: Path) -> str:
     return (
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
         f"decoding: {Decoding.of(store.attributes)}"
+    )
+
+
+def examine_encoder(name: str) -> str:
+    """What is read of an encoder, and how pictures come to it; raises `ModelError` if it is refused."""
+    encoder = load_encoder(name)
+    said = encoder.attributes
+    without = f", without its {said['left_out']}" if "left_out" in said else ""
+    return (
+        f"encoder {name}: {encoder.n_patches} patches x {encoder.width}, {said['layer']}, by {said['compute']}\n"
+        f"pictures: {said['transform']}{without}"
     )
 
 

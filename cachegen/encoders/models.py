@@ -89,10 +89,14 @@ def timm_layers(model: Any, transform: Any, digest: str) -> Loaded:
 
     def features(pixels_B3SS: torch.Tensor, index: int | None) -> tuple[Sequence[torch.Tensor], torch.Tensor]:
         indices = None if index is None else [index]
-        try:  # rows of patches, or maps where a model gives only these
-            final, layers = model.forward_intermediates(pixels_B3SS, indices=indices, norm=False, output_fmt="NLC")
-        except AssertionError:
-            final, layers = model.forward_intermediates(pixels_B3SS, indices=indices, norm=False, output_fmt="NCHW")
+        forms = ("NLC", "NCHW") if hasattr(model, "blocks") else ("NCHW",)  # rows of patches, or maps
+        for form in forms:
+            try:
+                final, layers = model.forward_intermediates(pixels_B3SS, indices=indices, norm=False, output_fmt=form)
+                break
+            except AssertionError:  # a form that it does not give
+                if form == forms[-1]:
+                    raise
         return layers, final[-1] if isinstance(final, list | tuple) else final
 
     return Loaded(model, features, 1, None, transform, digest)
@@ -217,7 +221,8 @@ def _hf_features(model: Any, size: int, patch: int | None) -> Any:
             arguments |= _patches(pixels_B3SS, patch or 1)
         # By index, later versions keep only this one; earlier ones keep all.
         output = model(**arguments, output_hidden_states=True if index is None else [index], return_dict=True)
-        layers = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None) or ()
+        found = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
+        layers: list[Any] = list(found or ())
         final = getattr(output, "last_hidden_state", None)
         if index is not None:
             layers = [layers[min(index, len(layers) - 1)]]

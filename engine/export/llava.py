@@ -20,6 +20,7 @@ from torch import nn
 
 from cachegen.common.errors import CrosstaxError, ModelError, RunError
 from cachegen.common.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
+from cachegen.common.hub import first_line
 from cachegen.common.progress import quiet_transformers
 from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
@@ -54,6 +55,8 @@ def export_llava(
     c = run.condition
     lm_folder = run.lm[1]
     vision = run.encoder(device)
+    if not isinstance(vision.transform, Transform):
+        raise ModelError(f"encoder {vision.name} was read with --preprocess own, which is not exported; use paper")
     tower = vision_tower(vision)
     lm, tokenizer = load_model(lm_folder, c.lm_init, c.lm_seed, c.dtype)
     texts = _questions(run)
@@ -186,7 +189,13 @@ def _processor(tokenizer: Any, transform: Transform, patch: int, token: str, n_p
 def _prefix(vision: Encoder, tower: Any) -> int:
     """Tokens that the tower has before the patches."""
     size = vision.transform.size
-    return int(tower(torch.zeros(1, 3, size, size)).last_hidden_state.shape[1]) - vision.n_patches
+    try:
+        tokens = tower(torch.zeros(1, 3, size, size)).last_hidden_state
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"encoder {vision.name} has no form in LLaVA ({first_line(error)})") from error
+    if tokens.ndim != 3 or tokens.shape[1] < vision.n_patches:
+        raise ModelError(f"encoder {vision.name} has no form in LLaVA: it gives no row of patches")
+    return int(tokens.shape[1]) - vision.n_patches
 
 
 @torch.no_grad()

@@ -111,16 +111,21 @@ class Fake(nn.Module):
             tokens = tokens[:, torch.randperm(tokens.shape[1])]
         if self.order == "in blocks of 2 x 2":
             tokens = cells.unflatten(3, (2, 2)).unflatten(2, (2, 2)).transpose(3, 4).flatten(2).mT
+        if self.order.startswith("map"):
+            tokens = cells.mT if "columns" in self.order else cells
+            return [tokens] * (4 if index is None else 1), tokens
         cls = tokens.mean(1, keepdim=True)
         tokens = torch.cat([tokens, cls] if self.order == "CLS last" else [cls, tokens], 1)
         return [tokens] * (4 if index is None else 1), tokens
 
 
-@pytest.mark.parametrize("order", ["rows first", "CLS last", "columns first", "masked", "in blocks of 2 x 2"])
+@pytest.mark.parametrize(
+    "order", ["rows first", "CLS last", "columns first", "masked", "in blocks of 2 x 2", "map", "map, columns first"]
+)
 def test_patches_out_of_order_are_refused(order: str) -> None:
     transform: Any = type("Sized", (), {"size": SIDE})
     loaded = Loaded(Fake(order), Fake(order), 1, 16, transform, "")
-    if order in ("rows first", "CLS last"):
+    if order in ("rows first", "CLS last", "map"):
         model = choose_layer(loaded, "fake", None, torch.device("cpu"))
         x = NOISE[:, :, :SIDE, :SIDE]
         assert torch.equal(model.read(x)[0], nn.functional.avg_pool2d(x, 16).flatten(2).mT)

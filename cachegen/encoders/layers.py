@@ -17,7 +17,7 @@ from torch import nn
 from cachegen.common.errors import ModelError
 from cachegen.encoders.preprocess import AnyTransform
 
-SAME, NEAR, LOCAL = 0.05, 1.5, 3  # see `_require_patches`
+SAME, NEAR, LOCAL, SIDEWAYS = 0.05, 1.5, 3, 0.1  # see `_require_patches`
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def _require_patches(
 
     Where some token moves much more than all do on average, so must the one of the changed patch, for four patches of
     which three leave the diagonal: another order of patches fails, and tokens of another kind among them. Of a map, a
-    change on the right must move more on the right. In a picture that is the same, nothing may move by more than
+    change on the right must not move more on the left, and the other way round. In a picture that is the same, nothing may move by more than
     rounding: models that mask patches at random fail.
     """
     places = [(0, 0), (0, side - 1), (side - 1, 0), (side // 3, 2 * side // 3)]
@@ -152,9 +152,10 @@ def _require_patches(
     mean = moved.mean(1)
     wrong = (moved.amax(1) > LOCAL * mean) | (moved.shape[1] > side * side)
     wrong &= ~(own > NEAR * mean)
-    if layer.ndim == 4:  # of convolutions that blur, so it is enough that the two axes are not exchanged
-        right = patches.view(4, side, side).sum(1) @ torch.linspace(-1, 1, side, device=patches.device)  # (4,)
-        wrong = torch.stack([right[1] < 0, right[2] > 0])
+    if layer.ndim == 4:  # of convolutions, that blur and shift: it is enough that the two axes are not exchanged
+        columns = torch.linspace(-1, 1, side, device=patches.device)
+        right = patches.view(4, side, side).sum(1) @ columns / patches.sum(1)  # (4,), -1 to 1: where things moved
+        wrong = (right[1] < -SIDEWAYS) & (right[2] > SIDEWAYS)
     if side > 1 and bool(wrong.any()) and not tokens.isnan().any():
         raise ModelError(
             f"encoder {text}: its {tokens.shape[1]} tokens are not {side} x {side} patches in reading order (changing "

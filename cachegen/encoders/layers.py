@@ -131,8 +131,8 @@ def _require_patches(
 
     Where some token moves much more than all do on average, so must the one of the changed patch, for four patches of
     which three leave the diagonal: another order of patches fails, and tokens of another kind among them. Of a map, a
-    change on the right must not move more on the left, and the other way round. In a picture that is the same, nothing may move by more than
-    rounding: models that mask patches at random fail.
+    change on the right must not move more on the left, and the other way round. In a picture that is the same, nothing
+    may move by more than rounding: models that mask patches at random fail.
     """
     places = [(0, 0), (0, side - 1), (side - 1, 0), (side // 3, 2 * side // 3)]
     changed, size = picture.repeat(5, 1, 1, 1), picture.shape[2]
@@ -153,8 +153,8 @@ def _require_patches(
     wrong = (moved.amax(1) > LOCAL * mean) | (moved.shape[1] > side * side)
     wrong &= ~(own > NEAR * mean)
     if layer.ndim == 4:  # of convolutions, that blur and shift: it is enough that the two axes are not exchanged
-        columns = torch.linspace(-1, 1, side, device=patches.device)
-        right = patches.view(4, side, side).sum(1) @ columns / patches.sum(1)  # (4,), -1 to 1: where things moved
+        across = torch.linspace(-1, 1, side, device=patches.device)
+        right = patches.view(4, side, side).sum(1) @ across / patches.sum(1)  # (4,), -1 to 1: where things moved
         wrong = (right[1] < -SIDEWAYS) & (right[2] > SIDEWAYS)
     if side > 1 and bool(wrong.any()) and not tokens.isnan().any():
         raise ModelError(

@@ -13,6 +13,9 @@ def doctor(
     features: Annotated[
         Path | None, typer.Option(help="Also check a feature store: the checksum of every row.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Also load an encoder, and say which of its features are read, and how.")
+    ] = None,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
@@ -20,7 +23,9 @@ def doctor(
     lm: Annotated[
         str | None, typer.Option(help="Also load an LM (directory, GGUF file or Hugging Face id): how it would run.")
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="With --lm: whose images the LM would see.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Also load an encoder: what is read of it; with --lm, what the LM would see.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, a dataset, a feature store and an LM.
@@ -35,6 +40,7 @@ def doctor(
     from engine.doctor import (
         examine,
         examine_dataset,
+        examine_encoder,
         examine_features,
         examine_lm,
         examine_pictures,
@@ -43,9 +49,6 @@ def doctor(
 
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
-
-    if encoder is not None and lm is None:
-        raise typer.BadParameter("--encoder says whose images an LM would see; give --lm too")
 
     findings: dict[str, Any] = examine() | (examine_lm(lm, encoder) if lm else {})
     for name, value in findings.items():
@@ -62,6 +65,9 @@ def doctor(
     if dataset is not None and features is not None:
         findings["pictures"] = examine_pictures(dataset, features, deep)
         say(findings["pictures"])
+    if encoder is not None:
+        findings["encoder"] = examine_encoder(encoder)
+        say(findings["encoder"])
     print_json(findings, as_json)
     if dataset is not None and inspection is not None:
         require_readable(dataset, inspection)

@@ -156,6 +156,17 @@ def examine_features(path: Path) -> str:
     )
 
 
+def examine_encoder(name: str) -> str:
+    """What is read of an encoder, and how pictures come to it; raises `ModelError` if it is refused."""
+    encoder = load_encoder(name)
+    said = encoder.attributes
+    without = f", without its {said['left_out']}" if "left_out" in said else ""
+    return (
+        f"encoder {name}: {encoder.n_patches} patches x {encoder.width}, {said['layer']}, by {said['compute']}\n"
+        f"pictures: {said['transform']}{without}"
+    )
+
+
 def examine_pictures(root: Path, path: Path, deep: bool) -> str:
     """Whether a store's features are those of a dataset's pictures, all of which `deep` reads; raises `StoreError`."""
     dataset, store = load_dataset(root), FeatureStore.open(path)

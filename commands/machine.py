@@ -13,9 +13,6 @@ def doctor(
     features: Annotated[
         Path | None, typer.Option(help="Also check a feature store: the checksum of every row.")
     ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Also load an encoder, and say which of its features are read, and how.")
-    ] = None,
     deep: Annotated[
         bool,
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
@@ -28,7 +25,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, a dataset, a feature store and an LM.
+    """Check this machine, a dataset, a feature store, an LM and an encoder.
 
     It says what the engine will use and why. Given a dataset and a feature store, it also checks that the features
     belong to the images.

@@ -21,6 +21,7 @@ from cachegen.data.inspection import Inspection, inspect_images
 from cachegen.encoders import load_encoder
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
+from engine.benchmark.alternate import wait_for
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import positions_of, resolve_lm
@@ -29,7 +30,6 @@ from engine.lm.prompts import PromptTokens, tokenise
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import Sizes
 from engine.sweeps.plan import MAX_TOKENS, choose_sizes
-from engine.sweeps.rate import wait_for
 
 GIB = 2**30
 PATCHES, WIDTH = 256, 1024  # of the paper's encoders

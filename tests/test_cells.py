@@ -14,7 +14,7 @@ from pydantic import create_model
 from synthetic_sweep import CELLS, World, write_sweep
 
 from analysis import cells as cells_module
-from analysis.cells import Names, cells_of, label_runs, lines_of, seed_text, shown_runs
+from analysis.cells import VALUES, Names, cells_of, label_runs, lines_of, seed_text, shown_runs
 from analysis.predictions import load_sweep
 from analysis.report.page import cell_rows
 from analysis.study import measure
@@ -259,6 +259,7 @@ def test_a_new_field_of_the_condition_is_a_new_cell(
 
 
 TEXTS = {"setup", "arm", "series", "shown_setup", "above", "below", "comparison", "verdict"}
+COLUMNS = {"setup", "arm", "series", "shown_setup"}  # of tables of runs
 SURGERY = {
     *("split", "rsplit", "partition", "rpartition", "startswith", "endswith", "removeprefix", "removesuffix"),
     *("replace", "find", "index", "contains", "match", "fullmatch", "extract", "sub", "search"),
@@ -286,8 +287,13 @@ def surgery(source: str) -> Iterator[str]:
             said = names_in(node)
             if node.func.attr in SURGERY and said & TEXTS and "cell" not in said:
                 yield ast.unparse(node)
-            keys = set().union(*map(names_in, [*node.args, *(word.value for word in node.keywords)]))
-            if node.func.attr in JOINS and keys & {*TEXTS, "CELL", "CURVE"} and not keys & {"cell", "KEYED"}:
+            given = [] if node.func.attr == "merge" else node.args  # what is merged may have texts beside its keys
+            keys = set().union(*map(names_in, [*given, *(word.value for word in node.keywords)]))
+            if (
+                node.func.attr in JOINS
+                and keys & {*COLUMNS, "CELL", "CURVE"}
+                and not keys & {*VALUES, "KEYED", "RESPONSE"}
+            ):
                 yield ast.unparse(node)
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Subscript) and names_in(node.left.slice) & TEXTS:
             yield ast.unparse(node)

@@ -7,7 +7,7 @@ from analysis.report.page import Data, Page, Row
 from analysis.report.result import LEAF_FLOOR, headline
 from analysis.scores.yardsticks import CONTROLS
 from analysis.statistics.contrasts import CONFIRMATORY, Contrast
-from analysis.statistics.difference import Decision
+from analysis.statistics.difference import OVER_BOTH, Decision, Difference
 from analysis.tuning import EXPLORATORY
 
 FEW_SEEDS = 3
@@ -48,16 +48,26 @@ def answer(compared: list[Contrast]) -> list[str]:
     sentences = [f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}: {said}."]
     moved = [(c.other.labels.shuffle, c) for c in own if isinstance(c.other, Cell) and c.other.pretrained]
     if moved:
-        told = [
-            f"{c.means[1]:.1f} with labels shuffled {shuffle} categories (original labels are {c.f1.verdict})"
-            for shuffle, c in moved
-        ]
+        told = [f"{c.means[1]:.1f} with labels shuffled {shuffle} categories ({_moved(c.f1)})" for shuffle, c in moved]
         sentences.append(f"F1 is {' and '.join(told)}.")
     return sentences
 
 
 def _name(c: Contrast) -> str:
     return "a random-init LM" if isinstance(c.other, Cell) else "the best of three simple baselines"
+
+
+def _moved(difference: Difference) -> str:
+    """The other side of a difference, in words."""
+    size = f"{abs(difference.estimate):.1f} points"
+    words = {
+        Decision.ABOVE: f"{size} lower",
+        Decision.BELOW: f"{size} higher",
+        Decision.EQUIVALENT: f"equivalent within {difference.margin:g} points",
+        Decision.UNDECIDED: f"{size} away, too uncertain to decide",
+    }
+    only = "" if difference.basis == OVER_BOTH else f"; {difference.basis}"
+    return words[difference.decision] + only
 
 
 def _facts(page: Page) -> list[tuple[str, str]]:
@@ -106,7 +116,7 @@ def objections(page: Page) -> Iterator[str]:
         strong = max(beaten_not, key=lambda c: c.means[1])
         yield (
             f"A control without any LM, nearest neighbours among the pictures, reaches F1 {strong.means[1]:.1f}; "
-            f"the pretrained LM is {strong.f1.verdict}. So similar pictures alone may explain the result."
+            f"the pretrained LM beside it: {strong.f1.verdict}. So similar pictures alone may explain the result."
         )
     if page.world is not None and study.runs["dataset_digest"].nunique() == 1:
         yield (

@@ -31,7 +31,9 @@ def sensitivity_figure(study: Study) -> Drawn:
                 of_run = cells.rows[cell].groupby("run_id")[list(SIGNAL)].mean()
                 d, c = (difference(cells.scores(cell, name), unit=unit) for name, unit in SIGNAL.items())
                 ends = [np.abs([[one.low - one.estimate], [one.high - one.estimate]]) for one in (c, d)]
-                ax.plot(of_run["criterion"], of_run["d_prime"], look.marker, color=look.colour, ms=2.5, mew=0, alpha=0.6)
+                ax.plot(
+                    of_run["criterion"], of_run["d_prime"], look.marker, color=look.colour, ms=2.5, mew=0, alpha=0.6
+                )
                 ax.errorbar(
                     c.estimate, d.estimate, xerr=ends[0], yerr=ends[1], fmt=look.marker, color=look.colour, mec=look.ink,
                     mew=0.5, lw=0.8,

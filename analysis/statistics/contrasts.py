@@ -144,7 +144,10 @@ def signal_detection(categories: pd.DataFrame) -> pd.DataFrame:
     """
     yes, no = (categories[name].where(categories[name] > 0) for name in ("n_yes", "n_no"))
     hits = (categories["said_yes"] + categories["right"] - categories["n_no"]) / 2
-    z = [pd.Series(ndtri((n + 0.5) / (of + 1)), yes.index) for n, of in ((hits, yes), (categories["said_yes"] - hits, no))]
+    z = [
+        pd.Series(ndtri((n + 0.5) / (of + 1)), yes.index)
+        for n, of in ((hits, yes), (categories["said_yes"] - hits, no))
+    ]
     return categories.assign(d_prime=z[0] - z[1], criterion=-(z[0] + z[1]) / 2)
 
 
@@ -209,7 +212,10 @@ class Cells:
         if status != CONFIRMATORY:
             return _contrast(status, kind, cell, column, words, sides)
         # Answers that know nothing have an AUC of .5 and a d' of 0, whatever their bias.
-        auc, d_prime = ((table, table * 0 + blind) for table, blind in ((self.scores(cell, "auc"), 0.5), (self.scores(cell, "d_prime"), 0.0)))
+        auc, d_prime = (
+            (table, table * 0 + blind)
+            for table, blind in ((self.scores(cell, "auc"), 0.5), (self.scores(cell, "d_prime"), 0.0))
+        )
         found = _contrast(status, kind, cell, column, words, sides, auc)
         unit = SIGNAL["d_prime"]
         return replace(found, signal={unit: (difference(*d_prime, unit=unit), _means(d_prime))})

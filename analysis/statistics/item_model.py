@@ -62,7 +62,11 @@ def answer_rows(sides: list[list[str]], runs: pd.DataFrame, answers: Answers) ->
             asked, said = answers[run]
             about = {"condition": condition, "run": run, "map": f"{condition} {runs.at[run, 'permutation']}"}
             gold = asked.gold - 0.5
-            known = {"category": asked.hypernyms[asked.hypernym], "leaf": asked.leaves[asked.leaf], "image": asked.image}
+            known = {
+                "category": asked.hypernyms[asked.hypernym],
+                "leaf": asked.leaves[asked.leaf],
+                "image": asked.image,
+            }
             parts.append(pd.DataFrame({"yes": said, "gold": gold, **known}).assign(**about))
     return pd.concat(parts, ignore_index=True)
 

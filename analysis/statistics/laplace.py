@@ -78,7 +78,14 @@ def fit_logistic(y_n: NDArray[np.bool_], X_np: Array, terms: Sequence[Term]) -> 
     hessian = problem.hessian(found.x, free)
     covariance = 2 * np.linalg.inv(hessian)[:p, :p]
     inside = bool((np.abs(found.x) < LARGEST).all() and (np.diagonal(covariance) > 0).all())
-    return Logistic(found.x[:p], covariance, np.abs(found.x[p:]) * free[p:], float(found.fun), bool(found.success) and inside, found.nfev)
+    return Logistic(
+        found.x[:p],
+        covariance,
+        np.abs(found.x[p:]) * free[p:],
+        float(found.fun),
+        bool(found.success) and inside,
+        found.nfev,
+    )
 
 
 def _plain(y_n: NDArray[np.bool_], X_np: Array) -> Array:

@@ -40,7 +40,7 @@ def test_estimates_are_those_of_glmer(name: str) -> None:
     assert fitted.deviance == pytest.approx(deviance["value"].item(), abs=0.001)
     np.testing.assert_allclose(fitted.beta_p, fixed["value"], rtol=0.001)
     np.testing.assert_allclose(np.sqrt(np.diagonal(fitted.covariance_pp)), fixed["se"].astype(float), rtol=0.003)
-    np.testing.assert_allclose(fitted.sd_T, sd["value"], rtol=0.002)
+    np.testing.assert_allclose(fitted.sds, sd["value"], rtol=0.002)
 
 
 def test_a_model_without_one_factor_is_told_from_glmers() -> None:
@@ -65,7 +65,7 @@ def test_a_variance_of_zero_stays_out_of_the_errors() -> None:
     y, X, terms, _ = fixture("small")
     none = Term("run", "none", np.ones(len(y)), np.arange(len(y)) % 2, 2)  # levels dealt out at random
     with_it, without = fit_logistic(y, X, [*terms, none]), fit_logistic(y, X, terms)
-    assert with_it.sd_T[-1] < 0.1
+    assert with_it.sds[-1] < 0.1
     np.testing.assert_allclose(with_it.covariance_pp, without.covariance_pp, rtol=0.05)
 
 

@@ -264,8 +264,7 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
         coherence[["map", "category", "all_pairs", "centred"]],
         text[["cell", "category", "text_item_f1"]],
     )
-    paper, centred, other = models
-    slope, own = effect([paper], "coherence"), effect([paper], "probe_f1")
+    slope, own = (effect(models[:1], term) for term in ("coherence", "probe_f1"))
     assert slope["estimate"] == pytest.approx(0.8370, abs=0.001)  # F1 in 0..1 by cosine is points by 0.01 of it
     assert (slope["t"], slope["df"], slope["p"]) == (
         pytest.approx(3.3377, abs=0.002),

@@ -128,7 +128,13 @@ def measure_table(contrasts: list[Contrast]) -> pd.DataFrame:
     for c in contrasts:
         for name, (d, means) in c.measures.items() if c.status == CONFIRMATORY else ():
             status = EXPLORATORY if name == SIGNAL["criterion"] else c.status
-            row = {"status": status, "kind": c.kind, "setup": c.setup, "above": c.above, "below": c.below}
+            row: dict[str, Any] = {
+                "status": status,
+                "kind": c.kind,
+                "setup": c.setup,
+                "above": c.above,
+                "below": c.below,
+            }
             row |= {"measure": name, "above_mean": means[0], "below_mean": means[1], "difference": d.estimate}
             row |= {"p_holm": d.p_adjusted, "tost_p": d.p_equivalence, "tost_p_holm": d.p_equivalence_adjusted}
             rows.append(row | {name: getattr(d, name) for name in MEASURE_COLUMNS if name not in row})

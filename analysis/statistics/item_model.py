@@ -24,6 +24,8 @@ from analysis.statistics.difference import MARGINS, judged
 from analysis.statistics.laplace import Logistic, Term, fit_logistic
 from analysis.statistics.robustness import Answers
 
+MOST = 200_000  # answers, about half a minute on one core
+TOO_MANY = f"Not fitted: a report models {MOST:,} answers at most; see analysis.statistics.item_model.item_table."
 LOG_ODDS = 1.7  # of a logistic model, by unit of d' (of a probit one)
 EFFECTS = {  # term -> what it is, its sign there, and the measure whose contrast decides
     "Intercept": ("criterion, mean of both", -1, ""),
@@ -37,20 +39,27 @@ COLUMNS = [
 ]
 
 
-def item_table(contrasts: list[Contrast], runs: pd.DataFrame, answers: Answers) -> pd.DataFrame:
+def item_table(contrasts: list[Contrast], runs: pd.DataFrame, answers: Answers, most: int = MOST) -> pd.DataFrame:
     """Four rows of fixed effects per confirmatory contrast of cells, then the standard deviations of random effects.
 
     Columns: status, setup, above, below; effect (what the term is), group (of a random effect), term; estimate in log
     odds with se, z, p, low, high (95 %; of a standard deviation none); alone, verdict (see the module); n (answers),
-    levels, converged, note. A model that could not be fitted is one row, the reason in its note.
+    levels, converged, note. A model that could not be fitted is one row, the reason in its note. `most`: answers of all
+    models together, in the order of the contrasts; the first model is always fitted.
     """
     rows: list[dict[str, Any]] = []
-    of_cell = {cell: list(map(str, here.index)) for cell, here in runs.groupby("cell", sort=False)}
+    of_cell: dict[Cell, list[str]] = {}
+    for run, cell in zip(map(str, runs.index), runs["cell"], strict=True):
+        if run in answers:
+            of_cell.setdefault(cell, []).append(run)
+    left = most
     for c in contrasts:
         if c.status == CONFIRMATORY and c.kind == "contrast" and isinstance(c.other, Cell):
-            sides = [[run for run in of_cell[cell] if run in answers] for cell in (c.one, c.other)]
             about = {"status": EXPLORATORY, "setup": c.setup, "above": c.above, "below": c.below}
-            rows += [about | row for row in _rows(c, answer_rows(sides, runs, answers))]
+            here = answer_rows([of_cell[c.one], of_cell[c.other]], runs, answers)
+            left -= len(here)
+            found = _rows(c, here) if left >= 0 or not rows else iter([{"n": len(here), "note": TOO_MANY}])
+            rows += [about | row for row in found]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -60,14 +69,10 @@ def answer_rows(sides: list[list[str]], runs: pd.DataFrame, answers: Answers) ->
     for condition, side in zip((0.5, -0.5), sides, strict=True):
         for run in side:
             asked, said = answers[run]
-            about = {"condition": condition, "run": run, "map": f"{condition} {runs.at[run, 'permutation']}"}
-            gold = asked.gold - 0.5
-            known = {
-                "category": asked.hypernyms[asked.hypernym],
-                "leaf": asked.leaves[asked.leaf],
-                "image": asked.image,
-            }
-            parts.append(pd.DataFrame({"yes": said, "gold": gold, **known}).assign(**about))
+            category, leaf = asked.hypernyms[asked.hypernym], asked.leaves[asked.leaf]
+            known = {"category": category, "leaf": leaf, "image": asked.image, "gold": asked.gold - 0.5}
+            label_map = f"{condition} {runs['permutation'][run]}"
+            parts.append(pd.DataFrame({"yes": said, **known}).assign(condition=condition, run=run, map=label_map))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -100,7 +105,7 @@ def _rows(c: Contrast, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield {"n": len(rows), "note": "Not fitted: one condition gives all questions of a right answer one answer."}
         return
     fitted, terms = item_model(rows)
-    levels = ", ".join(f"{group} {rows[group].nunique()}" for group in dict.fromkeys(term.group for term in terms))
+    levels = ", ".join(f"{group} {rows[group].nunique()}" for group in dict.fromkeys(t.group for t in terms))
     note = "" if "run" in levels else "One run of each condition: with these seeds only."
     about = {"n": len(rows), "levels": levels, "converged": fitted.converged, "note": note}
     se = np.sqrt(np.diagonal(fitted.covariance_pp))
@@ -111,5 +116,5 @@ def _rows(c: Contrast, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
         row |= {"p": test.p, "low": test.low, "high": test.high, **about}
         decided = c.measures.get(measure)
         yield row | ({} if decided is None else {"alone": str(test.decision), "verdict": decided[0].verdict})
-    for term, sd in zip(terms, fitted.sd_T, strict=True):
-        yield {"effect": "SD", "group": term.group, "term": term.name, "estimate": float(sd), **about}
+    for random, sd in zip(terms, fitted.sds, strict=True):
+        yield {"effect": "SD", "group": random.group, "term": random.name, "estimate": float(sd), **about}

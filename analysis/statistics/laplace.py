@@ -19,10 +19,12 @@ Legend: n rows, p fixed effects, T terms, q levels of all terms together, of the
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -50,12 +52,12 @@ class Term:
 class Logistic:
     """A fitted model: fixed effects with their covariance, and the standard deviation of every term.
 
-    covariance_pp: of the inverse second derivative of the deviance in all parameters, those at zero left out.
+    sds: (T,). covariance_pp: of the inverse second derivative of the deviance in all parameters, those at zero left out.
     """
 
     beta_p: Array
     covariance_pp: Array
-    sd_T: Array
+    sds: Array
     deviance: float
     converged: bool
     evaluations: int
@@ -72,19 +74,18 @@ def fit_logistic(y_n: NDArray[np.bool_], X_np: Array, terms: Sequence[Term]) -> 
         method="L-BFGS-B",
         # At zero the deviance has no slope in sigma, whose sign is free: with a bound there a search would end at it.
         bounds=[(-LARGEST, LARGEST)] * (p + len(terms)),
-        options={"maxiter": 200, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-3},
+        options={"maxiter": 200, "maxcor": 20, "ftol": 1e-8, "gtol": 1e-2},
     )
     free = np.r_[np.ones(p, bool), np.abs(found.x[p:]) > ZERO]
-    hessian = problem.hessian(found.x, free)
-    covariance = 2 * np.linalg.inv(hessian)[:p, :p]
-    inside = bool((np.abs(found.x) < LARGEST).all() and (np.diagonal(covariance) > 0).all())
+    gradient, hessian = problem.curvature(found.x, free)
+    inverse = np.linalg.inv(hessian)
+    estimate = found.x - inverse @ gradient  # the search stops early, and this last step is free
+    covariance = 2 * inverse[:p, :p]
+    sound = bool((np.abs(estimate) < LARGEST).all() and (np.linalg.eigvalsh(hessian) > 0).all())
+    deviance = float(found.fun - gradient @ inverse @ gradient / 2)
+    sd = np.abs(estimate[p:]) * free[p:]
     return Logistic(
-        found.x[:p],
-        covariance,
-        np.abs(found.x[p:]) * free[p:],
-        float(found.fun),
-        bool(found.success) and inside,
-        found.nfev,
+        estimate[:p], np.asarray(covariance, float), sd, deviance, bool(found.success) and sound, found.nfev
     )
 
 
@@ -100,21 +101,42 @@ def _plain(y_n: NDArray[np.bool_], X_np: Array) -> Array:
     return np.clip(beta_p, -LARGEST / 2, LARGEST / 2)
 
 
+class Pair(NamedTuple):
+    """Two terms: the product of their values (n,), and where each row is in a block of their levels (n,), of `shape`.
+
+    Of the largest term with itself the block is diagonal, and only that is kept.
+    """
+
+    a: int
+    b: int
+    x_n: Array
+    place_n: NDArray[np.int64]
+    shape: tuple[int, int]
+
+
 class Problem:
     """The deviance and its gradient in (beta, sigma). It remembers the last mode, from which the next search starts."""
 
     def __init__(self, y_n: NDArray[np.bool_], X_np: Array, terms: Sequence[Term]) -> None:
-        self.y_n, self.X_np = y_n.astype(float), X_np
         self.order = sorted(range(len(terms)), key=lambda t: -terms[t].levels)  # the largest first
         self.terms = [terms[t] for t in self.order]
+        rows = np.argsort(self.terms[0].level_n, kind="stable")  # what is read together lies together
+        self.y_n, self.X_np = y_n[rows].astype(float), X_np[rows]
         self.edges = np.cumsum([0, *(term.levels for term in self.terms)])
         self.m, self.q = self.terms[0].levels, int(self.edges[-1])
-        self.level_Tn = np.array([term.level_n for term in self.terms])
+        self.level_Tn = np.array([term.level_n[rows] for term in self.terms])
         self.place_Tn = self.level_Tn + self.edges[:-1, None]
-        self.x_Tn = np.array([term.value_n for term in self.terms])
+        self.x_Tn = np.array([term.value_n[rows] for term in self.terms])
         self.u_q = np.zeros(self.q)
         self.factor: Factor | None = None
-        self.pairs = [(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
+        self.pairs = [self._pair(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
+
+    def _pair(self, a: int, b: int) -> "Pair":
+        x_n = self.x_Tn[a] * self.x_Tn[b]
+        if a == b == 0:
+            return Pair(a, b, x_n, self.level_Tn[0], (self.m, 1))
+        shape = (self.terms[a].levels, self.terms[b].levels)
+        return Pair(a, b, x_n, self.level_Tn[a] * shape[1] + self.level_Tn[b], shape)
 
     def at(self, parameters: Array) -> "Mode":
         p = self.X_np.shape[1]
@@ -124,14 +146,13 @@ class Problem:
         mode = self.at(parameters)
         return mode.value, mode.gradient
 
-    def hessian(self, parameters: Array, free: NDArray[np.bool_]) -> Array:
-        """Second derivative of the deviance in the free parameters, others as identity, by central differences."""
-        hessian = np.eye(len(parameters))
+    def curvature(self, parameters: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """Gradient and, by differences, second derivative in the free parameters; of the others zero and identity."""
+        gradient, hessian = self.at(parameters).gradient * free, np.eye(len(parameters))
         for k in np.flatnonzero(free):
-            step = np.where(np.arange(len(parameters)) == k, STEP, 0)
-            ends = [self.at(parameters + sign * step).gradient[free] for sign in (1, -1)]
-            hessian[free, k] = (ends[0] - ends[1]) / (2 * STEP)
-        return (hessian + hessian.T) / 2
+            there = self.at(parameters + STEP * (np.arange(len(parameters)) == k))
+            hessian[free, k] = (there.gradient - gradient)[free] / STEP
+        return gradient, (hessian + hessian.T) / 2
 
 
 class Mode:
@@ -148,15 +169,15 @@ class Mode:
         """Newton's method, with the last factor for as long as that gets on."""
         problem = self.problem
         y_n, eta_n = problem.y_n, self.fixed_n + self.times(u_q)
-        joint, last = _joint(y_n, eta_n, u_q), np.inf
+        joint, last = _joint(y_n, eta_n, u_q), float("inf")
         for _ in range(NEWTON_STEPS):
             mu_n = expit(eta_n)
             slope_q = self.transposed(y_n - mu_n) - u_q
             step_q = slope_q if factor is None else factor.solve(slope_q)
             if factor is None or slope_q @ step_q > SLOW * last:
-                factor = Factor(problem, self.scaled_Tn, mu_n * (1 - mu_n))
+                factor = Factor(problem, self.sigma_T, mu_n * (1 - mu_n))
                 step_q = factor.solve(slope_q)
-            last = slope_q @ step_q
+            last = float(slope_q @ step_q)
             size, along_n = 1.0, self.times(step_q)
             while (moved := _joint(y_n, eta_n + size * along_n, u_q + size * step_q)) > joint and size > 1e-6:
                 size /= 2
@@ -164,7 +185,7 @@ class Mode:
             if last < NEWTON_SMALL:
                 break
         self.u_q, self.mu_n = u_q, expit(eta_n)
-        self.factor = Factor(problem, self.scaled_Tn, self.mu_n * (1 - self.mu_n))
+        self.factor = Factor(problem, self.sigma_T, self.mu_n * (1 - self.mu_n))
         self.value = joint + self.factor.log_det
 
     def times(self, u_q: Array) -> Array:
@@ -183,7 +204,7 @@ class Mode:
         left_n, w_n = problem.y_n - self.mu_n, self.factor.w_n
         inverse = self.factor.inverse_at(problem)  # (pairs, n): entries of A^-1 where the levels of two terms meet
         own_Tn = np.zeros_like(self.scaled_Tn)  # A^-1 M' at each row's own levels
-        for (a, b), inverse_n in zip(problem.pairs, inverse, strict=True):
+        for (a, b, *_), inverse_n in zip(problem.pairs, inverse, strict=True):
             own_Tn[a] += inverse_n * self.scaled_Tn[b]
             if a != b:
                 own_Tn[b] += inverse_n * self.scaled_Tn[a]
@@ -205,24 +226,21 @@ class Factor:
     """A = M'WM + I, the largest term eliminated: its diagonal d (m,), D = C / d with C what joins it to the rest,
     and the root of their Schur complement."""
 
-    def __init__(self, problem: Problem, scaled_Tn: Array, w_n: Array) -> None:
+    def __init__(self, problem: Problem, sigma_T: Array, w_n: Array) -> None:
         self.w_n, self.m = w_n, problem.m
+        self.at = [slice(start - self.m, end - self.m) for start, end in pairwise(problem.edges)]  # among the others
         r = problem.q - problem.m
         self.d_m = np.ones(problem.m)
         C_mr, rest_rr = np.zeros((problem.m, r)), np.zeros((r, r))
-        for a, b in problem.pairs:
-            product_n = scaled_Tn[a] * scaled_Tn[b] * w_n
-            rows, columns = problem.terms[a].levels, problem.terms[b].levels
-            here = slice(problem.edges[b] - self.m, problem.edges[b + 1] - self.m)
+        for a, b, x_n, place_n, shape in problem.pairs:
+            sums = np.bincount(place_n, x_n * w_n, shape[0] * shape[1]).reshape(shape)
+            block = sigma_T[a] * sigma_T[b] * sums
             if a == b == 0:
-                self.d_m += np.bincount(problem.level_Tn[0], product_n, rows)
-                continue
-            place_n = problem.level_Tn[a] * columns + problem.level_Tn[b]
-            block = np.bincount(place_n, product_n, rows * columns).reshape(rows, columns)
-            if a == 0:
-                C_mr[:, here] = block
+                self.d_m += block[:, 0]
+            elif a == 0:
+                C_mr[:, self.at[b]] = block
             else:
-                rest_rr[here, problem.edges[a] - self.m : problem.edges[a + 1] - self.m] = block.T  # lower half
+                rest_rr[self.at[b], self.at[a]] = block.T  # the lower half
         rest_rr[np.diag_indices(r)] += 1
         C_mr /= np.sqrt(self.d_m)[:, None]
         self.root_rr = cholesky(rest_rr - C_mr.T @ C_mr, lower=True, overwrite_a=True, check_finite=False)
@@ -242,19 +260,15 @@ class Factor:
         side_mr = -self.D_mr @ inverse_rr
         d_m = 1 / self.d_m - np.einsum("mr,mr->m", side_mr, self.D_mr)
         found = np.empty((len(problem.pairs), len(self.w_n)))
-        for place, (a, b) in enumerate(problem.pairs):
-            if a == b == 0:
-                found[place] = d_m[problem.level_Tn[0]]
-            elif a == 0:
-                found[place] = side_mr[problem.level_Tn[0], problem.place_Tn[b] - self.m]
-            else:
-                found[place] = inverse_rr[problem.place_Tn[a] - self.m, problem.place_Tn[b] - self.m]
+        for place, (a, b, _, place_n, _) in enumerate(problem.pairs):
+            block = d_m if a == b == 0 else side_mr[:, self.at[b]] if a == 0 else inverse_rr[self.at[a], self.at[b]]
+            block.take(place_n, out=found[place])
         return found
 
 
 def _by_level(problem: Problem, v_Tn: Array) -> Array:
-    sums = [np.bincount(term.level_n, v_n, term.levels) for term, v_n in zip(problem.terms, v_Tn, strict=True)]
-    return np.concatenate(sums)
+    levels = [term.levels for term in problem.terms]
+    return np.concatenate(list(map(np.bincount, problem.level_Tn, v_Tn, levels)))
 
 
 def _joint(y_n: Array, eta_n: Array, u_q: Array) -> float:

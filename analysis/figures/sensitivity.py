@@ -31,12 +31,10 @@ def sensitivity_figure(study: Study) -> Drawn:
                 of_run = cells.rows[cell].groupby("run_id")[list(SIGNAL)].mean()
                 d, c = (difference(cells.scores(cell, name), unit=unit) for name, unit in SIGNAL.items())
                 ends = [np.abs([[one.low - one.estimate], [one.high - one.estimate]]) for one in (c, d)]
-                ax.plot(
-                    of_run["criterion"], of_run["d_prime"], look.marker, color=look.colour, ms=2.5, mew=0, alpha=0.6
-                )
+                ax.plot(of_run["criterion"], of_run["d_prime"], look.marker, color=look.colour, ms=2.5, mew=0)
                 ax.errorbar(
-                    c.estimate, d.estimate, xerr=ends[0], yerr=ends[1], fmt=look.marker, color=look.colour, mec=look.ink,
-                    mew=0.5, lw=0.8,
+                    c.estimate, d.estimate, xerr=ends[0], yerr=ends[1], fmt=look.marker, color=look.colour,
+                    mec=look.ink, mew=0.5, lw=0.8,
                 )  # fmt: skip
                 name = ", ".join(filter(None, [study.names.key(*condition_of(cell)), named]))
                 said.append(f"{name}: d′ {number(d.estimate, 2)}, criterion {number(c.estimate, 2, sign=True)}.")
@@ -45,7 +43,7 @@ def sensitivity_figure(study: Study) -> Drawn:
         legend(figure, [key(study.names.key(*line), look_of(*line), ls="") for line in lines_of(runs)])
     caption = (
         "Signal detection on held-out test questions, mean over hypernyms: height is what a condition can tell apart, "
-        "the horizontal place is its bias. Small dots: runs; crosses: means with 95 % intervals over seeds and hypernyms. "
-        "Dashed: no sensitivity, no bias."
+        "the horizontal place is its bias. Small dots: runs; crosses: means with 95 % intervals over seeds and "
+        "hypernyms. Dashed: no sensitivity, no bias."
     )
     return Drawn(figure, "Sensitivity and bias", caption, " ".join(said))

@@ -300,10 +300,10 @@ def _sensitivity(page: Page) -> Table:
         Column("status", "status", "text"),
     ]
     caption = (
-        "The contrasts fixed in advance by measures that tell sensitivity from bias, over seeds and hypernyms as F1 is. "
-        "AUC of p(yes) and d′ do not move with a bias to one answer; the criterion is that bias, above 0 where “no” is "
-        "preferred. p of AUC and of d′ are Holm-adjusted, each over its own family of contrasts; F1 is the measure fixed "
-        "first, and its decisions stand. Knowing nothing is an AUC of .5 and a d′ of 0."
+        "The contrasts fixed in advance by measures that tell sensitivity from bias, over seeds and hypernyms as F1 "
+        "is. AUC of p(yes) and d′ do not move with a bias to one answer; the criterion is that bias, above 0 where "
+        "“no” is preferred. p of AUC and of d′ are Holm-adjusted, each over its own family of contrasts; F1 is the measure "
+        "fixed first, and its decisions stand. Knowing nothing is an AUC of .5 and a d′ of 0."
     )
     return table("sensitivity", caption, page.study.sensitivity.to_dict("records"), columns, "sensitivity.csv")
 
@@ -323,10 +323,10 @@ def _items(page: Page) -> Table:
         Column("answers", "n", digits=0),
     ]
     caption = (
-        "Logistic models of single answers: said yes ~ gold × condition, with crossed random effects of hypernym, label "
-        "leaf, image, run and (where several) label map. Sensitivity is the slope of gold in log odds, some 1.7 per unit "
-        "of d′; the criterion the intercept with its sign turned. z tests do not know how few the runs are: “alone” is "
-        "what the model by itself would say, and the contrast above decides."
+        "Logistic models of single answers: said yes ~ gold × condition, with crossed random effects of hypernym, "
+        "label leaf, image, run and (where several) label map. Sensitivity is the slope of gold in log odds, some 1.7 "
+        "per unit of d′; the criterion the intercept with its sign turned. z tests do not know how few the runs are: "
+        "“alone” is what the model by itself would say, and the contrast above decides."
     )
     return table("item-model", caption, rows.to_dict("records"), columns, "item_model.csv")
 

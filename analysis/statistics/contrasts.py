@@ -4,8 +4,8 @@ Confirmatory, that is fixed before any result: pretrained original and within, e
 random-init, minus pretrained across, each with the test of no difference; and that across and random-init are at
 chance, with the test of equivalence. These tests are the one family over which Holm's adjustment is made, and decisions
 follow from the adjusted p. Each of them is made again on measures that a bias to one answer does not move, AUC and d',
-each adjusted over a family of the same make, and on the criterion, which is that bias. All else is exploratory and not adjusted: original minus within, controls, another encoder
-or LM, the swap. The runs are those of the headline.
+each adjusted over a family of the same make, and on the criterion, which is that bias. All else is exploratory and not
+adjusted: original minus within, controls, another encoder or LM, the swap. The runs are those of the headline.
 """
 
 from collections.abc import Iterator, Mapping

@@ -52,7 +52,7 @@ class Term:
 class Logistic:
     """A fitted model: fixed effects with their covariance, and the standard deviation of every term.
 
-    sds: (T,). covariance_pp: of the inverse second derivative of the deviance in all parameters, those at zero left out.
+    sds: of the terms (T,). covariance_pp: by the second derivative of the deviance in all parameters but those at zero.
     """
 
     beta_p: Array
@@ -101,7 +101,7 @@ def _plain(y_n: NDArray[np.bool_], X_np: Array) -> Array:
     return np.clip(beta_p, -LARGEST / 2, LARGEST / 2)
 
 
-class Pair(NamedTuple):
+class TermPair(NamedTuple):
     """Two terms: the product of their values (n,), and where each row is in a block of their levels (n,), of `shape`.
 
     Of the largest term with itself the block is diagonal, and only that is kept.
@@ -131,12 +131,12 @@ class Problem:
         self.factor: Factor | None = None
         self.pairs = [self._pair(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
 
-    def _pair(self, a: int, b: int) -> "Pair":
+    def _pair(self, a: int, b: int) -> "TermPair":
         x_n = self.x_Tn[a] * self.x_Tn[b]
         if a == b == 0:
-            return Pair(a, b, x_n, self.level_Tn[0], (self.m, 1))
+            return TermPair(a, b, x_n, self.level_Tn[0], (self.m, 1))
         shape = (self.terms[a].levels, self.terms[b].levels)
-        return Pair(a, b, x_n, self.level_Tn[a] * shape[1] + self.level_Tn[b], shape)
+        return TermPair(a, b, x_n, self.level_Tn[a] * shape[1] + self.level_Tn[b], shape)
 
     def at(self, parameters: Array) -> "Mode":
         p = self.X_np.shape[1]

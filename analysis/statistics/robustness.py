@@ -35,7 +35,7 @@ COLUMNS = [
 
 @dataclass(frozen=True, eq=False)
 class HeldoutQuestions:
-    """Held-out test questions (Q,): label leaf, hypernym (places in `leaves` and `hypernyms`), image and right answer."""
+    """Held-out test questions (Q,): label leaf and hypernym (places in `leaves`, `hypernyms`), image, right answer."""
 
     leaves: pd.Index
     hypernyms: pd.Index

@@ -302,8 +302,8 @@ def _sensitivity(page: Page) -> Table:
     caption = (
         "The contrasts fixed in advance by measures that tell sensitivity from bias, over seeds and hypernyms as F1 "
         "is. AUC of p(yes) and d′ do not move with a bias to one answer; the criterion is that bias, above 0 where "
-        "“no” is preferred. p of AUC and of d′ are Holm-adjusted, each over its own family of contrasts; F1 is the measure "
-        "fixed first, and its decisions stand. Knowing nothing is an AUC of .5 and a d′ of 0."
+        "“no” is preferred. p of AUC and of d′ are Holm-adjusted, each over its own family of contrasts; F1 is the "
+        "measure fixed first, and its decisions stand. Knowing nothing is an AUC of .5 and a d′ of 0."
     )
     return table("sensitivity", caption, page.study.sensitivity.to_dict("records"), columns, "sensitivity.csv")
 

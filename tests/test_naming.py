@@ -173,7 +173,12 @@ def test_candidates_are_the_same_for_all_images_but_for_what_each_is_asked(small
 
 def test_a_score_is_relative_to_the_images_that_are_asked() -> None:
     questions = pd.DataFrame(
-        {"image": [0, 1, 2, 0], "split": ["test", "test", "validation", "test"], "kind": "leaf", "category": list("aaab")},
+        {
+            "image": [0, 1, 2, 0],
+            "split": ["test", "test", "validation", "test"],
+            "kind": "leaf",
+            "category": list("aaab"),
+        },
         index=[5, 6, 7, 8],
     )
     named = questions.assign(log_p=[-1.0, -3.0, -9.0, -2.0]).sample(frac=1, random_state=0)

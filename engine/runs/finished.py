@@ -88,7 +88,8 @@ class FinishedRun:
         """Columns logit_yes, logit_no, mass, a row for each of `asked`: its validation and test questions.
 
         mass: probability of yes and no together among all tokens. Of the task `name` logit_yes is the score of the
-        name (see `engine.training.naming`), logit_no is 0, mass the probability of the phrase. Raises RunError where other questions are answered.
+        name (see `engine.training.naming`), logit_no is 0, mass the probability of the phrase. Raises RunError where
+        other questions are answered.
         """
         path = self.directory.file("predictions.parquet")
         predictions = read_run_table(path, ["question", *LOGITS, "mass"])

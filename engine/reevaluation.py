@@ -47,8 +47,7 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
         read = (projector, lm, shared.features, shared.tokens)
         if run.condition.task == "name":
             log_p = log_probabilities(*read, arrays.image, arrays.suffix, max_tokens=limit, advance=advance)
-            named = asked.assign(log_p=log_p).drop_duplicates(KEYS)
-            answers = answers_of_names(asked, named)
+            answers = answers_of_names(asked, asked.assign(log_p=log_p).drop_duplicates(KEYS))
         else:
             answers = evaluate(*read, arrays, max_tokens=limit, advance=advance)
     return pd.concat([asked, answers], axis=1)

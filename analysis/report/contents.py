@@ -4,7 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from analysis.report.details import answering, examples, hypernyms, parts, taxonomy, training, tuning
-from analysis.report.experiments import ablation, coherence, depth, dose, setups, shuffles, swap, text, yardsticks
+from analysis.report.experiments import (
+    ablation,
+    coherence,
+    depth,
+    dose,
+    naming,
+    setups,
+    shuffles,
+    swap,
+    text,
+    yardsticks,
+)
 from analysis.report.models import models
 from analysis.report.page import Data, Page
 from analysis.report.record import files, methods, provenance, world
@@ -37,6 +48,7 @@ SECTIONS = (
     Section("dose", "Dose and response", "Experiments", dose),
     Section("swap", "The hypernym-level swap", "Experiments", swap),
     Section("setups", "Between setups", "Experiments", setups),
+    Section("naming", "Naming", "Experiments", naming),
     Section("depth", "Depth", "Experiments", depth),
     Section("text", "What the LM knows in text", "Experiments", text),
     Section("models", "Statistical models", "A closer look", models),

@@ -336,6 +336,28 @@ def depth(page: Page) -> Data | None:
     }
 
 
+GROUP_WORDS = {"leaf": "leaves", "seen": "seen hypernyms", "heldout": "held-out hypernyms"}
+
+
+def naming(page: Page) -> Data | None:
+    """The best of all names, per cell and group; None where no run names."""
+    found = page.study.names_found
+    if found.empty:
+        return None
+    columns = [
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        Column("names of", lambda row: GROUP_WORDS[row["group"]], "text"),
+        Column("categories", "n_categories", digits=0),
+        Column("candidates", "n_candidates", digits=0),
+        Column("best is true, %", lambda row: (row["top1"], row["top1_low"], row["top1_high"]), "interval"),
+        Column("by chance, %", "chance_top1"),
+        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "interval", digits=2),
+    ]
+    caption = "Test images named by the best-scored of all candidates; 95 % intervals over seeds and categories."
+    return {"found": table("naming", caption, found.to_dict("records"), columns, "naming.csv")}
+
+
 MEANS = ("text_f1", "text_item_f1", "text_auc", "f1")
 FITTED = ("text_f1", "text_item_f1")
 

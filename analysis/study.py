@@ -236,7 +236,10 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 if runs.at[run_id, "shown"] and unseen.any():
                     held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
-                bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+                verified = (
+                    answers if runs.at[run_id, "task"] == "verify" else answers.iloc[:0]
+                )  # names say no yes or no
+                bins[run_id] = answer_bins(verified).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
                     continue

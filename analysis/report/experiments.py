@@ -3,7 +3,7 @@
 from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BASIS, BOOTSTRAP, FILE
+from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
 from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
@@ -336,9 +336,6 @@ def depth(page: Page) -> Data | None:
     }
 
 
-GROUP_WORDS = {"leaf": "leaves", "seen": "seen hypernyms", "heldout": "held-out hypernyms"}
-
-
 def naming(page: Page) -> Data | None:
     """The best of all names, per cell and group; None where no run names."""
     found = page.study.names_found
@@ -347,7 +344,7 @@ def naming(page: Page) -> Data | None:
     columns = [
         SETUP,
         Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
-        Column("names of", lambda row: GROUP_WORDS[row["group"]], "text"),
+        Column("names of", lambda row: GROUPS[row["group"]].lower(), "text"),
         Column("categories", "n_categories", digits=0),
         Column("candidates", "n_candidates", digits=0),
         Column("best is true, %", lambda row: (row["top1"], row["top1_low"], row["top1_high"]), "interval"),

@@ -212,8 +212,14 @@ class Condition(BaseModel):
             raise ConditionError(f"{where}: {_problem(error)}; correct this field") from None
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
-        return self.model_dump(exclude_defaults=True)
+        """The fields that differ from their defaults, without those of another task."""
+        others = {
+            name
+            for name, field in type(self).model_fields.items()
+            for mark in field.metadata
+            if isinstance(mark, Only) and mark.field == "task" and self.task not in mark.values
+        }
+        return self.model_dump(exclude_defaults=True, exclude=others)
 
     def run_id(self, encoder: str, lm: str, digests: dict[str, str]) -> str:
         """The run's name: a readable part, and 8 hex digits that depend on changed fields and inputs.

@@ -1,13 +1,17 @@
 """The task `name`: its tokens, losses and scores against the plainest computation, its questions, its candidates."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from picture_study import train_run
 from run_folders import bytes_of
 from tiny import STYLES, tiny_lm, tiny_tokenizer
 from torch.nn import functional
 
+from analysis.scores.naming import name_scores
 from cachegen.common.errors import ConditionError
 from cachegen.data.dataset import load_dataset
 from engine.design.candidates import candidates_of
@@ -16,6 +20,7 @@ from engine.design.questions import build_questions
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.prompts import PromptTokens, tokenise_names
+from engine.reevaluation import evaluate_run
 from engine.runs.finished import open_run
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
@@ -210,3 +215,49 @@ def test_runs_of_both_tasks_are_finished_and_have_the_same_bytes_again(runs) -> 
     named = opened.names()
     assert np.isfinite(named[["log_p", "log_p_alone"]]).all(axis=None)
     assert named.groupby("category")["log_p_alone"].nunique().max() == 1
+
+
+def test_evaluate_and_ask_give_the_scores_of_the_run(crosstax, picture_run, tmp_path) -> None:
+    root = picture_run.parent.parent
+    worded = {"carrier_leaf": "is there {phrase}", "carrier_hypernym": "is there {phrase}"}
+    run = train_run(tmp_path, root / "encoder", root / "lm", task="name", **worded)
+    saved = open_run(run).answers("test")
+    again = evaluate_run(run, "test", CPU)
+    np.testing.assert_allclose(again["logit_yes"], saved["logit_yes"], atol=1e-5)
+    assert saved["logit_yes"].abs().max() > 0
+
+    test = open_run(run).names().query("split == 'test'")
+    image = tmp_path / "dataset" / "images" / saved["key"].iloc[0]
+    code, out, error = crosstax("ask", run, image, "--device", "cpu", "--json")
+    assert code == 0, error
+    found = pd.DataFrame(json.loads(out)["images"][0]["answers"])
+    own = test[test["image"] == saved["image"].iloc[0]]
+    both = found.merge(own, on=["kind", "category"], suffixes=("", "_saved"))
+    assert len(both) == len(found) == len(own)
+    np.testing.assert_allclose(both["log_p"], both["log_p_saved"], atol=1e-5)
+    mean = test.groupby(["kind", "category"])["log_p"].mean()
+    expected = both["log_p"] - mean.loc[pd.MultiIndex.from_frame(both[["kind", "category"]])].to_numpy()
+    np.testing.assert_allclose(both["score"], expected, atol=1e-5)
+    code, _, error = crosstax("ask", run, image, "Is there a crow?", "--device", "cpu")
+    assert code == 2
+    assert "trained to name" in error
+    assert crosstax("export", run, tmp_path / "model")[0] == 2
+
+
+def test_the_best_of_all_names_is_counted_by_hand() -> None:
+    """Two images of a, one of b; a third leaf competes; hypernyms of two depths do not compete with each other."""
+    log_p = {"a": [-1.0, -5.0, -4.0], "b": [-3.0, -3.0, -1.0], "c": [-2.0, -2.0, -2.0]}
+    above = {"x": [-1.0, -1.0, -3.0], "y": [-9.0, -9.0, -8.0]}
+    true = {"a": [1, 1, 0], "b": [0, 0, 1], "c": [0, 0, 0], "x": [1, 1, 0], "y": [1, 1, 1]}
+    rows = [
+        (image, "test", kind, name, true[name][image] == 1, value)
+        for kind, table in (("leaf", log_p), ("hypernym", above))
+        for name, values in table.items()
+        for image, value in enumerate(values)
+    ]
+    names = pd.DataFrame(rows, columns=["image", "split", "kind", "category", "answer", "log_p"])
+    groups = names[names["answer"]].assign(group=lambda t: np.where(t["kind"] == "leaf", "leaf", "heldout"))
+    found = name_scores(names, groups, pd.DataFrame({"category": ["x", "y"], "depth": [1, 2]})).set_index("category")
+    assert found["top1"].to_dict() == {"a": 50, "b": 100, "x": 100, "y": 100}
+    assert found["auc"].dropna().to_dict() == {"a": 0.5, "b": 1, "x": 1}
+    assert found["n_candidates"].to_dict() == {"a": 3, "b": 3, "x": 1, "y": 1}

@@ -1,6 +1,6 @@
 """All tables of a study, computed from its saved runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ from analysis.scores.depth import depth_scores
 from analysis.scores.dose import dose_runs
 from analysis.scores.f1 import Numbered, measure_categories, summarise
 from analysis.scores.means import f1_means, heldout_means
+from analysis.scores.naming import NAMING, name_scores, naming_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
 from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table, measure_table
@@ -56,6 +57,7 @@ class Study:
         purity: Share of nearest neighbours in the same category, one row per label map and category.
         yardsticks: Controls without an LM, one row per run, yardstick, group and category.
         depths: Columns dataset_path, category, depth.
+        naming: Scores of the task `name` over all candidates, one row per run, group and category.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
         probes: The text probe of each run's LM, by run_id.
         answers: Held-out test questions and answers of the headline's runs, by run_id.
@@ -71,6 +73,7 @@ class Study:
     purity: pd.DataFrame
     yardsticks: pd.DataFrame
     depths: pd.DataFrame
+    naming: pd.DataFrame
     answer_bins: pd.DataFrame
     probes: dict[str, Probe]
     answers: Answers
@@ -192,6 +195,11 @@ class Study:
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property
+    def names_found(self) -> pd.DataFrame:
+        """How often the best of all candidate names is true: see `analysis.scores.naming`."""
+        return naming_means(shown_runs(self.runs), self.naming)
+
+    @cached_property
     def tuning(self) -> Tuning | None:
         """The tuning study whose best trial these runs are; None if there is none."""
         return read_tuning(self.sweep.folder)
@@ -239,7 +247,10 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 if runs.at[run_id, "shown"] and unseen.any():
                     held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
-                bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+                verified = (
+                    answers if runs.at[run_id, "task"] == "verify" else answers.iloc[:0]
+                )  # names say no yes or no
+                bins[run_id] = answer_bins(verified).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
                     continue
@@ -268,11 +279,24 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         purity=_stacked(visual.purity, [*MAP, "space", "kind", "category"]),
         yardsticks=_stacked(yardsticks, ["run_id", "yardstick", "split", "group", "category"]),
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
+        naming=_stacked(_named(sweep, runs, visual.depths), ["run_id", *NAMING]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
     )
+
+
+def _named(sweep: SavedRuns, runs: pd.DataFrame, depths: Mapping[str, pd.DataFrame]) -> list[pd.DataFrame]:
+    """`name_scores` of each run that names."""
+    found = []
+    for run_id in map(str, runs.index[runs["task"] == "name"]):
+        questions = sweep.questions(run_id)
+        asked = questions[(questions["split"] == "test") & questions["answer"]]
+        known = depths.get(str(runs.at[run_id, "dataset_path"]), pd.DataFrame(columns=["category", "depth"]))
+        scores = name_scores(sweep.opened[run_id].names(), asked.assign(group=question_groups(asked)), known)
+        found.append(scores.assign(run_id=run_id))
+    return found
 
 
 def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:

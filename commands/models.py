@@ -40,7 +40,7 @@ def ask(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a finished run about any image, and print p(yes).
+    """Ask a finished run about any image, and print p(yes); of a run that names, its best names.
 
     It needs the run, its encoder and its LM, but not the feature store. Questions are put into the run's own template.
     Where features were imported, it reads those of the named images or items from the run's store.
@@ -50,9 +50,23 @@ def ask(
     Example: crosstax ask runs/RUN crow.jpg owl.jpg --all
     """
     fix_threads(threads)
-    from engine.ask import answers_json, answers_text, open_asker, read_words
+    from engine.ask import (
+        answers_json,
+        answers_text,
+        names_pictures,
+        names_text,
+        open_asker,
+        read_pictures,
+        read_words,
+    )
     from engine.runs.places import Places
 
+    if names_pictures(run):
+        images = read_pictures(words, question or [])
+        names = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder)).name(images)
+        say(names_text(names))
+        print_json({"run": str(run), "images": answers_json(names)}, as_json)
+        return
     images, asked = read_words(words, question or [], everything)
     asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
     if everything:

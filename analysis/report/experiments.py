@@ -3,7 +3,7 @@
 from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BASIS, BOOTSTRAP, FILE
+from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
 from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
@@ -334,6 +334,25 @@ def depth(page: Page) -> Data | None:
         "means": table("depth", caption, page.study.depth.to_dict("records"), columns, "depth.csv"),
         "narrow": len(setups_of(page.study.depth)) < 2,
     }
+
+
+def naming(page: Page) -> Data | None:
+    """The best of all names, per cell and group; None where no run names."""
+    found = page.study.names_found
+    if found.empty:
+        return None
+    columns = [
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        Column("names of", lambda row: GROUPS[row["group"]].lower(), "text"),
+        Column("categories", "n_categories", digits=0),
+        Column("candidates", "n_candidates", digits=0),
+        Column("best is true, %", lambda row: (row["top1"], row["top1_low"], row["top1_high"]), "interval"),
+        Column("by chance, %", "chance_top1"),
+        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "interval", digits=2),
+    ]
+    caption = "Test images named by the best-scored of all candidates; 95 % intervals over seeds and categories."
+    return {"found": table("naming", caption, found.to_dict("records"), columns, "naming.csv")}
 
 
 MEANS = ("text_f1", "text_item_f1", "text_auc", "f1")

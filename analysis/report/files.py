@@ -114,6 +114,7 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "ablation": study.ablation,
         "dose": dose_table(study.dose),
         "depth": study.depth,
+        "naming": study.names_found,
         "probe": study.text,
     }
     found = always | {name: table for name, table in where_known.items() if not table.empty}

@@ -108,6 +108,8 @@ def _require_llava(run: FinishedRun) -> None:
     why = None
     if run.imported:
         why = "its features were imported, so that there is no encoder to export"
+    elif c.task == "name":
+        why = "it was trained to name (task = 'name'), and the exported model answers yes or no"
     elif c.projector_layers != 2:
         why = f"its projector has {c.projector_layers} layers, LLaVA's has 2"
     elif c.output_scale != "none":

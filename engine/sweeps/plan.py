@@ -221,6 +221,8 @@ def memory_needs(memory: int, condition: Condition, images: int, sizes: Sizes) -
     keys = sizes.prefix + sizes.patches + sizes.suffix
     token = value * (sizes.lm.activations(keys) + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
     step = condition.batch * sizes.patches * sizes.width * 2
+    if condition.task == "name":  # logits of every token of a phrase, their gradient and what is between them
+        step += 3 * condition.batch * sizes.suffix * sizes.lm.vocabulary
     # Float32 weights, gradient and two moments, a copy in the LM's dtype, and features of the steps ahead.
     return resident, token, (16 + value) * sizes.projector_weights(condition) + 4 * step
 

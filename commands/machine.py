@@ -17,21 +17,31 @@ def doctor(
         bool,
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
     ] = False,
+    lm: Annotated[
+        str | None, typer.Option(help="Also load an LM (directory or Hugging Face id): how the engine would run it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, a dataset and a feature store.
+    """Check this machine, a dataset, a feature store and an LM.
 
     It says what the engine will use and why. Given a dataset and a feature store, it also checks that the features
     belong to the images.
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
     """
-    from engine.doctor import examine, examine_dataset, examine_features, examine_pictures, require_readable
+    from engine.doctor import (
+        examine,
+        examine_dataset,
+        examine_features,
+        examine_lm,
+        examine_pictures,
+        require_readable,
+    )
 
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
 
-    findings: dict[str, Any] = dict(examine())
+    findings: dict[str, Any] = examine() | (examine_lm(lm) if lm else {})
     for name, value in findings.items():
         say(f"{name:<14}{value}")
     if dataset is not None:

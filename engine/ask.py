@@ -139,7 +139,7 @@ def open_asker(folder: Path, device: str = "auto", given: Places | None = None) 
     vision = None if run.imported or run.items else run.encoder(device)
     if vision is None:
         run.store  # noqa: B018 - a store that is gone is said before models are loaded
-    lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place)
+    lm = load_lm(lm_folder, c.lm_init, c.lm_seed, c.dtype, place, c.lm_sharing)
     return Asker(run, vision, lm, run.projector(lm.width, lm.dtype, lm.embedding_rms).to(place))
 
 

@@ -17,6 +17,8 @@ from cachegen.data.images import Decoding
 from cachegen.data.inspection import Inspection, inspect_images
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
+from engine.lm.language_model import load_lm
+from engine.lm.loading import positions_of, resolve_lm
 from engine.sweeps.plan import MAX_TOKENS
 
 GIB = 2**30
@@ -56,6 +58,19 @@ def require_readable(root: Path, inspection: Inspection) -> None:
     if bad := inspection.unreadable:
         lines = [f"{root / 'images' / key} ({reason})" for key, reason in bad.items()]
         raise DatasetError(listing(f"{len(bad):,} unreadable images; repair, replace or remove them:", lines))
+
+
+def examine_lm(name: str) -> dict[str, str]:
+    """How the engine would run an LM on this machine, loaded as pretrained; raises `ModelError`."""
+    device = choose_device("auto")
+    dtype, _ = best_dtype(device)
+    lm = load_lm(resolve_lm(name), "pretrained", 0, dtype, device)
+    positions = positions_of(lm.model.config)
+    return {
+        "lm": f"{name}: {type(lm.model).__name__} of {lm.model.num_parameters() / 1e6:,.0f} M weights, in {dtype}",
+        "questions": lm.described,
+        "positions": "not said" if positions is None else f"{positions:,}",
+    }
 
 
 def examine_features(path: Path) -> str:

@@ -13,7 +13,8 @@ from tiny import CONFIGS, tiny_lm
 from transformers import AutoModelForCausalLM
 
 from cachegen.common.errors import ModelError
-from engine.lm.language_model import FrozenLM, lm_digests, load_lm, resolve_lm
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.loading import lm_digests, resolve_lm
 
 CPU = torch.device("cpu")
 
@@ -181,12 +182,13 @@ SHAPE = {"vocab_size": 61, "hidden_size": 48, "num_hidden_layers": 3, "num_atten
         ("OPTConfig", {"ffn_dim": 96, "word_embed_proj_dim": 48}),
         ("PhiConfig", {"intermediate_size": 96}),
         ("MistralConfig", {"intermediate_size": 96, "num_key_value_heads": 2, "sliding_window": None}),
+        ("Gemma2Config", {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 12}),
     ],
 )
 def test_other_families_pass_the_check_at_load(family, more):
     config = getattr(transformers, family)(**SHAPE, **more, initializer_range=0.2)
     lm = FrozenLM.wrap(AutoModelForCausalLM.from_config(config), None, CPU)
-    assert lm.width == 48
+    assert (lm.width, lm.way) == (48, "shared")
 
 
 @pytest.mark.parametrize(
@@ -194,12 +196,17 @@ def test_other_families_pass_the_check_at_load(family, more):
     [
         ("FalconConfig", {"alibi": True}),
         ("BloomConfig", {}),
-        ("Gemma2Config", {"intermediate_size": 96, "num_key_value_heads": 2, "head_dim": 12}),
         ("MambaConfig", {}),
     ],
 )
-def test_families_that_cannot_share_a_prefix_are_refused(family, more):
-    """Biases by distance, soft caps and state spaces: an error at load, never a silent wrong answer."""
+def test_families_that_cannot_share_a_prefix_take_one_prompt_for_each_question(family, more):
+    """Biases by distance and state spaces: noticed at load, with the reason, never a silent wrong answer."""
     config = getattr(transformers, family)(**SHAPE, **more)
-    with pytest.raises(ModelError, match="choose another LM"):
-        FrozenLM.wrap(AutoModelForCausalLM.from_config(config), None, CPU)
+    lm = FrozenLM.wrap(AutoModelForCausalLM.from_config(config), None, CPU)
+    assert lm.way == "unshared"
+    assert lm.reason in lm.described
+
+
+def test_sharing_can_be_declined():
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, CPU, sharing="never")
+    assert (lm.way, lm.reason) == ("unshared", "lm_sharing = never")

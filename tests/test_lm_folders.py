@@ -20,16 +20,8 @@ from tiny import tiny_lm
 from cachegen.common.errors import ModelError
 from cachegen.encoders.names import read_name
 from engine.design.condition import Condition, Inputs, Sweep
-from engine.lm.language_model import (
-    FrozenLM,
-    check_decoder,
-    lm_digests,
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve_lm,
-    rows_of,
-)
+from engine.lm.language_model import FrozenLM
+from engine.lm.loading import lm_digests, load_config, load_model, load_tokenizer, resolve_lm, rows_of
 from engine.lm.prompts import encode, tokenise
 from engine.sweeps.sweep_file import probe_table, read_sweep
 
@@ -349,15 +341,11 @@ def composite(folder):
     transformers.Gemma3ForConditionalGeneration(config).save_pretrained(folder)
 
 
-def test_a_model_of_several_parts_is_refused_with_and_without_its_weights(folder):
+def test_the_text_part_of_a_model_of_several_parts_is_an_lm(folder):
     composite(folder)
-    config = load_config(resolve_lm(str(folder)))
-    with pytest.raises(ModelError, match="Gemma3ForConditionalGeneration is a model of several parts"):
-        check_decoder(config)
-    assert rows_of(config) == 61
-    loaded, tokenizer = load_model(folder, "pretrained", 0, "float32")
-    with pytest.raises(ModelError, match="Gemma3ForConditionalGeneration is a model of several parts"):
-        FrozenLM.wrap(loaded, tokenizer, torch.device("cpu"))
+    assert rows_of(load_config(resolve_lm(str(folder)))) == 61
+    lm = FrozenLM.wrap(*load_model(folder, "pretrained", 0, "float32"), torch.device("cpu"))
+    assert (lm.way, type(lm.decoder).__name__) == ("shared", "Gemma3TextModel")
 
 
 def test_a_model_of_several_parts_can_be_probed(folder, small_study, crosstax, tmp_path):

@@ -70,12 +70,13 @@ def test_lockstep_equals_alone(small_study, lockstep, tmp_path):
     assert distance(weights(together[0]), weights(together[-1])) > 0.01
 
 
+@pytest.mark.parametrize("sharing", ["auto", "never"])
 @pytest.mark.parametrize(("loss", "eos"), [("vocabulary", None), ("answers", None), ("vocabulary", 9)])
-def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss, eos):
+def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study, loss, eos, sharing):
     """Gradients of one step against Hugging Face's forward, one question at a time, loss as a mean over the run."""
     dataset = load_dataset(small_study.dataset)
     cached = Features(small_study.features, list(dataset.images["key"]), torch.device("cpu"))
-    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"), sharing)
     condition = small_study.sweep().runs[0][1]
     rng = np.random.default_rng(0)
     tokens = PromptTokens(np.array([4]), rng.integers(0, 61, (9, 4)), rng.integers(1, 5, 9), {}, 1, 2, eos)
@@ -91,7 +92,7 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study,
 
     shared, plain = projectors(), projectors()
     runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, shared, strict=True)]
-    step = training._loader(runs, cached, taught, 60)([np.arange(7), np.arange(12)])
+    step = training._loader(runs, cached, taught, 60, sharing == "auto")([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     for row, items in step.rows:
         training.step_loss(lm, taught, step, row, shared, items, loss)[0].backward()

@@ -104,6 +104,8 @@ def _inputs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
     for run_id, run in zip(map(str, runs.index), runs.to_dict("records"), strict=True):
         for what, digest in records[run_id]["config"].get("digests", {}).items():
             weights = " (random-init: its configuration)" if what == "lm" and run["lm_init"] == "random" else ""
+            if what == "lm" and records[run_id]["config"].get("lm_way", "shared") != "shared":
+                weights += " (one prompt for each question)"
             key = (names.get(what, what) + weights, str(run.get(places.get(what, ""), None) or ""), str(digest))
             used[key] = used.get(key, 0) + 1
     columns = [

@@ -73,6 +73,9 @@ class Condition(BaseModel):
         0, ge=0, description="weights of a randomly initialised LM; unused when pretrained"
     )
     dtype: Annotated[Literal["float32", "bfloat16"], Mark.LM] = "float32"
+    lm_sharing: Annotated[Literal["auto", "never"], Mark.LM] = Field(
+        "auto", description="never: no question shares its image's prefix with another"
+    )
 
     # Questions (paper sections 2 and 3)
     shuffle: Annotated[Literal["original", "across", "within", "swap"], Mark.ASKED, Mark.HEADLINE] = "original"

@@ -27,7 +27,7 @@ from engine.ask import question_tokens
 from engine.export.card import model_card
 from engine.export.prompt import add_image_token, check_tokens, image_token, prompt_text
 from engine.export.tower import vision_tower
-from engine.lm.language_model import load_model
+from engine.lm.loading import load_model
 from engine.lm.projector import Projector
 from engine.lm.prompts import question_text
 from engine.runs.finished import FinishedRun, open_run

@@ -37,7 +37,7 @@ class RowLayout(Protocol):
 def matmul_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
 ) -> torch.Tensor:
-    """query (1, H, T, E), key and value (1, G, T, E) of a packed row -> (1, T, H, E)."""
+    """query (1, H, T, E), key (1, G, T, E) and value (1, G, T, F) of a packed row -> (1, T, H, F)."""
     out: torch.Tensor = _MatmulAttention.apply(query, key, value, layout, scale)
     return out
 
@@ -49,7 +49,7 @@ class _MatmulAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         row = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, H or G, E): a token's heads side by side
         prefixes, buckets = _parts(layout, key.shape[1])
-        out = query.new_empty(row[0].shape)
+        out = query.new_empty(*row[0].shape[:2], value.shape[-1])
         q, k, v = (prefixes.take(x) for x in row)
         share = _over_itself(q, k, prefixes, scale)  # (N G, R P, P) probabilities
         prefixes.put(out, share @ v)
@@ -60,7 +60,8 @@ class _MatmulAttention(torch.autograd.Function):
             share = _over_prefix_and_itself(q, k[part.prefixes], own_k, part, scale)
             on_prefix, on_self = part.split(share)
             # One softmax over P + S keys, two products: all Q questions with the prefix, each with itself.
-            part.put(out, (on_prefix @ v[part.prefixes]).add_((on_self @ part.inside(own_v)).view_as(q)))
+            of_prefix = on_prefix @ v[part.prefixes]
+            part.put(out, of_prefix.add_((on_self @ part.inside(own_v)).view_as(of_prefix)))
             saved += [q, own_k, own_v, share]
         ctx.save_for_backward(*saved)
         ctx.parts, ctx.scale = (prefixes, buckets), scale
@@ -72,7 +73,8 @@ class _MatmulAttention(torch.autograd.Function):
         prefixes, buckets = ctx.parts
         grad, scale = grads[0][0], ctx.scale
         length, heads, width = out.shape
-        grad_query, grad_key, grad_value = (grad.new_empty(length, n, width) for n in (heads, *[prefixes.groups] * 2))
+        grad_query, grad_key = (grad.new_empty(length, n, q.shape[-1]) for n in (heads, prefixes.groups))
+        grad_value = grad.new_empty(length, prefixes.groups, width)
 
         # Softmax backward: grad of scores = share * (grad of share - c), with grad of share = g v' and c, per query and
         # head, the sum over all keys of share * (g v'). That is g . out, so that prefix and text need not be joined.
@@ -97,6 +99,61 @@ class _MatmulAttention(torch.autograd.Function):
         prefixes.put(grad_key, grad_k)
         prefixes.put(grad_value, grad_v)
         return *(x.transpose(0, 1)[None] for x in (grad_query, grad_key, grad_value)), None, None
+
+
+def composed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: RowLayout,
+    scale: float,
+    pattern: torch.Tensor | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`matmul_attention` step by step, with what few families add to it; autograd follows.
+
+    `pattern` (P + S, P + S): which keys of a prompt a query sees, if not all before it. `softcap`: scores x become
+    softcap tanh(x / softcap). `sinks` (H,): a further score of each head, which takes its share and gives nothing.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    length, border = layout.prefix + layout.suffix, layout.images * layout.prefix
+    if pattern is None:
+        pattern = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+
+    def shares(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(N, H, ..., keys) scores -> probabilities, summed in float32 or better."""
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(~seen, -torch.inf)
+        if sinks is not None:
+            sink = sinks.to(scores.dtype).view(-1, *[1] * (scores.dim() - 2))
+            scores = torch.cat([scores, sink.expand(*scores.shape[:-1], 1)], dim=-1)
+        found = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return found[..., : seen.shape[-1]].to(scores.dtype)
+
+    def prefixes(x: torch.Tensor) -> torch.Tensor:
+        """(1, H, T, X) -> (I, H, P, X)"""
+        return x[0, :, :border].unflatten(1, (layout.images, layout.prefix)).transpose(0, 1)
+
+    key_IHPE, value_IHPF = prefixes(key), prefixes(value)
+    on_itself = prefixes(query) @ key_IHPE.mT * scale
+    out = shares(on_itself, pattern[: layout.prefix, : layout.prefix]) @ value_IHPF
+    outputs = [out.transpose(1, 2).flatten(0, 1)]  # (I P, H, F): row order again
+    for images, tokens, questions in layout.spans():
+
+        def texts(x: torch.Tensor, tokens: slice = tokens, questions: int = questions) -> torch.Tensor:
+            """(1, H, T, X) -> (N, H, Q, S, X)"""
+            return x[0, :, tokens].unflatten(1, (-1, questions, layout.suffix)).transpose(0, 1)
+
+        q, own_k, own_v = texts(query), texts(key), texts(value)
+        on_prefix = (q.flatten(2, 3) @ key_IHPE[images].mT).view(*q.shape[:-1], -1)
+        scores = torch.cat([on_prefix, q @ own_k.mT], dim=-1) * scale
+        on_prefix, on_self = shares(scores, pattern[layout.prefix :]).split([layout.prefix, layout.suffix], dim=-1)
+        out = (on_prefix.flatten(2, 3) @ value_IHPF[images]).view(*q.shape[:-1], -1) + on_self @ own_v
+        outputs.append(out.permute(0, 2, 3, 1, 4).flatten(0, 2))
+    return torch.cat(outputs)[None]
 
 
 @dataclass(frozen=True)

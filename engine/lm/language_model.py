@@ -6,160 +6,117 @@ questions each are compared with Hugging Face's own forward, one question at a t
 model is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from cachegen.common.device import device_memory
 from cachegen.common.errors import ModelError, is_fault
-from cachegen.common.files import digest_bytes, digest_file, expanded
-from cachegen.common.hub import (
-    advice,
-    first_line,
-    is_folder,
-    is_there,
-    looks_like_path,
-    may_be_moved,
-    missing,
-    model_config,
-    weight_files,
-)
-from cachegen.common.progress import quiet_transformers
-from cachegen.common.random_init import random_init_lm
+from cachegen.common.hub import first_line
 from cachegen.common.rng import stream_seed
-from engine.lm.prefix_sharing import IMPLEMENTATION, Layout
-from engine.lm.prompts import encode
-from engine.lm.shape import check_sizes, lm_shape
+from engine.lm.check import NotFiniteError, check
+from engine.lm.loading import load_model
+from engine.lm.prefix_sharing import IMPLEMENTATION, Layout, packed_as
 
-DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-NOT_DOWNLOADED = ["*/*", "consolidated*"]  # the same weights again in other formats, up to twice the download
-FLOATS = ("F64", "F32", "F16", "BF16")
-VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-    "tekken.json",
-)  # fmt: skip
-POSITIONS = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "seq_length")
+Way = Literal["shared", "unshared", "single"]
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
-
-
-def resolve_lm(name: str) -> Path:
-    """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id.
-
-    Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access, and for a
-    folder that holds something else than a whole causal LM, as far as its small files tell (see `model_config`).
-    """
-    if not name.strip():
-        raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
-    folder = expanded(name)
-    if not is_folder(folder):
-        if is_there(folder) or looks_like_path(name):
-            raise missing(name, "LM")
-        folder = _download(name)
-    config = model_config(folder)
-    for part in (config, config.get("text_config") or {}):
-        try:
-            check_sizes(part)
-        except ModelError as error:
-            raise ModelError(f"{folder / 'config.json'}: {error}; download it again") from None
-    _check_kind(folder, config)
-    return folder
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
-    except HFValidationError:
-        raise missing(name, "LM") from None
-    except Exception as error:  # the hub and what it loads with raise a dozen unrelated types
-        if may_be_moved(name, error):
-            raise missing(name, "LM") from None
-        raise ModelError(f"LM {name} {advice(name, error)}") from None
-
-
-def _check_kind(folder: Path, config: dict[str, Any]) -> None:
-    """Raise `ModelError` for a model that is no causal LM of transformers' own, saying what it is."""
-    kind, classes = config.get("model_type"), config.get("architectures") or []
-    if not isinstance(kind, str) or not isinstance(classes, list):
-        what = "an encoder of timm" if "architecture" in config else "of no model_type that its config.json would tell"
-    elif kind not in CONFIG_MAPPING_NAMES and "auto_map" in config:
-        what = f"a {kind}, which needs its maker's own code (auto_map in its config.json), and that is never run"
-    elif kind not in CONFIG_MAPPING_NAMES:
-        what = f"a {kind}, which this version of transformers does not know"
-    elif config.get("is_encoder_decoder"):
-        what = f"a {kind}, an encoder and a decoder, no causal LM"
-    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = f"a {kind}, no causal LM"
-    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder"):
-        what = f"a {kind}, which reads text in both directions, no causal LM"
-    elif any(str(name).endswith(("Classification", "QuestionAnswering")) for name in classes):
-        what = f"a classifier ({classes[0]}), no causal LM"
-    else:
-        return
-    raise ModelError(f"the model in {folder} is {what}; choose another LM")
-
-
-def lm_digests(folder: Path, lm_init: str) -> dict[str, str]:
-    """Digests of the LM (weights and configuration; for a random-init LM its configuration) and of its tokenizer."""
-    weights = weight_files(folder) if lm_init == "pretrained" else []
-    tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return {
-        "lm": digest_bytes(*(digest_file(path).encode() for path in [folder / "config.json", *weights])),
-        "tokenizer": digest_bytes(*(digest_file(path).encode() for path in tokenizer)),
-    }
 
 
 @dataclass
 class FrozenLM:
-    """A causal LM that takes packed rows; made by `load_lm` or `FrozenLM.wrap`.
+    """A causal LM that answers packed rows; made by `load_lm` or `FrozenLM.wrap`.
 
-    `width`: D, the size of its embeddings; `embedding_rms`: root mean square of its input embeddings.
+    `decoder`: the part of `model` from embeddings to final hidden states. `width`: D, the size of its embeddings;
+    `embedding_rms`: root mean square of its input embeddings. `way`: "shared", one pass per row in which all questions
+    read their image's prefix; or else, with the `reason` why it is not shared, "unshared": Hugging Face's own forward,
+    one prompt per question, side by side and filled up behind; "single": one after the other.
     """
 
     model: Any
     tokenizer: Any
     device: torch.device
+    decoder: Any
     width: int
     embedding_rms: float
-    prunes: bool
+    own_attention: Any
+    way: Way = "shared"
+    reason: str = ""
+    prunes: bool = False
+    _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, device: torch.device) -> "FrozenLM":
-        """Freeze `model`, install prefix sharing and pruning, and check both against the plain forward."""
-        check_decoder(model.config)
+    def wrap(cls, model: Any, tokenizer: Any, device: torch.device, sharing: str = "auto") -> "FrozenLM":
+        """Freeze `model` and take the first way of computing answers that passes the check at load.
+
+        With `sharing = "never"` the shared one is not tried. Raises `ModelError` if no way passes.
+        """
+        name = type(model).__name__
+        if model.get_output_embeddings() is None:
+            raise ModelError(f"{name} has no output head to read answers from; choose another LM")
         model = model.to(device).eval().requires_grad_(False)
-        model.set_attn_implementation(IMPLEMENTATION)
-        try:
-            embeddings = model.get_input_embeddings()
-            lm = cls(model, tokenizer, device, embeddings.weight.shape[1], _root_mean_square(embeddings), prunes=False)
-            lm._prune_last_block()
-            lm._self_check()
-        except torch.OutOfMemoryError:
-            raise  # no fault of the architecture
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        embeddings, decoder = model.get_input_embeddings(), _decoder(model)
+        width, own_attention = embeddings.weight.shape[1], _attention(model.config)
+        lm = cls(model, tokenizer, device, decoder, width, _root_mean_square(embeddings), own_attention)
+        lm._plain_head = lm._applies_nothing_after_head()
+        reasons = ["lm_sharing = never"] if sharing == "never" else []
+        can_prune = lm._prune_last_block()
+        tries: list[tuple[Way, bool]] = [("shared", True), ("shared", False)] if can_prune else [("shared", False)]
+        for way, prunes in [*(tries if sharing == "auto" else []), ("unshared", False), ("single", False)]:
+            if problem := lm._problem(way, prunes):
+                reasons.append(problem)
+                continue
+            lm.reason = "" if way == "shared" else reasons[len(tries) - 1 if sharing == "auto" else 0]
+            return lm
+        if problem := lm._own_problem():
             raise ModelError(
-                f"{type(model).__name__} does not run with a shared image prefix "
-                f"({first_line(error)}); choose another LM"
-            ) from error
-        return lm
+                f"{name} takes no image: its own forward fails on embeddings in place of tokens, or gives them no "
+                f"gradient ({problem}); choose another LM"
+            )
+        raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
+
+    def _problem(self, way: Way, prunes: bool) -> str:
+        """What the check at load has against this way, from now on taken; empty if nothing."""
+        try:
+            self._take(way, prunes)
+            check(self)
+        except (torch.OutOfMemoryError, NotFiniteError):
+            raise  # no fault of the way
+        except Exception as error:  # any family's code, called as it may not expect: any type
+            if not is_fault(error):
+                raise
+            return first_line(error)
+        return ""
+
+    def _own_problem(self) -> str:
+        """What keeps the model's own forward from embeddings and their gradient; empty if nothing."""
+        ids = torch.zeros(9, dtype=torch.long, device=self.device)
+        try:
+            with torch.enable_grad():
+                self.plain_logits(self.embed(ids).detach().requires_grad_() * 1, ids).sum().backward()
+        except Exception as error:  # any family's code
+            return first_line(error)
+        return ""
+
+    @property
+    def described(self) -> str:
+        """How answers are computed, and why, in words."""
+        if self.way == "shared":
+            return "questions about an image share its prefix"
+        alone = ", one after the other" if self.way == "single" else ""
+        return f"every question is a prompt of its own{alone}, which takes longer ({self.reason})"
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it embeds tokens in every layer anew, so that `answer_states` needs them."""
+        return bool(getattr(self.decoder.config, "hidden_size_per_layer_input", None))
 
     @property
     def rows(self) -> int:
@@ -174,23 +131,71 @@ class FrozenLM:
         """(...,) token ids -> (..., D) input embeddings."""
         return self.model.get_input_embeddings()(ids)
 
-    def answer_states(self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor) -> torch.Tensor:
-        """Final hidden states (Q, D), after the last norm, where the answers of a packed row are predicted."""
-        self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
+    def answer_states(
+        self,
+        row_TD: torch.Tensor,
+        layout: Layout,
+        answer_rows_Q: torch.Tensor,
+        ids_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Final hidden states (Q, D), after the last norm, where the answers of a packed row are predicted.
+
+        `ids_T`: the row's tokens, -1 for an image's, for families that embed tokens in every layer anew.
+        """
+        if self.way != "shared":
+            return self._states_of_prompts(row_TD, layout, answer_rows_Q, ids_T)
+        if self.prunes:
+            self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
         try:
-            output = self.model.base_model(
-                inputs_embeds=row_TD[None],
-                position_ids=layout.position_ids(self.device),
-                use_cache=False,
-                layout=layout,
-            )
+            with packed_as(layout):
+                output = self.decoder(
+                    inputs_embeds=row_TD[None],
+                    position_ids=layout.position_ids(self.device),
+                    # Without one, transformers takes positions that start again for texts packed its own way.
+                    attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
+                    use_cache=False,
+                    **self._per_layer(ids_T, row_TD),
+                )
         finally:
             self._answer_rows = None
         return output.last_hidden_state[0].index_select(0, answer_rows_Q)
 
+    def _states_of_prompts(
+        self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor, ids_T: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`answer_states` of Q prompts (P + S tokens each) side by side; one that sees no later token needs no mask."""
+        tokens_QL = layout.prompts(self.device)
+        answers, border = answer_rows_Q - layout.images * layout.prefix, layout.prefix
+        question, place = answers // layout.suffix, border + answers % layout.suffix
+
+        def states(tokens: torch.Tensor) -> torch.Tensor:
+            given = {} if ids_T is None else self._per_layer(ids_T[tokens], row_TD)
+            return self.decoder(inputs_embeds=row_TD[tokens], use_cache=False, **given).last_hidden_state
+
+        if self.way == "unshared":
+            return states(tokens_QL)[question, place]
+        pairs = zip(question.tolist(), place.tolist(), strict=True)
+        return torch.cat([states(tokens_QL[None, q, : end + 1])[:, -1] for q, end in pairs])
+
+    def plain_logits(self, prompt_TD: torch.Tensor, ids_T: torch.Tensor) -> torch.Tensor:
+        """(V,) float32 logits after a prompt, by the model's own forward."""
+        given = self._per_layer(ids_T, prompt_TD)
+        with self.plain() as model:
+            return model(inputs_embeds=prompt_TD[None], use_cache=False, **given).logits[0, -1].float()
+
+    def _per_layer(self, ids: torch.Tensor | None, row_TD: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Arguments of families that embed tokens in every layer: an image's patches count as padding, as in theirs."""
+        if ids is None or not self.reads_tokens:
+            return {}
+        ids = ids[None] if ids.dim() == 1 else ids
+        known = ids.where(ids >= 0, getattr(self.decoder.config, "pad_token_id", None) or 0)
+        return {"per_layer_inputs": self.decoder.get_per_layer_inputs(known).to(row_TD.dtype)}
+
     def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
         """(Q, V) logits over the whole vocabulary, float32, from the head in its own dtype."""
-        return self.model.get_output_embeddings()(states_QD).float()
+        if self._plain_head:
+            return self.model.get_output_embeddings()(states_QD).float()
+        return self._own_logits(states_QD).float()
 
     def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor:
         """(Q, 2) logits of yes and no from the head's two rows in float32: bf16 logits near 20 step by 0.125."""
@@ -199,19 +204,44 @@ class FrozenLM:
         def rows(values: torch.Tensor) -> torch.Tensor:
             return torch.stack([values[yes], values[no]]).float()  # a list as index would make a GPU wait
 
-        bias = None if head.bias is None else rows(head.bias)
-        return nn.functional.linear(states_QD.float(), rows(head.weight), bias)
+        def two(states: torch.Tensor) -> torch.Tensor:
+            bias = None if getattr(head, "bias", None) is None else rows(head.bias)
+            return nn.functional.linear(states.float(), rows(head.weight), bias)
 
-    def _prune_last_block(self) -> None:
-        """Let the last block's MLP see the answer rows only; its output elsewhere is never read.
+        if self._plain_head:
+            return two(states_QD)
+        with _instead(head, two):
+            return self._own_logits(states_QD)
 
-        A decoder whose blocks are not found, or have no `mlp`, runs unpruned (`prunes` stays False).
+    def _own_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
+        """(Q, V) logits as the model makes them of final hidden states: with its scale, soft cap and the like."""
+        states = states_QD[None]
+        with _instead(self.decoder, lambda *_, **__: _Given(last_hidden_state=states)):
+            return self.model(inputs_embeds=states, use_cache=False).logits[0]
+
+    @torch.no_grad()
+    def _applies_nothing_after_head(self) -> bool:
+        """Whether logits are what the head gives. If it cannot be asked, the check at load will tell."""
+        rng = torch.Generator().manual_seed(stream_seed(0, "head"))
+        head = self.model.get_output_embeddings()
+        width = getattr(self.decoder.config, "hidden_size", head.weight.shape[1])
+        states = torch.randn(3, width, generator=rng).to(self.device, head.weight.dtype)
+        try:
+            own = self._own_logits(states)
+        except Exception:  # any family's code
+            return True
+        return width == head.weight.shape[1] and torch.equal(own, head(states))
+
+    def _prune_last_block(self) -> bool:
+        """Let the last block's MLP see the answer rows only, while `prunes`; its output elsewhere is never read.
+
+        False for a decoder whose blocks are not found, or have no `mlp`.
         """
-        depth = self.model.config.num_hidden_layers
-        stacks = [m for m in self.model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        depth = getattr(self.decoder.config, "num_hidden_layers", None)
+        stacks = [m for m in self.decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
         mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
         if not isinstance(mlp, nn.Module):
-            return
+            return False
 
         def select(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
             return None if self._answer_rows is None else (inputs[0].index_select(1, self._answer_rows),)
@@ -224,187 +254,76 @@ class FrozenLM:
 
         mlp.register_forward_pre_hook(select)
         mlp.register_forward_hook(spread)
-        self.prunes = True
+        return True
+
+    def _take(self, way: Way, prunes: bool) -> None:
+        """Compute answers this way from now on."""
+        self.way, self.prunes = way, prunes
+        self.model.set_attn_implementation(IMPLEMENTATION if way == "shared" else self.own_attention)
+        if way == "shared" and self.decoder.config._attn_implementation != IMPLEMENTATION:
+            raise ModelError("it has an attention of its own")
 
     @contextmanager
     def plain(self) -> Iterator[Any]:
         """The model with Hugging Face's own attention, for reference computations."""
-        self.model.set_attn_implementation("sdpa")
+        if self.way == "shared":
+            self.model.set_attn_implementation(self.own_attention)
         try:
             yield self.model
         finally:
-            self.model.set_attn_implementation(IMPLEMENTATION)
-
-    @torch.no_grad()
-    def _self_check(self) -> None:
-        """Compare two images x two questions of different length with one plain pass each; refuse beyond the bound."""
-        rng = torch.Generator().manual_seed(stream_seed(0, "self-check"))
-        layout = Layout(buckets=((2, 2),), prefix=5, suffix=4)
-        ids_QS = torch.randint(0, self.model.config.vocab_size, (4, 4), generator=rng).to(self.device)
-        lengths_Q = torch.tensor([4, 3, 2, 4], device=self.device)
-        images_IPD = (torch.randn(2, 5, self.width, generator=rng) * self.embedding_rms).to(self.device, self.dtype)
-        row_TD = torch.cat([images_IPD.flatten(0, 1), self.embed(ids_QS).flatten(0, 1)])
-        name = type(self.model).__name__
-        shared = self.vocabulary_logits(self.answer_states(row_TD, layout, layout.answer_rows(lengths_Q)))
-        with self.plain() as model:
-            rows = [
-                torch.cat([images_IPD[q // 2], self.embed(ids_QS[q, : lengths_Q[q]])])[None] for q in range(len(ids_QS))
-            ]
-            plain = torch.stack([model(inputs_embeds=row, use_cache=False).logits[0, -1].float() for row in rows])
-        # Half of the dtype's digits: rounding stays far below, a wrong mask or position far above.
-        bound = torch.finfo(self.dtype).eps ** 0.5 * plain.abs().max().item()
-        difference = (shared - plain).abs().max().item()
-        if not plain.isfinite().all():
-            bad = [each for each, values in self.model.named_parameters() if not values.isfinite().all()]
-            what = f"weights that are not finite, first {bad[0]}" if bad else "answers that are not finite"
-            raise ModelError(
-                f"the LM ({name}) has {what}, in {str(self.dtype)[6:]} and with Hugging Face's own attention too; save "
-                "or download it again" + ("" if self.dtype is torch.float32 else ', or take dtype = "float32"')
-            )
-        if not difference <= bound:
-            raise ModelError(
-                f"{name}: answers with a shared image prefix differ from Hugging Face's own by {difference:.2g} "
-                f"(bound {bound:.2g}); this architecture cannot be used, choose another LM"
-            )
+            if self.way == "shared":
+                self.model.set_attn_implementation(IMPLEMENTATION)
 
 
-def load_lm(folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device) -> FrozenLM:
+def _attention(config: Any) -> str | dict[str, Any]:
+    """The attention of a model, and of its parts if they are several, as `set_attn_implementation` takes it."""
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    own = config._attn_implementation
+    own = "eager" if own in (None, IMPLEMENTATION) else own  # wrapped before: what it had then is not known
+    return {"": own, **{name: _attention(part) for name, part in parts.items()}} if parts else own
+
+
+class _Given(BaseModelOutputWithPast):
+    """Output of a decoder; what a model of several parts looks for beside hidden states is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+@torch.no_grad()
+def _decoder(model: Any) -> Any:
+    """The part of a model from embeddings to final hidden states: the innermost one that its forward calls."""
+    called: list[Any] = []
+    inner = [part for part in model.modules() if isinstance(part, PreTrainedModel) and part is not model]
+    hooks = [part.register_forward_pre_hook(lambda part, _: called.append(part)) for part in inner]
+    try:
+        embeddings = model.get_input_embeddings()
+        model(inputs_embeds=embeddings(torch.zeros(1, 2, dtype=torch.long, device=model.device)), use_cache=False)
+    except Exception:  # of any family's making; the check at load calls it again, and says what is wrong
+        return model.get_decoder()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called[-1] if called else model.get_decoder()
+
+
+@contextmanager
+def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module` computes `forward` inside."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def load_lm(
+    folder: Path, lm_init: str, lm_seed: int, dtype: str, device: torch.device, sharing: str = "auto"
+) -> FrozenLM:
     """`load_model`, frozen on its device and ready for packed rows."""
     model, tokenizer = load_model(folder, lm_init, lm_seed, dtype)
-    return FrozenLM.wrap(model, tokenizer, device)
-
-
-def load_config(folder: Path) -> Any:
-    """The configuration of an LM as transformers reads it, without the weights. Raises `ModelError`."""
-    quiet_transformers()
-    try:
-        # Said everywhere: where it is left open, transformers asks the user whether to run a model's own code.
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # configurations are checked nowhere: any type can come out of a damaged one
-        raise ModelError(f"cannot load the LM in {folder}: {first_line(error)}; check its config.json") from None
-
-
-def rows_of(config: Any) -> int | None:
-    """How many tokens the LM of this configuration embeds."""
-    return getattr(_text_config(config), "vocab_size", None)
-
-
-def positions_of(config: Any) -> int | None:
-    """How long a text the LM of this configuration was made for, if it says so."""
-    text = _text_config(config)
-    return next((value for name in POSITIONS if isinstance(value := getattr(text, name, None), int)), None)
-
-
-def _text_config(config: Any) -> Any:
-    """The part of a configuration that is about text, all of it in a plain LM; None if there are several."""
-    try:
-        return config.get_text_config()
-    except ValueError:
-        return None
-
-
-def check_decoder(config: Any) -> None:
-    """Raise `ModelError` for a model of several parts, of which the LM is one: it cannot share an image prefix."""
-    if _text_config(config) is not config:
-        raise ModelError(
-            f"{(config.architectures or [config.model_type])[0]} is a model of several parts, not of text alone, and "
-            "cannot share an image prefix; choose an LM of text alone"
-        )
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if architecture is not None and not architecture._can_set_attn_implementation():
-        raise ModelError(
-            f"{architecture.__name__} has an attention of its own, which cannot share an image prefix; "
-            "choose another LM"
-        )
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a directory of `save_pretrained`, without the weights.
-
-    Raises `ModelError` if there is none, or none that says where in a text its tokens are.
-    """
-    load_config(folder)  # which the tokenizer reads too: what is wrong with it is no fault of the tokenizer's
-    if not any(path.name in VOCABULARIES or path.suffix == ".tiktoken" for path in folder.iterdir()):
-        raise ModelError(
-            f"{folder} has no tokenizer (no tokenizer.json or other vocabulary); copy tokenizer.json and "
-            "tokenizer_config.json there from where the model came from"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except BaseException as error:
-        if not is_fault(error):
-            raise
-        problem = first_line(error)[:200]
-        raise ModelError(f"cannot load the tokenizer in {folder}: {problem}; download its files again") from None
-    if not tokenizer.is_fast:
-        raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
-    if not encode(tokenizer, ["Is there a dog?"])["input_ids"][0]:
-        raise ModelError(f"the tokenizer in {folder} makes no token of a question; download its files again")
-    return tokenizer
-
-
-def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[Any, Any]:
-    """A plain causal LM on the CPU and its tokenizer, from a directory of `save_pretrained`.
-
-    With `lm_init = "random"` its weights are drawn for its configuration: always in float32, so that a seed gives the
-    same model in either dtype, which takes 33 GB of host memory for 8B until they are cast. Saved weights are read in
-    `dtype` at once (8B in bfloat16: 16 GB).
-    """
-    tokenizer, config = load_tokenizer(folder), load_config(folder)
-    precision, missing_keys = getattr(torch, dtype), set()
-    try:
-        if lm_init == "random":
-            _check_memory(folder)
-            model = random_init_lm(config, lm_seed).to(precision)
-        else:
-            check_weights(folder)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=precision,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-            missing_keys = set(info["missing_keys"])
-    except ModelError:
-        raise
-    except Exception as error:  # as above
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            raise ModelError(
-                f"the LM in {folder} does not fit into memory ({first_line(error)}); choose a smaller LM, or bfloat16"
-            ) from None
-        reason = f"no {first_line(error)} is known" if isinstance(error, KeyError) else first_line(error)
-        if "ignore_mismatched_sizes" in reason:  # transformers tells the sizes in a log of its own
-            reason = "its weights have other shapes than its config.json says"
-        raise ModelError(f"cannot load the LM in {folder}: {reason}; download config.json and weights again") from None
-    if missing_keys:  # transformers would have filled them with random numbers
-        raise ModelError(f"the LM in {folder} lacks weights, first {min(missing_keys)}; download or save it again")
-    return model, tokenizer
-
-
-def _check_memory(folder: Path) -> None:
-    shape, memory = lm_shape(str(folder)), device_memory(torch.device("cpu"))
-    if shape and 4 * shape.weights > memory:
-        raise ModelError(
-            f"random weights for the LM in {folder} take {4 * shape.weights / 2**30:,.0f} GiB in float32, this machine "
-            f"has {memory / 2**30:,.0f}; choose a smaller LM"
-        )
-
-
-def check_weights(folder: Path) -> None:
-    """Raise `ModelError` for weights that are cut off, or in a format of fewer bits; only their headers are read."""
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, "pt") as tensors:
-                dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ModelError(f"{path} is cut off or damaged ({first_line(error)}); download it again") from None
-        for name, dtype in dtypes.items():
-            if name.endswith("weight") and dtype not in FLOATS:  # transformers would not know of its scales
-                raise ModelError(
-                    f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
-                    "version in bfloat16 or float32"
-                )
+    return FrozenLM.wrap(model, tokenizer, device, sharing)
 
 
 @torch.no_grad()
@@ -418,19 +337,3 @@ def _root_mean_square(embeddings: Any) -> float:
     means = torch.stack([embeddings(block).float().square().mean() for block in ids])
     shares = torch.tensor([len(block) / rows for block in ids], device=means.device)
     return (means * shares).sum().sqrt().item()
-
-
-def local_lm(name: str) -> Path | None:
-    """`resolve_lm` of what is on this machine, as a directory or in the Hugging Face cache; None if it is not."""
-    if is_there(expanded(name)) or looks_like_path(name):
-        return resolve_lm(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        snapshot = snapshot_download(name, allow_patterns=DOWNLOADED, local_files_only=True)
-    except HFValidationError:
-        raise missing(name, "LM") from None
-    except Exception:  # of many types, all of which say that it is not in the cache
-        return None
-    return resolve_lm(snapshot)

@@ -9,22 +9,27 @@ Shape letters: I images, Q questions of one image, P prefix and S suffix tokens,
 heads, E head width, D model width, T tokens of the row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from cachegen.common.errors import ModelError
-from engine.lm.attention import matmul_attention
+from engine.lm.attention import composed_attention, matmul_attention
 
 IMPLEMENTATION = "crosstax_prefix_sharing"
 
 # What decoder layers of supported families pass along without any effect on the attention pattern here.
-HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal"}
+HARMLESS = {
+    "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "is_causal",
+    "sliding_window",  # the mask has it
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,51 @@ class Layout:
         starts = self.images * self.prefix + self.suffix * torch.arange(self.questions, device=lengths_Q.device)
         return starts + lengths_Q - 1
 
+    def prompts(self, device: torch.device) -> torch.Tensor:
+        """(Q, P + S) places in the row of each question's whole prompt."""
+        counts = torch.tensor([questions for images, questions in self.buckets for _ in range(images)], device=device)
+        image = torch.arange(self.images, device=device).repeat_interleave(counts, output_size=self.questions)
+        prefix = image[:, None] * self.prefix + torch.arange(self.prefix, device=device)
+        suffix = torch.arange(self.questions * self.suffix, device=device).view(-1, self.suffix)
+        return torch.cat([prefix, self.images * self.prefix + suffix], dim=1)
+
+
+_LAYOUT: ContextVar[Layout] = ContextVar("layout of the row that is being computed")
+
+
+@contextmanager
+def packed_as(layout: Layout) -> Iterator[None]:
+    """Inside, attention of `IMPLEMENTATION` reads rows by this layout; many families hand no arguments on to it."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def pattern_of_a_prompt(
+    *,
+    mask_function: Callable[..., Any],
+    device: torch.device,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    use_vmap: bool = False,
+    **_: Any,
+) -> torch.Tensor | None:
+    """What transformers asks for where a model makes its mask: here (1, 1, P + S, P + S), of one prompt by itself.
+
+    So a window or a chunk is the model's own rule, counted in a prompt's positions, not in the row's. None: causal.
+    """
+    layout = _LAYOUT.get()
+    length = layout.prefix + layout.suffix
+    if allow_is_causal_skip and (local_size is None or length <= local_size):
+        return None
+    if use_vmap:
+        raise ModelError("it has a mask that is no rule of positions")
+    place, first = torch.arange(length, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    seen = mask_function(first, first, place[:, None], place[None, :])
+    return torch.broadcast_to(seen, (length, length))[None, None]
+
 
 def shared_prefix_attention(
     module: torch.nn.Module,
@@ -75,27 +125,41 @@ def shared_prefix_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    layout: Layout,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over a packed row: query (1, H, T, E), key and value (1, G, T, E) -> (1, T, H, E).
+    """Attention over a packed row: query (1, H, T, E), key (1, G, T, E), value (1, G, T, F) -> (1, T, H, F).
 
-    The accepted arguments are a closed list: anything else (soft caps, sinks, position biases) would change
-    the result silently, so it raises `ModelError`.
+    `attention_mask` is what `pattern_of_a_prompt` gave. The accepted arguments are a closed list: anything else
+    (position biases, sparse indices) would change the result silently, so it raises `ModelError`.
     """
-    _refuse_what_is_not_computed(module, layout, attention_mask, dropout, sliding_window, others)
+    layout = _LAYOUT.get()
+    length = layout.prefix + layout.suffix
+    unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
+    if unknown or dropout or (attention_mask is not None and attention_mask.shape != (1, 1, length, length)):
+        what = ", ".join(unknown) or ("dropout" if dropout else "a mask of its own")
+        raise ModelError(f"{type(module).__name__} has {what} in attention")
+    pattern = None if attention_mask is None else attention_mask[0, 0]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attend = matmul_attention if query.device.type == "cpu" else sdpa_attention
-    return attend(query, key, value, layout, scale), None
+    if softcap is None and s_aux is None and query.device.type != "cpu":
+        return sdpa_attention(query, key, value, layout, scale, pattern), None
+    if softcap is None and s_aux is None and pattern is None:
+        return matmul_attention(query, key, value, layout, scale), None
+    return composed_attention(query, key, value, layout, scale, pattern, softcap, s_aux), None
 
 
 def sdpa_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scale: float,
+    pattern: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`matmul_attention` with PyTorch's fused kernels."""
+    """`matmul_attention` with PyTorch's fused kernels; `pattern` as in `composed_attention`."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -106,9 +170,8 @@ def sdpa_attention(
         return x[0, :, :border].unflatten(1, (layout.images, layout.prefix)).transpose(0, 1)
 
     key_IHPE, value_IHPE = prefixes(key), prefixes(value)
-    out_IHPE = functional.scaled_dot_product_attention(
-        prefixes(query), key_IHPE, value_IHPE, is_causal=True, scale=scale
-    )
+    own = {"is_causal": True} if pattern is None else {"attn_mask": pattern[: layout.prefix, : layout.prefix]}
+    out_IHPE = functional.scaled_dot_product_attention(prefixes(query), key_IHPE, value_IHPE, scale=scale, **own)
     outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]  # (I P, H, E): row order again
     for images, tokens, questions in layout.spans():
 
@@ -118,36 +181,19 @@ def sdpa_attention(
 
         # All questions of an image are one sequence of Q S queries: their prefix's keys, computed once above, are read
         # by all of them, and the mask (Q S, P + Q S) keeps each question's own tokens from the others'.
+        mask = _own_suffix_mask(questions, layout.prefix, layout.suffix, query.device)
+        if pattern is not None:
+            on_prefix, on_self = pattern[layout.prefix :].split([layout.prefix, layout.suffix], dim=1)
+            mask = mask & torch.cat([on_prefix, on_self.repeat(1, questions)], dim=1).repeat(questions, 1)
         out = functional.scaled_dot_product_attention(
             suffixes(query),
             torch.cat([key_IHPE[images], suffixes(key)], dim=2),
             torch.cat([value_IHPE[images], suffixes(value)], dim=2),
-            attn_mask=_own_suffix_mask(questions, layout.prefix, layout.suffix, query.device),
+            attn_mask=mask,
             scale=scale,
         )
         outputs.append(out.transpose(1, 2).reshape(-1, *out.shape[1::2]))
     return torch.cat(outputs)[None]
-
-
-def _refuse_what_is_not_computed(
-    module: torch.nn.Module,
-    layout: Layout,
-    attention_mask: torch.Tensor | None,
-    dropout: float,
-    sliding_window: int | None,
-    others: dict[str, Any],
-) -> None:
-    unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
-    if unknown or attention_mask is not None or dropout:
-        raise ModelError(
-            f"{type(module).__name__} uses {', '.join(unknown) or 'a mask or dropout'} in attention, which "
-            "prefix sharing does not compute; choose another LM"
-        )
-    if sliding_window is not None and sliding_window < layout.prefix + layout.suffix:
-        raise ModelError(
-            f"the LM's sliding window ({sliding_window} tokens) is shorter than image and question "
-            f"({layout.prefix + layout.suffix}); choose another LM"
-        )
 
 
 @lru_cache(maxsize=64)
@@ -159,3 +205,4 @@ def _own_suffix_mask(questions: int, prefix: int, suffix: int, device: torch.dev
 
 
 AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)
+AttentionMaskInterface.register(IMPLEMENTATION, pattern_of_a_prompt)

@@ -37,15 +37,7 @@ from cachegen.data.dataset import Dataset
 from cachegen.microworld.world import MANIFEST
 from engine.design.condition import MOST_CHARACTERS, Condition
 from engine.design.questions import Categories, build_questions
-from engine.lm.language_model import (
-    lm_digests,
-    load_config,
-    load_model,
-    load_tokenizer,
-    positions_of,
-    resolve_lm,
-    rows_of,
-)
+from engine.lm.loading import lm_digests, load_config, load_model, load_tokenizer, positions_of, resolve_lm, rows_of
 from engine.lm.prompts import encode, quoted, refuse_beyond, refuse_phrases
 
 SCHEMA = 1

@@ -31,6 +31,9 @@ KNOWN["meta-llama/Llama-3.2-1B-Instruct"] = KNOWN["meta-llama/Llama-3.2-1B"]
 
 PLAIN_MLP = {"gpt_neox", "gpt2", "gptj", "opt", "phi", "bloom"}  # two matrices; all others have a gate as third
 
+# Model types whose questions cannot share an image's prefix: recurrent, convolutional, or with an attention, positions
+# or a mask of their own. For estimates only; the check at load decides (`tests/test_all_families.py` compares them).
+UNSHARED: frozenset[str] = frozenset([])
 
 # Names of sizes in the configurations of transformers' decoders -> what none of them comes near.
 MOST = {
@@ -56,7 +59,10 @@ def check_sizes(config: Any) -> None:
 
 @dataclass(frozen=True)
 class LMShape:
-    """Widths of a decoder: D of the model, Q of all query heads, K of all key (or value) heads, M of the MLP."""
+    """Widths of a decoder: D of the model, Q of all query heads, K of all key (or value) heads, M of the MLP.
+
+    `shares`: whether questions are expected to share their image's prefix.
+    """
 
     width: int
     layers: int
@@ -67,6 +73,7 @@ class LMShape:
     mlp_matrices: int
     vocabulary: int
     tied: bool
+    shares: bool = True
 
     @property
     def attention_weights(self) -> int:
@@ -121,10 +128,13 @@ def _cached_config(name: str) -> Path | None:
 
 def shape_of_config(config: dict[str, Any]) -> LMShape:
     """Shape from the entries of a config.json; raises `KeyError` if one is missing."""
+    kind = config.get("model_type")
+    if isinstance(text := config.get("text_config"), dict):  # a model of several parts
+        config = text
     width = config["hidden_size"]
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or width // heads
-    plain = config.get("model_type") in PLAIN_MLP
+    plain = kind in PLAIN_MLP
     return LMShape(
         width=width,
         layers=config["num_hidden_layers"],
@@ -135,4 +145,5 @@ def shape_of_config(config: dict[str, Any]) -> LMShape:
         mlp_matrices=2 if plain else 3,
         vocabulary=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", True)),
+        shares=kind not in UNSHARED,
     )

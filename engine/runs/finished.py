@@ -193,7 +193,7 @@ class FinishedRun:
     @cached_property
     def lm(self) -> tuple[str, Path]:
         """Name or folder of the LM it was trained with, and the folder with its files."""
-        from engine.lm.language_model import lm_digests, resolve_lm
+        from engine.lm.loading import lm_digests, resolve_lm
 
         return self.find("lm", resolve_lm, lambda folder: lm_digests(folder, self.condition.lm_init))
 

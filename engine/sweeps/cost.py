@@ -103,6 +103,11 @@ class Sizes:
         return (v * d, d * d) if condition.projector_layers == 2 else (v * 4 * v, 4 * v * d + d * d)
 
 
+def shares_prefixes(condition: Condition, sizes: Sizes) -> bool:
+    """Whether the questions about an image are expected to share its prefix."""
+    return sizes.lm.shares and condition.lm_sharing == "auto"
+
+
 @dataclass(frozen=True)
 class Cost:
     """Tokens through the LM and floating-point operations of one run, in training and in evaluation."""
@@ -141,9 +146,12 @@ class _Pass:
 def _pass(images: float, questions: float, sizes: Sizes, condition: Condition, suffix: int, answers: int) -> _Pass:
     """Operations of `images` prefixes with `questions` suffixes; a product of n weights with a vector costs 2 n."""
     lm, prefix = sizes.lm, sizes.prefix + sizes.patches
+    shared = shares_prefixes(condition, sizes)
+    images = images if shared else questions  # each question reads the image anew
     tokens = images * prefix + questions * suffix
     read = questions * answers
-    blocks = tokens * (lm.layers * lm.attention_weights + (lm.layers - 1) * lm.mlp_weights) + read * lm.mlp_weights
+    last = read if shared else tokens  # of the last block's MLP
+    blocks = tokens * (lm.layers * lm.attention_weights + (lm.layers - 1) * lm.mlp_weights) + last * lm.mlp_weights
     products = 2 * (blocks + read * lm.vocabulary * lm.width)
     pairs = images * prefix * (prefix + 1) / 2 + questions * suffix * (prefix + (suffix + 1) / 2)
     attention = 4 * lm.layers * lm.query * pairs

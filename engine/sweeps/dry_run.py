@@ -24,6 +24,7 @@ from engine.sweeps.cost import (
     cost_of,
     question_counter,
     run_bytes,
+    shares_prefixes,
     store_bytes,
     text_tokens,
 )
@@ -128,7 +129,7 @@ def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Datase
 @cache
 def _local(lm: str) -> tuple[Path | None, str | None]:
     """Folder of an LM that is on this machine, or what is wrong with it."""
-    from engine.lm.language_model import local_lm
+    from engine.lm.loading import local_lm
 
     try:
         return local_lm(lm), None
@@ -199,7 +200,10 @@ def _sizes(run: Wanted, dataset: Dataset | None) -> tuple[Sizes | None, list[str
         notes.append(f"{missing}: sizes from the encoder's name" if patches else f"{missing}: sizes are not known")
     if shape is None or not patches:
         return None, notes
-    return Sizes(shape, patches, width, *text_tokens(run.condition, dataset)), notes
+    sizes = Sizes(shape, patches, width, *text_tokens(run.condition, dataset))
+    if not shares_prefixes(run.condition, sizes):
+        notes.append(f"LM {run.lm}: every question is a prompt of its own, with the image anew")
+    return sizes, notes
 
 
 def _cells(forecasts: Sequence[Forecast]) -> list[tuple[dict[str, Any], list[Forecast]]]:

@@ -20,7 +20,7 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Inputs, Sweep
-from engine.lm.language_model import lm_digests, resolve_lm
+from engine.lm.loading import lm_digests, resolve_lm
 from engine.lm.shape import lm_shape
 from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens

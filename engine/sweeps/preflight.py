@@ -13,8 +13,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition
-from engine.lm.language_model import (
-    check_decoder,
+from engine.lm.loading import (
     check_weights,
     load_config,
     load_tokenizer,
@@ -51,7 +50,7 @@ class Preflight:
         c = condition
         prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no, c.supervise)
         root = None if dataset is None else dataset.root
-        config = self._once(("config", folder), lambda: _decoder_config(folder))
+        config = self._once(("config", folder), lambda: load_config(folder))
         if c.lm_init == "pretrained":
             self._once(("weights", folder), lambda: check_weights(folder))
         tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
@@ -78,12 +77,6 @@ def _asked(dataset: Dataset | None) -> list[tuple[str, str]]:
         return [("a bird", "singular")]
     asked = pd.concat([table[["phrase", "number"]] for table in (dataset.leaves, dataset.hypernyms)])
     return list(asked.itertuples(index=False, name=None))
-
-
-def _decoder_config(folder: Path) -> Any:
-    config = load_config(folder)
-    check_decoder(config)
-    return config
 
 
 def _check_positions(folder: Path, most: int | None, tokens: PromptTokens, patches: int | None) -> None:

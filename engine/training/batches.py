@@ -61,13 +61,23 @@ class PackedRow:
     run: np.ndarray
 
 
-def pack(image: np.ndarray, run: np.ndarray, n_runs: int, prefix: int, suffix: int, max_tokens: int) -> list[PackedRow]:
+def pack(
+    image: np.ndarray,
+    run: np.ndarray,
+    n_runs: int,
+    prefix: int,
+    suffix: int,
+    max_tokens: int,
+    shared: bool = True,
+) -> list[PackedRow]:
     """Pack questions, given by image and run, (Q,) each, into as few rows of `max_tokens` as they fill.
 
-    An image whose own questions exceed `max_tokens` has a row to itself.
+    An image whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
+    of its own, since an LM that does not share them reads it anew for each.
     """
-    pairs, item_of_question, counts = np.unique(np.stack([run, image]), axis=1, return_inverse=True, return_counts=True)
-    # pairs (2, I): run and image of each item, in (run, image) order; counts (I,): its questions. Sorted by count,
+    keys = np.stack([run, image] if shared else [run, image, np.arange(len(image))])
+    pairs, item_of_question, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+    # pairs (2 or 3, I): run and image of each item, in (run, image) order; counts (I,): its questions. Sorted by count,
     # items of equally many questions stand side by side and are one bucket of the layout: none is padded to the most.
     order = np.argsort(counts, kind="stable")  # equal counts stay in (run, image) order
     # costs (I,): tokens of all items up to here; a row takes as many items as add `max_tokens`, and at least one.

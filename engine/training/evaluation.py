@@ -30,7 +30,8 @@ def evaluate(
     `advance(n)` counts answered questions. The predicted answer is yes where logit_yes >= logit_no.
     """
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
-    rows = pack(questions.image, np.zeros_like(questions.image), 1, prefix, suffix, max_tokens)
+    run, shared = np.zeros_like(questions.image), lm.way == "shared"
+    rows = pack(questions.image, run, 1, prefix, suffix, max_tokens, shared)
     found = []
     loads = prefetched(rows, lambda row: (row, features.fetch(row.items[0])))
     for row, images in loads:

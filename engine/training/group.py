@@ -20,7 +20,8 @@ from cachegen.common.progress import console, progress_bar, tell
 from cachegen.data.dataset import Dataset, load_dataset
 from engine.design.condition import SCHEMA
 from engine.design.questions import build_questions, count_questions
-from engine.lm.language_model import FrozenLM, load_lm, resolve_lm
+from engine.lm.language_model import FrozenLM, load_lm
+from engine.lm.loading import resolve_lm
 from engine.lm.projector import Projector, new_projector
 from engine.lm.prompts import PromptTokens, tokenise
 from engine.lm.shape import lm_shape
@@ -102,12 +103,16 @@ class Opener:
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition
-        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None, c.lm_sharing)
         if self._lm[0] != key:
             self._lm = (None, None)
             if slow := emulated(self.device, c.dtype):
                 tell(f"warning: {slow}")
-            self._lm = (key, load_lm(resolve_lm(run.inputs.lm), c.lm_init, c.lm_seed, c.dtype, self.device))
+            folder = resolve_lm(run.inputs.lm)
+            lm = load_lm(folder, c.lm_init, c.lm_seed, c.dtype, self.device, c.lm_sharing)
+            if lm.way != "shared":
+                tell(f"{run.inputs.lm}: {lm.described}")
+            self._lm = (key, lm)
         return self._lm[1]
 
 

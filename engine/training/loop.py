@@ -78,7 +78,11 @@ def prompt_row(
     lengths_Q = on_device(tokens.lengths[suffix], lm.device)
     row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)])
     ends_Q = row.layout.answer_rows(lengths_Q)
-    return lm.answer_states(row_TD, row.layout, torch.cat([ends_Q - back for back in reversed(range(last))]))
+    ids_T = None
+    if lm.reads_tokens:
+        ids_P = np.concatenate([tokens.prefix, np.full(row.layout.prefix - len(tokens.prefix), -1)])
+        ids_T = torch.cat([on_device(ids_P, lm.device).repeat(row.layout.images), ids_QS.flatten()])
+    return lm.answer_states(row_TD, row.layout, torch.cat([ends_Q - back for back in reversed(range(last))]), ids_T)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def train_group(
 
     log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []
     saved = time.monotonic()
-    load = _loader(runs, features, tokens, max_tokens)
+    load = _loader(runs, features, tokens, max_tokens, lm.way == "shared")
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
@@ -203,7 +207,7 @@ def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndar
 
 
 def _loader(
-    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int
+    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int, shared: bool = True
 ) -> Callable[[list[np.ndarray]], Step]:
     """What the prefetch thread does: gather a step's questions, pack them, fetch their features."""
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
@@ -218,7 +222,7 @@ def _loader(
         asked = np.concatenate([part.suffix for part in parts])
         if tokens.eos is not None:
             asked = asked + np.where(answer, 0, len(tokens.suffixes) // 2)
-        rows = pack(image, run, len(runs), prefix, suffix, max_tokens)
+        rows = pack(image, run, len(runs), prefix, suffix, max_tokens, shared)
         return Step(
             suffix=asked,
             answer=answer,

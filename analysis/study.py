@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
-from analysis.probes import Probe, match_probes, probe_points
+from analysis.probes import OfRun, Probe, first_method, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
 from analysis.scores.calibration import answer_bins, answers_table, reliability_table
@@ -56,7 +56,7 @@ class Study:
         yardsticks: Controls without an LM, one row per run, yardstick, group and category.
         depths: Columns dataset_path, category, depth.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
-        probes: The text probe of each run's LM, by run_id.
+        probes: The text probes of each run's LM, by run_id: see `analysis.probes.match_probes`.
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
     """
@@ -71,7 +71,7 @@ class Study:
     yardsticks: pd.DataFrame
     depths: pd.DataFrame
     answer_bins: pd.DataFrame
-    probes: dict[str, Probe]
+    probes: OfRun
     answers: Answers
     notes: tuple[str, ...]
 
@@ -138,7 +138,7 @@ class Study:
     @cached_property
     def fitted(self) -> list[Fitted]:
         """The mixed models, confirmatory ones first, see `analysis.statistics.models`."""
-        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), self.text)
+        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), first_method(self.text))
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -232,10 +232,11 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
                 advance(1)
                 if run_id not in of_run:
                     continue
-                margin = composed_margins(answers[test], of_run[run_id].margins)
+                probe = of_run[run_id][0]
+                margin = composed_margins(answers[test], probe.margins)
                 if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
                     notes.append(
-                        f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed "
+                        f"probe {probe.path.name} lacks pairs that its runs ask about, so it is not composed "
                         "with leaf answers; probe with --negatives all"
                     )
                 else:

@@ -207,6 +207,7 @@ def _sweep_probe(
         dataset,
         list(asked.lm),
         out,
+        asked.method,
         asked.negatives,
         lm_init=asked.lm_init,
         lm_seed=asked.lm_seed,

@@ -9,6 +9,7 @@ from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
 from analysis.scores.neighbours import NEIGHBOURS
+from analysis.scores.probe import METHODS
 from analysis.scores.yardsticks import CONTROLS
 from analysis.statistics.contrasts import Contrast
 from analysis.statistics.difference import EQUIVALENCE_MARGIN, Decision
@@ -336,26 +337,29 @@ def depth(page: Page) -> Data | None:
     }
 
 
-MEANS = ("text_f1", "text_item_f1", "text_auc", "f1")
+MEANS = ("text_f1", "text_item_f1", "text_auc", "text_top1", "text_pairs", "f1")
 FITTED = ("text_f1", "text_item_f1")
 
 
 def text(page: Page) -> Data | None:
-    """Means and correlations per cell with a probe; None without probes."""
-    cells = dict(iter(page.study.text.groupby("cell", sort=False)))
+    """Means and correlations per cell with a probe and its method; None without probes."""
+    cells = dict(iter(page.study.text.groupby(["cell", "method"], sort=False)))
     rows = []
     for cell in page.shown["cell"].unique():
-        if cell in cells:
-            here = cells[cell]
+        for method in (method for method in METHODS if (cell, method) in cells):
+            here = cells[cell, method]
             fits = {f"r_{name}": correlation(here[name].to_numpy(float), here["f1"].to_numpy(float)) for name in FITTED}
             means = {name: float(here[name].mean()) for name in MEANS}
-            rows.append({**page.named(cell), **means, **fits})
+            rows.append({**page.named(cell), "method": method, **means, **fits})
     columns = [
         SETUP,
         Column("condition", "name", "text"),
+        Column("probe", "method", "text"),
         Column("text F1", "text_f1"),
         Column("text F1, items", "text_item_f1"),
         Column("text AUC", "text_auc", digits=2),
+        Column("above all wrong ones", lambda row: row["text_top1"], "percent", digits=0),
+        Column("above one", lambda row: row["text_pairs"], "percent", digits=0),
         Column("held-out F1", "f1"),
         Column("hypernyms", lambda row: row["r_text_f1"][3], digits=0),
         Column("r with text F1", lambda row: row["r_text_f1"][:3], "interval", digits=2),
@@ -363,6 +367,7 @@ def text(page: Page) -> Data | None:
     ]
     caption = (
         "Means over held-out hypernyms, and Pearson r over hypernyms with its 95 % interval. “Items”: each hypernym "
-        "scored on its leaves’ questions, as the paper relates text to images."
+        "scored on its leaves’ questions, as the paper relates text to images. “Above”: share of a hypernym’s leaves "
+        "for which the LM puts it above every wrong hypernym, and share of single wrong ones."
     )
     return {"means": table("text", caption, rows, columns, "probe.csv")} if rows else None

@@ -67,7 +67,8 @@ class ProbeTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lm: tuple[str, ...]
-    negatives: Literal["image-level", "distinct", "all"] = "image-level"
+    method: Literal["question", "plausibility"] = "question"
+    negatives: Literal["image-level", "distinct", "all"] | None = None
     lm_init: Literal["pretrained", "random"] = "pretrained"
     lm_seed: int = 0
     data_seed: int = 0

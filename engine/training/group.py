@@ -263,4 +263,5 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "paths": json.loads(run.inputs.model_dump_json()),
         "store": features_of(shared.features.store),
         "counts": count_questions(questions),
+        "lm_way": shared.lm.way,
     } | ({"stimuli": "items"} if shared.dataset.items else {})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,7 @@ from analysis.statistics.models import Fitted, effects_table, fit_models, varian
 from analysis.statistics.residuals import checks_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
+from analysis.transfer import GROUP_COLUMNS, transfer_groups, transfer_means
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
 
@@ -59,6 +60,7 @@ class Study:
         probes: The text probes of each run's LM, by run_id: see `analysis.probes.match_probes`.
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
+        transfer_groups: Answers to questions beyond the runs' own, see `analysis.transfer.transfer_groups`.
     """
 
     sweep: SavedRuns
@@ -74,6 +76,7 @@ class Study:
     probes: OfRun
     answers: Answers
     notes: tuple[str, ...]
+    transfer_groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GROUP_COLUMNS))
 
     def test(self, group: str) -> pd.DataFrame:
         """Test scores of one group ("leaf", "seen" or "heldout"); index run_id, in the order of `runs`."""
@@ -190,6 +193,11 @@ class Study:
         """Text probe beside held-out scores, see `analysis.probes.probe_points`."""
         return probe_points(self.runs, self.categories, self.probes)
 
+    @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """Other questions beside the trained wording, see `analysis.transfer.transfer_means`."""
+        return transfer_means(self.runs, self.transfer_groups)
+
 
 def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     """Score all runs of a sweep. Question tables, answers and pooled features are read once.
@@ -246,6 +254,8 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
+    others, silent = transfer_groups((run_id, sweep.opened[run_id].directory.path) for run_id in order)
+    notes += silent
     tuning = read_tuning(sweep.folder)
     caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return Study(
@@ -262,6 +272,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         probes=of_run,
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
+        transfer_groups=others,
     )
 
 

@@ -4,7 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from analysis.report.details import answering, examples, hypernyms, parts, taxonomy, training, tuning
-from analysis.report.experiments import ablation, coherence, depth, dose, setups, shuffles, swap, text, yardsticks
+from analysis.report.experiments import (
+    ablation,
+    coherence,
+    depth,
+    dose,
+    setups,
+    shuffles,
+    swap,
+    text,
+    transfer,
+    yardsticks,
+)
 from analysis.report.models import models
 from analysis.report.page import Data, Page
 from analysis.report.record import files, methods, provenance, world
@@ -39,6 +50,7 @@ SECTIONS = (
     Section("setups", "Between setups", "Experiments", setups),
     Section("depth", "Depth", "Experiments", depth),
     Section("text", "What the LM knows in text", "Experiments", text),
+    Section("transfer", "Transfer", "Experiments", transfer),
     Section("models", "Statistical models", "A closer look", models),
     Section("parts", "Which hypernyms, which right answers", "A closer look", parts),
     Section("answering", "How answers are given", "A closer look", answering),

@@ -371,3 +371,43 @@ def text(page: Page) -> Data | None:
         "for which the LM puts it above every wrong hypernym, and share of single wrong ones."
     )
     return {"means": table("text", caption, rows, columns, "probe.csv")} if rows else None
+
+
+KINDS = {"heldout": "held-out hypernyms", "seen": "seen hypernyms", "new": "other"}
+
+
+def transfer(page: Page) -> Data | None:
+    """One row per cell of the headline and set of questions; None where none were asked."""
+    rows = [row for row in page.study.transfer.to_dict("records") if row["shown"]]
+    columns = [
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        Column("questions", "questions", "text"),
+        Column("set", "set", "prose"),
+        Column("groups", lambda row: KINDS[row["kind"]], "text"),
+        Column("their number", "n_categories", digits=0),
+        Column("seeds", "n_seeds", digits=0),
+        Column("F1", lambda row: (row["f1"], row["low"], row["high"]), "interval"),
+        Column("AUC", "auc", digits=3),
+        Column("said yes", "yes_share", "percent", digits=0),
+        Column("permuted", "permuted_f1"),
+        Column("against what is shown", "veridical_f1"),
+        Column(
+            "F1, less trained wording", lambda row: tuple(row[f"change{end}"] for end in ENDS), "interval", sign=True
+        ),
+        Column("decision", "change_verdict", "prose"),
+        Column(
+            "AUC, less trained wording",
+            lambda row: tuple(row[f"change_auc{end}"] for end in ENDS),
+            "interval",
+            digits=3,
+        ),
+    ]
+    caption = (
+        "Questions that no run was trained on: means over their groups with 95 % intervals, and differences to the "
+        "same questions in the trained wording, group by group."
+    )
+    return {"means": table("transfer", caption, rows, columns, "transfer.csv")} if rows else None
+
+
+ENDS = ("", "_low", "_high")

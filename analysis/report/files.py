@@ -113,6 +113,8 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "dose": dose_table(study.dose),
         "depth": study.depth,
         "probe": study.text,
+        "transfer": study.transfer,
+        "transfer_groups": study.transfer_groups,
     }
     found = always | {name: table for name, table in where_known.items() if not table.empty}
     return {name: in_words(table) for name, table in found.items()}

@@ -5,6 +5,7 @@
     include = ["fig3"]      sweep presets whose runs belong to this sweep too
     [defaults]              fields of all grids
     [[grid]]                fields; a list is an axis, `together` is an axis of tables
+    [[transfer]]            questions to be put to the runs once they are done, see `engine.design.question_sets.Asked`
     [tune]                  how `crosstax tune` searches fields that are left open, see `engine.sweeps.tune.table`
 
 Dataset and features may be left to the command line: a grid then names its `encoder`, which is looked up in the
@@ -24,6 +25,7 @@ from cachegen.common.files import expanded, read_bounded
 from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
+from engine.design.question_sets import Asked, asked_of
 from engine.sweeps.presets import Preset, load_preset, preset_names
 
 MOST_BYTES = 2**20  # of a sweep file
@@ -36,6 +38,7 @@ FORMS: dict[str, tuple[type, type | None, str]] = {
     "grid": (list, dict, "list of tables"),
     "probe": (dict, None, "table"),
     "tune": (dict, None, "table"),
+    "transfer": (list, dict, "list of tables"),
 }
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
@@ -200,6 +203,17 @@ def probe_table(source: Path | Preset) -> ProbeTable | None:
 
 def _tidy_lms(named: Any) -> Any:
     return list(map(tidy_place, named)) if isinstance(named, list) else [tidy_place(named)] if named else named
+
+
+def transfer_tables(source: Path | Preset) -> list[Asked]:
+    """The [[transfer]] tables of a sweep, relative paths from its folder. Raises `ConditionError` for a wrong one."""
+    base = source.parent if isinstance(source, Path) else Path()
+    tables = read_document(source).get("transfer", [])
+    asked = [asked_of(f"{_name(source)}: transfer {n}", table, base) for n, table in enumerate(tables, 1)]
+    names = [each.called for each in asked]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConditionError(f"{_name(source)}: two [[transfer]] tables are called {twice[0]!r}; give one another name")
+    return asked
 
 
 def default_fields(settings: str | None) -> dict[str, Any]:

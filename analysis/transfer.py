@@ -77,7 +77,8 @@ def transfer_means(runs: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     about = runs[[*KEYED, "shown"]].assign(seed=seed_units(runs))
     rows = groups.merge(about, left_on="run_id", right_index=True)
     means = []
-    for key in runs[KEYED].drop_duplicates("cell").to_dict("records"):
+    for each in runs[KEYED].drop_duplicates("cell").to_dict("records"):
+        key = {str(name): value for name, value in each.items()}
         own = rows[[cell == key["cell"] for cell in rows["cell"]]] if len(rows) else rows
         for (questions, kind), here in own.groupby(["questions", "kind"], sort=True):
             trained = here[here["set"] == TRAINED]

@@ -179,9 +179,9 @@ def sweep(
         from engine.transfer import transfer
 
         done = [folder for folder in folders if folder.name not in (*left, *failed)]
-        asked = transfer(done, questions, execution)
-        say(f"{sum(each.asked for each in asked)} sets of questions asked, of {len(done)} runs")
-        failed |= {each.run.name: f"done, but not asked: {each.problem}" for each in asked if each.problem}
+        put = transfer(done, questions, execution)
+        say(f"{sum(each.asked for each in put)} sets of questions asked, of {len(done)} runs")
+        failed |= {each.run.name: f"done, but not asked: {each.problem}" for each in put if each.problem}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:

@@ -55,7 +55,7 @@ def transfer_ask(
     say(transfer_text(scores))
     failed = {each.run.name: each.problem for each in results if each.problem}
     say(f"{sum(each.asked for each in results)} sets asked now, of {len(results)} runs; {len(failed)} runs not asked")
-    rows: list[dict[str, Any]] = scores.astype(object).where(scores.notna(), None).to_dict("records")
+    rows: Any = scores.astype(object).where(scores.notna(), None).to_dict("records")
     print_json({"runs": [str(each.run) for each in results], "scores": rows, "failed": failed}, as_json)
     if failed:
         raise typer.Exit(1)

@@ -144,7 +144,7 @@ def read_question_set(path: Path, name: str) -> QuestionSet:
     table = table.rename(columns={"item": "key"})
     if ("leaf" in table) + ("key" in table) == 0:
         raise ConditionError(f"{path} has neither a column leaf nor key; say what each question is about")
-    if unknown := sorted(set(table) - set(COLUMNS)):
+    if unknown := sorted(set(map(str, table)) - set(COLUMNS)):
         raise ConditionError(f"{path}: unknown column {unknown[0]!r}; columns are {', '.join(COLUMNS)}")
     for column in ("leaf", "key"):
         if column not in table:
@@ -333,9 +333,10 @@ def put_to(questions: pd.DataFrame, asked: QuestionSet, dataset: Dataset) -> pd.
     column = pd.Index(known.hypernyms).get_indexer(pd.Index(by_leaf["group"])) + len(known.leaves)
     label, image = (known.leaf_numbers(by_leaf[name]) for name in ("label_leaf", "image_leaf"))
     same = known.truth[label, column] == known.truth[image, column]
-    told = by_leaf["answer"].where(pd.Series(same), ~by_leaf["answer"]).astype("boolean")
-    told = told.where(pd.Series(column >= len(known.leaves)), pd.NA)
-    by_leaf = by_leaf.assign(veridical=by_leaf["veridical"].astype("boolean").fillna(told))
+    told = (by_leaf["answer"].to_numpy(bool) == same).astype(float)
+    told[column < len(known.leaves)] = np.nan  # no hypernym: the taxonomy does not tell
+    beside = by_leaf["veridical"].astype("boolean")
+    by_leaf = by_leaf.assign(veridical=beside.fillna(pd.Series(told, index=by_leaf.index).astype("boolean")))
     by_key = images.merge(table[table["key"] != ""].drop(columns="leaf"), on="key")
     by_key = by_key.assign(veridical=by_key["answer"].astype("boolean"))
     rows = pd.concat([by_leaf, by_key], ignore_index=True)

@@ -224,16 +224,8 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
     plural = leaf["number"] == "plural"
     verb, this = np.where(plural, "are", "is"), np.where(plural, "these", "this")
     first = leaf["phrase"].str[:1].str.upper() + leaf["phrase"].str[1:]
-    columns = (
-        leaf["phrase"],
-        first,
-        leaf["noun"],
-        hypernym["phrase"],
-        hypernym["noun"],
-        verb,
-        np.char.capitalize(verb),
-    )
-    columns += (this, np.char.capitalize(this))
+    columns: list[Any] = [leaf["phrase"], first, leaf["noun"], hypernym["phrase"], hypernym["noun"]]
+    columns += [verb, np.char.capitalize(verb), this, np.char.capitalize(this)]
     names = ("leaf_phrase", "Leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is", "this", "This")
     try:
         fields = [part[1:] for part in Formatter().parse(phrasing) if part[1] is not None]

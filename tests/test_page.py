@@ -16,10 +16,9 @@ from html_page import HtmlPage
 from synthetic_sweep import World, write_sweep
 
 from analysis.predictions import load_sweep
-from analysis.report.contents import SECTIONS
 from analysis.report.files import write_tables
 from analysis.report.page import Page
-from analysis.report.report import TEMPLATES, render, template_environment
+from analysis.report.report import SECTIONS, TEMPLATES, render, template_environment
 from analysis.report.table import Column, table
 from analysis.study import measure
 from analysis.words import number, p_value

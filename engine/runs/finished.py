@@ -226,12 +226,13 @@ class FinishedRun:
                 f"{self.directory.path}: its features were imported ({wanted['encoder']}), so there is no encoder; ask "
                 "about pictures or items of its store, by name"
             )
+        preprocess: Any = wanted.get("preprocess", "paper")
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
         places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])
         problem: CrosstaxError | None = None
         for place in places:
             try:
-                encoder = load_encoder(place, device, compute)
+                encoder = load_encoder(place, device, compute, preprocess)
             except CrosstaxError as error:
                 problem = problem or type(error)(f"{error} (the encoder of {self.directory.path}: --encoder)")
                 continue

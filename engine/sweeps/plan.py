@@ -20,7 +20,7 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Inputs, Sweep
-from engine.lm.loading import lm_digests, resolve_lm
+from engine.lm.loading import lm_digests, local_lm, resolve_lm
 from engine.lm.shape import lm_shape
 from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens
@@ -157,7 +157,7 @@ def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: 
 
 def sizes_of(run: PlannedRun, dataset: Dataset) -> Sizes | None:
     """Sizes of a run's models and prompts; None if the LM's configuration does not tell."""
-    shape = lm_shape(run.inputs.lm)
+    shape = lm_shape(str(local_lm(run.inputs.lm) or run.inputs.lm))
     if shape is None:
         return None
     store = FeatureStore.open(run.inputs.features)

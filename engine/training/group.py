@@ -77,12 +77,9 @@ class Opener:
         lm = self._open_lm(run)
         asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
         if dataset.items and "image" in run.condition.question_singular + run.condition.question_plural:
-            console.print(
+            tell(
                 f"note: {dataset.root} has items, and questions say {run.condition.question_singular!r}; set "
-                "question_singular and question_plural to what they are",
-                soft_wrap=True,
-                highlight=False,
-                markup=False,
+                "question_singular and question_plural to what they are"
             )
         tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None), lm.rows)
         return Shared(dataset, features, lm, tokens)

@@ -43,12 +43,12 @@ def transfer_ask(
     """
     fix_threads(threads)
     from analysis.transfer import transfer_scores, transfer_text
-    from engine.design.question_sets import asked_of
+    from engine.design.question_sets import question_source
     from engine.runs.places import Places
     from engine.runs.planned import Execution
     from engine.transfer import run_folders, transfer
 
-    asked = [asked_of(f"--questions {path}", {"questions": path}) for path in questions]
+    asked = [question_source(f"--questions {path}", {"questions": path}) for path in questions]
     folders = run_folders(runs)
     results = transfer(folders, asked, Execution(device=device, max_tokens=max_tokens), Places(dataset, features, lm))
     scores = transfer_scores([each.run for each in results if not each.problem], [each.called for each in asked])
@@ -87,13 +87,13 @@ def transfer_make(
 
     Example: crosstax transfer make paraphrases runs/RUN --out paraphrases.csv
     """
-    from engine.design.question_sets import asked_of
+    from engine.design.question_sets import question_source
     from engine.runs.places import Places
     from engine.transfer import write_question_set
 
     wording = {"phrasings": phrasing, "negations": negation, "table": table, "question": question}
     given = {name: value for name, value in wording.items() if value}
-    asked = asked_of(f"transfer make {maker}", {"maker": maker, "name": out.stem} | given)
+    asked = question_source(f"transfer make {maker}", {"maker": maker, "name": out.stem} | given)
     made = write_question_set(run, asked, out, Places(dataset))
     counts = {str(name): int(count) for name, count in made.table.groupby("set", sort=False).size().items()}
     for name, count in counts.items():

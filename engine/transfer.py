@@ -19,7 +19,7 @@ from cachegen.common.progress import progress_bar, tell
 from cachegen.data.dataset import Dataset
 from engine.ask import question_tokens
 from engine.design.condition import Inputs
-from engine.design.question_sets import Asked, QuestionSet, put_to
+from engine.design.question_sets import QuestionSet, QuestionSource, put_to
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.runs.planned import Execution, PlannedRun
@@ -52,7 +52,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
 
 
 def transfer(
-    folders: Sequence[Path], asked: Sequence[Asked], execution: Execution, given: Places | None = None
+    folders: Sequence[Path], asked: Sequence[QuestionSource], execution: Execution, given: Places | None = None
 ) -> list[Transferred]:
     """Ask every run every set, unless its answers are there and whole; in the order of the inputs they share.
 
@@ -122,7 +122,13 @@ class _Found:
 
 def _ask(run: FinishedRun, asked: QuestionSet, found: _Found, execution: Execution) -> None:
     """Put one set to one run, and write its answers."""
-    rows = put_to(run.questions(), asked, found.dataset(run))
+    dataset, questions = found.dataset(run), run.questions()
+    keys = dataset.images["key"].reindex(questions["image"]).to_numpy()
+    if not (keys == questions["key"].to_numpy()).all():
+        raise RunError(
+            f"{run.directory.file('questions.parquet')} names other {dataset.noun} than its dataset; repeat it"
+        )
+    rows = put_to(questions, asked, dataset)
     run.weights  # noqa: B018 - a damaged projector is said before models are loaded
     shared = found.shared(run)
     lm = shared.lm
@@ -137,7 +143,7 @@ def _ask(run: FinishedRun, asked: QuestionSet, found: _Found, execution: Executi
     write_answers(run.directory, asked, pd.concat([rows, answers], axis=1))
 
 
-def write_question_set(run: Path, asked: Asked, out: Path, given: Places | None = None) -> QuestionSet:
+def write_question_set(run: Path, asked: QuestionSource, out: Path, given: Places | None = None) -> QuestionSet:
     """Write the questions that a maker has for runs like this one as CSV."""
     opened = open_run(run, given)
     made = asked.of(opened.dataset(), opened.condition)

@@ -21,11 +21,11 @@ from cachegen.data.dataset import load_dataset
 from engine.design.condition import Condition
 from engine.design.question_sets import (
     TRAINED,
-    asked_of,
     language,
     paraphrases,
     properties,
     put_to,
+    question_source,
     read_question_set,
     taxonomy_pairs,
 )
@@ -121,7 +121,7 @@ def test_answers_follow_the_label_leaf_and_negations_are_flipped(swept, small_st
 def test_what_is_there_is_kept_and_what_is_not_whole_is_asked_again(swept, small_study, tmp_path):
     runs, *_ = swept
     before = bytes_in(runs)
-    asked = asked_of("test", WORDINGS)
+    asked = question_source("test", WORDINGS)
     folders = run_folders([runs])
     assert sum(each.asked for each in transfer(folders, [asked], CPU)) == 0
     table = next((folders[0] / "transfer").glob("*.parquet"))
@@ -137,7 +137,7 @@ def test_what_is_there_is_kept_and_what_is_not_whole_is_asked_again(swept, small
     seal.write_text(json.dumps(json.loads(seal.read_text()) | {"run": "another training"}))
     assert [each.asked for each in transfer(folders[:1], [asked], CPU)] == [1]
     # Other questions under the name take the place of the first.
-    other = asked_of("test", WORDINGS | {"negations": ["no there is {noun}"]})
+    other = question_source("test", WORDINGS | {"negations": ["no there is {noun}"]})
     assert [each.asked for each in transfer(folders[:1], [other], CPU)] == [1]
     assert not table.exists()
     assert [each.asked for each in transfer(folders[:1], [asked], CPU)] == [1]
@@ -151,7 +151,7 @@ def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept):
     file = runs.parent / "one image.csv"
     key = open_run(folders[0]).answers("test")["key"].iloc[0]
     file.write_text(f"key,text,answer,group,set\n{key},is there a crow,yes,crow,mine\n")
-    asked = [asked_of("test", {"questions": file})]
+    asked = [question_source("test", {"questions": file})]
     results = transfer(folders, asked, CPU)
     assert [each.problem for each in results] == [None] * 4
     (table,) = (t for t in (each.table() for each, _ in answered(open_run(folders[0]).directory)) if len(t) == 1)
@@ -159,7 +159,7 @@ def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept):
     assert table["veridical"].item()
     nowhere = file.with_name("nowhere.csv")
     nowhere.write_text("leaf,text,answer,group,set\nzebra,is there a crow,yes,crow,mine\n")
-    results = transfer(folders[:2], [asked_of("test", {"questions": nowhere})], CPU)
+    results = transfer(folders[:2], [question_source("test", {"questions": nowhere})], CPU)
     assert all("no question" in str(each.problem) for each in results)
     for folder in folders:
         for path in (folder / "transfer").glob("one image*"):
@@ -250,7 +250,7 @@ def test_a_digest_is_of_what_is_asked(tmp_path):
 )
 def test_a_table_of_a_sweep_file_that_is_wrong_is_one_line(fields, message):
     with pytest.raises(ConditionError, match=message) as caught:
-        asked_of("sweep.toml: transfer 1", fields)
+        question_source("sweep.toml: transfer 1", fields)
     assert "\n" not in str(caught.value)
 
 

@@ -72,7 +72,7 @@ class QuestionSet:
         return self.table.assign(answer=answers)[used].to_csv(index=False, lineterminator="\n")
 
 
-class Asked(BaseModel):
+class QuestionSource(BaseModel):
     """One [[transfer]] table of a sweep file, or one `crosstax transfer make`: a file of questions, or a maker of them.
 
     phrasings, negations: of paraphrases, with {phrase} ("a crow"), {noun} ("crow"), {is} and {Is} (are, of a plural).
@@ -90,7 +90,7 @@ class Asked(BaseModel):
     question: str | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> "Asked":
+    def _one_source(self) -> "QuestionSource":
         if (self.questions is None) == (self.maker is None):
             raise ValueError("give questions = FILE.csv, or maker = paraphrases, properties or language")
         if self.maker in ("properties", "language") and self.table is None:
@@ -120,10 +120,10 @@ class Asked(BaseModel):
         return paraphrases(dataset, condition, self.phrasings, self.negations, self.table, self.called)
 
 
-def asked_of(where: str, table: dict[str, Any], base: Path = Path()) -> Asked:
-    """A checked `Asked`; relative paths from `base`. Raises `ConditionError` naming the field that is wrong."""
+def question_source(where: str, table: dict[str, Any], base: Path = Path()) -> QuestionSource:
+    """A checked source; relative paths from `base`. Raises `ConditionError` naming the field that is wrong."""
     try:
-        asked = Asked.model_validate(table)
+        asked = QuestionSource.model_validate(table)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))

@@ -14,7 +14,7 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
-from engine.design.question_sets import Asked
+from engine.design.question_sets import QuestionSource
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import (
     KNOWN_PATCHES,
@@ -45,7 +45,7 @@ class Forecast:
     notes: tuple[str, ...]
 
 
-def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[Asked] = ()) -> dict[str, Any]:
+def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[QuestionSource] = ()) -> dict[str, Any]:
     """Forecast of a sweep as one JSON-ready object.
 
     `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates`: by precision, operations per second (None
@@ -118,7 +118,9 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
     return found
 
 
-def _transfer(asked: Asked, runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, Any]:
+def _transfer(
+    asked: QuestionSource, runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]
+) -> dict[str, Any]:
     """What one [[transfer]] table would ask: its name, questions about test images of all runs, and what is wrong."""
     from engine.design.question_sets import put_to
     from engine.design.questions import build_questions

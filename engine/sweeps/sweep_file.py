@@ -5,8 +5,9 @@
     include = ["fig3"]      sweep presets whose runs belong to this sweep too
     [defaults]              fields of all grids
     [[grid]]                fields; a list is an axis, `together` is an axis of tables
-    [[transfer]]            questions to be put to the runs once they are done, see `engine.design.question_sets.Asked`
-    [tune]                  how `crosstax tune` searches fields that are left open, see `engine.sweeps.tune.table`
+    [[transfer]]            questions to be put to the runs once they are done, see
+    `engine.design.question_sets.QuestionSource` [tune]                  how `crosstax tune` searches fields that are
+    left open, see `engine.sweeps.tune.table`
 
 Dataset and features may be left to the command line: a grid then names its `encoder`, which is looked up in the
 feature stores that are given.
@@ -25,7 +26,7 @@ from cachegen.common.files import expanded, read_bounded
 from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
-from engine.design.question_sets import Asked, asked_of
+from engine.design.question_sets import QuestionSource, question_source
 from engine.sweeps.presets import Preset, load_preset, preset_names
 
 MOST_BYTES = 2**20  # of a sweep file
@@ -205,11 +206,11 @@ def _tidy_lms(named: Any) -> Any:
     return list(map(tidy_place, named)) if isinstance(named, list) else [tidy_place(named)] if named else named
 
 
-def transfer_tables(source: Path | Preset) -> list[Asked]:
+def transfer_tables(source: Path | Preset) -> list[QuestionSource]:
     """The [[transfer]] tables of a sweep, relative paths from its folder. Raises `ConditionError` for a wrong one."""
     base = source.parent if isinstance(source, Path) else Path()
     tables = read_document(source).get("transfer", [])
-    asked = [asked_of(f"{_name(source)}: transfer {n}", table, base) for n, table in enumerate(tables, 1)]
+    asked = [question_source(f"{_name(source)}: transfer {n}", table, base) for n, table in enumerate(tables, 1)]
     names = [each.called for each in asked]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConditionError(f"{_name(source)}: two [[transfer]] tables are called {twice[0]!r}; give one another name")

@@ -103,13 +103,6 @@ def probe(
     out: Annotated[Path, typer.Option("--out", "-o", help="A .parquet file, or a folder for one file per LM.")] = Path(
         "probe"
     ),
-    method: Annotated[
-        ProbeMethod,
-        typer.Option(
-            help="question: yes or no to whether a crow is a bird; plausibility: log-probability of the hypernym after "
-            "a sentence about the leaf, less that after a neutral one."
-        ),
-    ] = "question",
     negatives: Annotated[
         Negatives | None,
         typer.Option(
@@ -117,6 +110,13 @@ def probe(
             "same, each once; all: every one, the default of plausibility."
         ),
     ] = None,
+    method: Annotated[
+        ProbeMethod,
+        typer.Option(
+            help="question: yes or no to whether a crow is a bird; plausibility: log-probability of the hypernym after "
+            "a sentence about the leaf, less that after a neutral one."
+        ),
+    ] = "question",
     phrasing: Annotated[
         list[str] | None,
         typer.Option(

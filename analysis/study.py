@@ -22,8 +22,9 @@ from analysis.scores.f1 import Numbered, measure_categories, summarise
 from analysis.scores.means import f1_means, heldout_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
-from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table
+from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table, measure_table
 from analysis.statistics.hypernym_tests import hypernym_tests
+from analysis.statistics.item_model import item_table
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
@@ -122,6 +123,16 @@ class Study:
     def compared(self) -> list[Contrast]:
         """The same as objects, each with its decision: see `analysis.statistics.contrasts.all_contrasts`."""
         return all_contrasts(self.runs, self.categories, self.yardsticks)
+
+    @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """The confirmatory ones by AUC, d' and criterion: see `analysis.statistics.contrasts.measure_table`."""
+        return measure_table(self.compared)
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """Logistic models of single answers, see `analysis.statistics.item_model.item_table`."""
+        return item_table(self.compared, self.runs, self.answers)
 
     @cached_property
     def robustness(self) -> pd.DataFrame:

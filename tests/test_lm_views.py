@@ -436,4 +436,3 @@ def test_doctor_says_how_an_lm_would_run(plain, crosstax, tmp_path):
         assert f"{word!r} is token" in found["answer"].replace("'No' ", "'No' is token ")
         assert str(tokenizer.convert_tokens_to_ids(word)) in found["answer"]
     assert "GiB" in found["LM memory"]
-    assert crosstax("doctor", "--encoder", encoder)[0] == 2

@@ -221,7 +221,7 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
 
     quiet_transformers()
     try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
     except Exception as error:  # of a file's own making: any type
         reason = first_line(error)
         if "not supported" in reason:
@@ -231,7 +231,10 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
     begins = said is None and bos is not None and header.metadata.get("tokenizer.ggml.pre") in BEGIN
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            path.parent, gguf_file=path.name, **({"add_bos_token": True} if begins else {})
+            path.parent,
+            gguf_file=path.name,
+            trust_remote_code=False,
+            **({"add_bos_token": True} if begins else {}),
         )
     except BaseException as error:
         if not is_fault(error):
@@ -317,7 +320,14 @@ def load_gguf(path: Path, config: Any, precision: Any) -> tuple[Any, dict[str, A
         given["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with contextlib.redirect_stderr(io.StringIO()):  # a bar
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, config=config, dtype=precision, output_loading_info=True, **given
+            path.parent,
+            gguf_file=path.name,
+            config=config,
+            dtype=precision,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **given,
         )
     check_whole(path, model)
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
-from analysis.probes import Probe, match_probes, probe_points
+from analysis.probes import OfRun, Probe, first_method, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
 from analysis.scores.calibration import answer_bins, answers_table, reliability_table
@@ -30,6 +30,7 @@ from analysis.statistics.models import Fitted, effects_table, fit_models, varian
 from analysis.statistics.residuals import checks_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
+from analysis.transfer import GROUP_COLUMNS, transfer_groups, transfer_means
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
 
@@ -59,9 +60,10 @@ class Study:
         depths: Columns dataset_path, category, depth.
         naming: Scores of the task `name` over all candidates, one row per run, group and category.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
-        probes: The text probe of each run's LM, by run_id.
+        probes: The text probes of each run's LM, by run_id: see `analysis.probes.match_probes`.
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
+        transfer_groups: Answers to questions beyond the runs' own, see `analysis.transfer.transfer_groups`.
     """
 
     sweep: SavedRuns
@@ -75,9 +77,10 @@ class Study:
     depths: pd.DataFrame
     naming: pd.DataFrame
     answer_bins: pd.DataFrame
-    probes: dict[str, Probe]
+    probes: OfRun
     answers: Answers
     notes: tuple[str, ...]
+    transfer_groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GROUP_COLUMNS))
 
     def test(self, group: str) -> pd.DataFrame:
         """Test scores of one group ("leaf", "seen" or "heldout"); index run_id, in the order of `runs`."""
@@ -152,7 +155,7 @@ class Study:
     @cached_property
     def fitted(self) -> list[Fitted]:
         """The mixed models, confirmatory ones first, see `analysis.statistics.models`."""
-        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), self.text)
+        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), first_method(self.text))
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -209,6 +212,11 @@ class Study:
         """Text probe beside held-out scores, see `analysis.probes.probe_points`."""
         return probe_points(self.runs, self.categories, self.probes)
 
+    @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """Other questions beside the trained wording, see `analysis.transfer.transfer_means`."""
+        return transfer_means(self.runs, self.transfer_groups)
+
 
 def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     """Score all runs of a sweep. Question tables, answers and pooled features are read once.
@@ -254,10 +262,11 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
                 advance(1)
                 if run_id not in of_run:
                     continue
-                margin = composed_margins(answers[test], of_run[run_id].margins)
+                probe = of_run[run_id][0]
+                margin = composed_margins(answers[test], probe.margins)
                 if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
                     notes.append(
-                        f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed "
+                        f"probe {probe.path.name} lacks pairs that its runs ask about, so it is not composed "
                         "with leaf answers; probe with --negatives all"
                     )
                 else:
@@ -267,6 +276,8 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
+    others, silent = transfer_groups((run_id, sweep.opened[run_id].directory.path) for run_id in order)
+    notes += silent
     tuning = read_tuning(sweep.folder)
     caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return Study(
@@ -284,6 +295,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         probes=of_run,
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
+        transfer_groups=others,
     )
 
 

@@ -116,6 +116,8 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "depth": study.depth,
         "naming": study.names_found,
         "probe": study.text,
+        "transfer": study.transfer,
+        "transfer_groups": study.transfer_groups,
     }
     found = always | {name: table for name, table in where_known.items() if not table.empty}
     return {name: in_words(table) for name, table in found.items()}

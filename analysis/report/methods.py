@@ -187,6 +187,13 @@ def _shuffles(about: Settings) -> list[str]:
     return sentences
 
 
+PROBED = {
+    "question": "The LM was also asked in text alone whether each leaf is a kind of each hypernym.",
+    "plausibility": (
+        "The LM was also read in text alone: the log-probability of each hypernym after a sentence about the leaf, "
+        "less that after the same sentence about nothing in particular, mean over sentences."
+    ),
+}
 LOSSES = {"vocabulary": "the whole vocabulary", "answers": "the two answers"}
 SUPERVISED = {"answer": "the answer", "answer_eos": "the answer and the end-of-text token after it"}
 
@@ -347,7 +354,8 @@ def _measures(study: Study) -> str:
             "training images."
         )
     if study.probes:
-        sentences.append("The LM was also asked in text alone whether each leaf is a kind of each hypernym.")
+        methods = {probe.method for own in study.probes.values() for probe in own}
+        sentences += [sentence for method, sentence in PROBED.items() if method in methods]
     return " ".join(sentences)
 
 

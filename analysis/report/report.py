@@ -30,6 +30,7 @@ from analysis.report.experiments import (
     shuffles,
     swap,
     text,
+    transfer,
     yardsticks,
 )
 from analysis.report.files import write_study
@@ -77,6 +78,7 @@ SECTIONS = (
     Section("naming", "Naming", "Experiments", naming),
     Section("depth", "Depth", "Experiments", depth),
     Section("text", "What the LM knows in text", "Experiments", text),
+    Section("transfer", "Transfer", "Experiments", transfer),
     Section("models", "Statistical models", "A closer look", models),
     Section("parts", "Which hypernyms, which right answers", "A closer look", parts),
     Section("answering", "How answers are given", "A closer look", answering),

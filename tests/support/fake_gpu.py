@@ -59,7 +59,7 @@ class FakeGpu(TorchDispatchMode):
 
     def __enter__(self):
         self._kept = FakeTensor.__dict__.get("numpy"), FakeTensor.__dict__.get("tolist")
-        FakeTensor.numpy = lambda x, **_: self._values(x).numpy()
+        FakeTensor.numpy = lambda x, **_: self._values(x)
         FakeTensor.tolist = lambda x: self._values(x).tolist()
         self._lifted = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)
@@ -98,7 +98,7 @@ class FakeGpu(TorchDispatchMode):
         if on_gpu(x):
             self.waited("values asked for")
         with _disable_current_modes():
-            return torch.zeros(x.shape, dtype=x.dtype)
+            return torch.zeros(x.shape, dtype=x.dtype).numpy()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, packet = kwargs or {}, func.overloadpacket

@@ -7,17 +7,21 @@ import contextlib
 import json
 import sys
 import tempfile
+import time
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from fake_gpu import DEVICE, FakeGpu, cuda_attention
-from tiny import tiny_lm
+from tiny import SIZE, SPECIAL, tiny_lm
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
+from transformers import MistralConfig
 
 from cachegen.common import device as devices
+from cachegen.common.random_init import random_init_lm
 from engine.ask import _InMemory
 from engine.design.condition import Condition
 from engine.lm import prefix_sharing, probe
@@ -107,7 +111,7 @@ class Study:
                  streamed=False, standardise=False, sharing="auto", max_tokens=10_000, suffix=SUFFIX, steps=2,
                  **fields):  # fmt: skip
         precision = getattr(torch, dtype)
-        lm = FrozenLM.wrap(tiny_lm(family, num_hidden_layers=layers), None, torch.device("cpu"), sharing)
+        lm = FrozenLM.wrap(_lm(family, layers), None, torch.device("cpu"), sharing)
         self.way, self.max_tokens = lm.way, max_tokens
         lm.model.to(precision)
         rng = np.random.default_rng(0)
@@ -164,18 +168,95 @@ class Study:
             return self.gpu.counts()
 
 
+def _lm(family, layers):
+    if family != "mistral":
+        return tiny_lm(family, num_hidden_layers=layers)
+    window = {"sliding_window": 6, "num_key_value_heads": 2, "num_hidden_layers": layers}
+    return random_init_lm(MistralConfig(**SIZE | SPECIAL | window), 0)
+
+
 def study(**given):
     """Training to a checkpoint and on from it, then evaluation."""
     study = Study(**given)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.safetensors"
         steps = study.train(path, Held(1)) + study.train(path, Held())
-    return {"way": study.way, "steps": steps, "evaluate": [study.evaluate()]}
+    return {"way": study.way, "steps": steps, "evaluate": study.evaluate()}
 
 
+def depth(dtype):
+    """The launches of a step do not depend on an LM's width, so a narrow one of 28 layers stands for Qwen3-0.6B."""
+    return study(layers=28, runs=1, images=16, asked=2, batch=16, steps=2, suffix=16, dtype=dtype)
+
+
+def faulty(fault):
+    """Training with a fault in it, or the error that it ends in."""
+    right = loop.step_loss, loop.on_device
+
+    def asks(*arguments):
+        loss, losses = right[0](*arguments)
+        return loss * (1 + 0 * loss.item()), losses
+
+    def from_the_host(*arguments):
+        loss, losses = right[0](*arguments)
+        return loss, losses[torch.zeros(len(losses), dtype=torch.long)]
+
+    def elsewhere(*arguments):
+        loss, losses = right[0](*arguments)
+        return loss + torch.ones(1), losses
+
+    try:
+        loop.step_loss = {"item": asks, "index": from_the_host, "device": elsewhere}.get(fault, loop.step_loss)
+        if fault == "pageable":
+            loop.on_device = lambda values, device: torch.as_tensor(values).to(device, non_blocking=True)
+        return study(runs=1)
+    except RuntimeError as error:
+        return {"error": str(error)}
+    finally:
+        loop.step_loss, loop.on_device = right
+
+
+def extract():
+    """One block of pictures, as far as the features in the device's memory."""
+    encoders.torch.autocast = lambda *_, **__: contextlib.nullcontext()  # the fake device has no rules for it
+    vision = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=3, num_classes=0)
+    gpu = FakeGpu()
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = load_encoder(save_encoder("dinov2", "hf", Path(folder)).as_posix(), "cpu")
+    with gpu:
+        pass
+    return vision
+
+
+def ask_text():
+    """The probe's prompts of two lengths."""
+    model, gpu = tiny_lm("qwen3"), FakeGpu()
+    with gpu, torch.no_grad():
+        gpu.place(model)
+        type(model).device = property(lambda _: DEVICE)
+        probe.ask(model, probe.ProbeTokens([[1, 2, 3]] * 4 + [[1, 2]] * 3, [5, 6], [7]), 64, lambda _: None)
+        return gpu.counts()
+
+
+VARIANTS = {
+    "plain": {},
+    "pairs in bfloat16": {"order": "pairs", "dtype": "bfloat16"},
+    "text before, EOS behind": {"prefix": 2, "supervise": "answer_eos"},
+    "streamed": {"streamed": True, "dtype": "bfloat16"},
+    "standardised, two answers": {"standardise": True, "loss": "answers"},
+    "three layers": {"projector_layers": 3},
+    "several rows": {"max_tokens": 40},
+    "unshared": {"sharing": "never"},
+    "windows": {"family": "mistral"},
+    "other heads": {"family": "gpt_neox"},
+}
 CASES = {
-    "plain": lambda: study(),
+    **{name: partial(study, **given) for name, given in VARIANTS.items()},
+    **{f"28 layers, {dtype}": partial(depth, dtype) for dtype in ("float32", "bfloat16")},
+    **{f"fault: {fault}": partial(faulty, fault) for fault in ("item", "index", "device", "pageable")},
+    "extract": extract,
+    "probe": ask_text,
 }
 
 if __name__ == "__main__":
-    print(json.dumps({name: CASES[name]() for name in sys.argv[1:]}))
+    print(json.dumps({name: CASES[name]() for name in sys.argv[1:] or CASES}))

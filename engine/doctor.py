@@ -19,7 +19,7 @@ from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.lm.language_model import load_lm
 from engine.lm.loading import positions_of, resolve_lm
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 
 GIB = 2**30
 
@@ -34,7 +34,7 @@ def examine() -> dict[str, str]:
         "threads": f"{torch.get_num_threads()} of {cores()} cores",
         "dtype": _dtype(device),
         "attention": _attention(device),
-        "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
+        "packed row": f"{longest_row(device):,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": _worlds(),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
@@ -119,7 +119,7 @@ def _dtype(device: torch.device) -> str:
 
 
 def _attention(device: torch.device) -> str:
-    kernels = "matrix products" if device.type == "cpu" else "scaled_dot_product_attention"
+    kernels = "matrix products" if device.type == "cpu" else "PyTorch's flash and efficient kernels (cuDNN's are off)"
     return f"shared image prefixes by {kernels}, checked at load against the LM's own"
 
 

@@ -23,7 +23,7 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.shape import shape_of_config
 from engine.sweeps.cost import Questions, Sizes, cost_of
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 
 # Questions of each image, near the means of THINGS: 2 and 4.75 in training (Table 2), 5.34 in evaluation. A training
 # step has about the paper's 16 pairs, a row of evaluation as many images as fill it.
@@ -118,8 +118,9 @@ def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], 
         return new_projector((width, lm.width), setting.dtype, 0, None, None).to(setting.device)
 
     train, pairs, asked = draw(setting.trained), draw((1,) * sum(setting.trained)), draw(EVALUATED)
-    filled = draw(EVALUATED * max(1, MAX_TOKENS // (len(EVALUATED) * patches + sum(EVALUATED) * setting.suffix)))
-    own = Engine(lm, [projector()], MAX_TOKENS)
+    longest = longest_row(setting.device)
+    filled = draw(EVALUATED * max(1, longest // (len(EVALUATED) * patches + sum(EVALUATED) * setting.suffix)))
+    own = Engine(lm, [projector()], longest)
     naive, cached = (Naive(lm.model, each, projector()) for each in (encoder, None))
     alone = Naive(lm.model, encoder, projector(), rows=1)
 

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 
-
 class _Module(_DummyBackendModule):
     """What `torch.fakegpu` offers."""
 

@@ -4,17 +4,20 @@ In a process of its own, since the fake device stays registered.
 """
 
 import contextlib
+import contextlib
 import json
 import sys
 import tempfile
-import time
 import types
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from fake_gpu import DEVICE, FakeGpu, cuda_attention
+from picture_study import save_encoder
+from small_study import SETTINGS, word_tokenizer
 from tiny import SIZE, SPECIAL, tiny_lm
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
@@ -22,7 +25,8 @@ from transformers import MistralConfig
 
 from cachegen.common import device as devices
 from cachegen.common.random_init import random_init_lm
-from engine.ask import _InMemory
+from cachegen.encoders.encoder import load_encoder
+from engine import ask as asking
 from engine.design.condition import Condition
 from engine.lm import prefix_sharing, probe
 from engine.lm.language_model import FrozenLM
@@ -185,8 +189,12 @@ def study(**given):
 
 
 def depth(dtype):
-    """The launches of a step do not depend on an LM's width, so a narrow one of 28 layers stands for Qwen3-0.6B."""
-    return study(layers=28, runs=1, images=16, asked=2, batch=16, steps=2, suffix=16, dtype=dtype)
+    """Launches of a step, as they follow from two depths: all layers ask for the same. 16 images, two questions each."""
+    short, deep = (
+        study(layers=layers, runs=1, images=32, asked=2, batch=32, steps=2, suffix=16, dtype=dtype)["steps"]
+        for layers in (2, 3)
+    )
+    return [low["launches"] + 26 * (high["launches"] - low["launches"]) for low, high in zip(short, deep, strict=True)]
 
 
 def faulty(fault):
@@ -217,15 +225,35 @@ def faulty(fault):
 
 
 def extract():
-    """One block of pictures, as far as the features in the device's memory."""
-    encoders.torch.autocast = lambda *_, **__: contextlib.nullcontext()  # the fake device has no rules for it
-    vision = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=3, num_classes=0)
+    """One block of pictures, as far as features in the device's memory."""
+    torch.autocast = lambda *_, **__: contextlib.nullcontext()  # for which the fake device has no rules
     gpu = FakeGpu()
     with tempfile.TemporaryDirectory() as folder:
-        encoder = load_encoder(save_encoder("dinov2", "hf", Path(folder)).as_posix(), "cpu")
+        encoder = load_encoder(str(save_encoder("dinov2", "hf", Path(folder) / "encoder")), "cpu")
     with gpu:
-        pass
-    return vision
+        for vision in encoder.models:
+            gpu.place(vision.model)
+        size = encoder.transform.size
+        pixels = torch.zeros(4, 3, size, size).pin_memory()
+        gpu.clear()
+        found = replace(encoder, device=DEVICE)(pixels)
+        assert all(part.device == DEVICE for part in found)
+        return gpu.counts()
+
+
+def ask():
+    """Two questions about three pictures whose features are stored."""
+    asked = Study()
+    asked.lm.tokenizer = word_tokenizer(["is", "there", "a", "crow", "saw", "yes", "no"])
+    condition = Condition.of(SETTINGS, "x")
+    run = types.SimpleNamespace(condition=condition, features={"dtype": "bfloat16"})
+    asking.stored_features = lambda _, names: torch.zeros(len(names), PATCHES, WIDTH, dtype=torch.bfloat16)
+    asker = asking.Asker(run, None, asked.lm, asked.projectors[0])
+    with asked.gpu:
+        asked.gpu.clear()
+        answers = asker.ask([Path("1"), Path("2"), Path("3")], ["is there a crow", "is there a saw"])
+        assert len(answers) == 6
+        return asked.gpu.counts()
 
 
 def ask_text():
@@ -252,10 +280,11 @@ VARIANTS = {
 }
 CASES = {
     **{name: partial(study, **given) for name, given in VARIANTS.items()},
-    **{f"28 layers, {dtype}": partial(depth, dtype) for dtype in ("float32", "bfloat16")},
+    **{f"depth, {dtype}": partial(depth, dtype) for dtype in ("float32", "bfloat16")},
     **{f"fault: {fault}": partial(faulty, fault) for fault in ("item", "index", "device", "pageable")},
     "extract": extract,
     "probe": ask_text,
+    "ask": ask,
 }
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def pattern_of_a_prompt(
 
     So a window or a chunk is the model's own rule, counted in a prompt's positions, not in the row's. None: causal.
     """
-    layout, _ = _ROW.get()
+    layout = _ROW.get()[0]
     length = layout.prefix + layout.suffix
     if allow_is_causal_skip and (local_size is None or length <= local_size):
         return None

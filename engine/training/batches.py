@@ -74,7 +74,8 @@ def pack(
 ) -> list[PackedRow]:
     """Pack questions, given by image and run, (Q,) each, into as few rows of `max_tokens` as they fill.
 
-    `balanced`: into as many, but of about equal length, which takes less memory than full ones and a rest. An image whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
+    `balanced`: into as many, but of about equal length, which takes less memory than full ones and a rest. An image
+    whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
     of its own, since an LM that does not share them reads it anew for each.
     """
     keys = np.stack([run, image] if shared else [run, image, np.arange(len(image))])

@@ -125,9 +125,8 @@ def train_group(
     )
     directories = [run.directory for run in runs]
     projectors = [run.projector for run in runs]
-    place = Checkpoint(
-        checkpoint, tuple(each.path.name for each in directories), max_tokens, not keeps_bytes(lm.device)
-    )
+    names = tuple(each.path.name for each in directories)
+    place = Checkpoint(checkpoint, names, max_tokens, longer=not keeps_bytes(lm.device))
     first = read_checkpoint(place, projectors, optimizer, directories)
     last = max(run.steps for run in runs)
     if first > last:

@@ -1,8 +1,8 @@
 """A GPU that is not there: PyTorch's own shapes, dtypes, devices and autograd on tensors without values.
 
 Inside of `FakeGpu()`, tensors are fake (`FakeTensorMode`), and `DEVICE` is a device of the kind that PyTorch leaves to
-others (PrivateUse1). What mixes devices raises, as it would on CUDA. What is asked of the device is counted: kernels
-that would be launched, bytes copied there, and `waits`: what the host could not go on without, with the line that asked.
+others (PrivateUse1). What mixes devices raises, as it would on CUDA. Counted are kernels that would be launched, bytes
+copied there, and `waits`: what the host could not go on without, with the line that asked.
 """
 
 import traceback

@@ -1,9 +1,8 @@
-"""`python -m on_fake_gpu CASE...`: the engine's own code on a GPU that is not there; prints what it asked of it, as JSON.
+"""`python -m on_fake_gpu CASE...`: the engine's own code on a GPU that is not there; prints what it asked for, as JSON.
 
 In a process of its own, since the fake device stays registered.
 """
 
-import contextlib
 import contextlib
 import json
 import sys
@@ -57,7 +56,7 @@ class Directory:
         pass
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -72,7 +71,7 @@ class Held:
 
     def deliver(self):
         if self.waiting:
-            raise Stop
+            raise StopError
 
 
 class Features:
@@ -153,13 +152,11 @@ class Study:
 
         with self.gpu, torch.autograd.set_multithreading_enabled(False):
             self.gpu.clear()
-            try:
+            with contextlib.suppress(StopError):
                 loop.train_group(
                     self.runs, self.lm, self.features, self.tokens, path, max_tokens=self.max_tokens,
                     checkpoint_seconds=1e9, advance=advance, held=held,
                 )  # fmt: skip
-            except Stop:
-                pass
         return steps[1:]
 
     def evaluate(self):
@@ -189,7 +186,7 @@ def study(**given):
 
 
 def depth(dtype):
-    """Launches of a step, as they follow from two depths: all layers ask for the same. 16 images, two questions each."""
+    """Launches of a step of 16 images with two questions each, from two depths: all layers ask for the same."""
     short, deep = (
         study(layers=layers, runs=1, images=32, asked=2, batch=32, steps=2, suffix=16, dtype=dtype)["steps"]
         for layers in (2, 3)

@@ -10,7 +10,7 @@ from cachegen.common.errors import ConditionError
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark import compare as comparing
 from engine.benchmark.alternate import alternate, median, ratio
-from engine.benchmark.compare import Setting, compare_ways, read_depths
+from engine.benchmark.compare import LOOPS, Setting, compare_ways, read_depths
 from engine.benchmark.lockstep import lockstep, products_of
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
 from engine.benchmark.naive import Masked, Naive, penultimate
@@ -110,15 +110,15 @@ def test_two_depths_lie_on_a_line(monkeypatch):
     """Times that grow by a fixed amount per layer are extrapolated exactly."""
 
     def timed(setting, depth, encoder, advance):
-        ways = ["gemm", *(f"train {way}" for way in ("naive", "cached", "engine", "engine_pairs"))]
-        ways += [f"eval {way}" for way in ("naive", "cached", "one_by_one", "engine")]
+        ways = ["gemm", *(f"train {way}" for way in ("naive", *LOOPS, "engine", "engine_pairs"))]
+        ways += [f"eval {way}" for way in ("naive", *LOOPS, "one_by_one", "engine")]
         return {way: [number + (number + 1) * depth] for number, way in enumerate(ways)}
 
     monkeypatch.setattr(comparing, "_time", timed)
     result = compare_ways(SETTING, (2, 3))
     assert result["extrapolated"]
     assert result["train"]["naive"] == 1 + 2 * 4
-    assert result["train"]["ratio"] == pytest.approx((1 + 2 * 4) / (3 + 4 * 4))
+    assert result["train"]["ratio"] == pytest.approx((1 + 2 * 4) / (5 + 6 * 4))
     assert set(result["depths"]) == {"2", "3"}
 
 

@@ -167,7 +167,7 @@ def sweep(
 
     options = executor_options(executor, slurm, ray_address, workers)
     carry_out = choose_executor(executor, options, wait=wait)
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size, workers or 1, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
         unplanned, count = [], 0

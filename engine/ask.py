@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from cachegen.common.device import choose_device
+from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import ConditionError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
@@ -144,7 +144,7 @@ class _InMemory:
         return self.values.shape[1]
 
     def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.values.index_select(0, torch.from_numpy(images).to(self.values.device))
+        return self.values.index_select(0, on_device(images, self.values.device))
 
 
 def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:

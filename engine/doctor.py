@@ -29,7 +29,7 @@ from engine.lm.prefix_sharing import Layout
 from engine.lm.prompts import PromptTokens, tokenise
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import Sizes
-from engine.sweeps.plan import MAX_TOKENS, choose_sizes
+from engine.sweeps.plan import choose_sizes, longest_row
 
 GIB = 2**30
 PATCHES, WIDTH = 256, 1024  # of the paper's encoders
@@ -46,7 +46,7 @@ def examine() -> dict[str, str]:
         "threads": f"{torch.get_num_threads()} of {cores()} cores",
         "dtype": _dtype(device),
         "attention": _attention(device),
-        "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
+        "packed row": f"{longest_row(device):,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": _worlds(),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
@@ -198,7 +198,7 @@ def _dtype(device: torch.device) -> str:
 
 
 def _attention(device: torch.device) -> str:
-    kernels = "matrix products" if device.type == "cpu" else "scaled_dot_product_attention"
+    kernels = "matrix products" if device.type == "cpu" else "PyTorch's flash and efficient kernels (cuDNN's are off)"
     return f"shared image prefixes by {kernels}, checked at load against the LM's own"
 
 

@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cachegen.common.device import choose_device
+from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import ConditionError, ModelError
 from cachegen.common.files import digest_bytes, write_atomically, write_json
 from cachegen.common.hub import first_line
@@ -321,16 +321,17 @@ def ask(model: Any, prompts: ProbeTokens, max_tokens: int, advance: Callable[[in
     lengths = np.array([len(ids) for ids in prompts.ids])
     logits = np.empty((len(lengths), 2), dtype=np.float32)
     ranks = np.empty((len(lengths), 2), dtype=np.int32)
+    forms = [on_device(np.array(tokens), model.device) for tokens in (prompts.yes, prompts.no)]
     with answers_in_float32(model, [*prompts.yes, *prompts.no]):
         for length in np.unique(lengths):
             same = np.flatnonzero(lengths == length)
             for rows in np.split(same, range(0, len(same), max(1, max_tokens // length))[1:]):
-                ids_BT = torch.tensor([prompts.ids[row] for row in rows], device=model.device)
+                ids_BT = on_device(np.array([prompts.ids[row] for row in rows]), model.device)
                 logits_BV = model(input_ids=ids_BT, use_cache=False).logits[:, -1].float()
-                for column, forms in enumerate((prompts.yes, prompts.no)):
-                    best_B1 = logits_BV[:, forms].amax(1, keepdim=True)
-                    ranks[rows, column] = (logits_BV > best_B1).sum(1).cpu().numpy()
-                    logits[rows, column] = logits_BV[:, forms[0]].cpu().numpy()
+                for column, tokens in enumerate(forms):
+                    of_forms = logits_BV.index_select(1, tokens)
+                    ranks[rows, column] = (logits_BV > of_forms.amax(1, keepdim=True)).sum(1).cpu().numpy()
+                    logits[rows, column] = of_forms[:, 0].cpu().numpy()
                 advance(len(rows))
     if not np.isfinite(logits).all():
         raise ModelError(f"{type(model).__name__} gives logits that are not finite; try another --dtype")
@@ -349,14 +350,15 @@ def answers_in_float32(model: Any, tokens: list[int]) -> Iterator[None]:
     if head is None:
         raise ModelError(f"{type(model).__name__} has no output head to read answers from; choose another LM")
 
+    places = on_device(np.array(tokens), head.weight.device)
+    weight = head.weight.index_select(0, places).float()
+    bias = None if head.bias is None else head.bias.index_select(0, places).float()
+
     def last(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0][:, -1:].contiguous(),)
 
     def exact(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        output = output.float()
-        bias = None if head.bias is None else head.bias[tokens].float()
-        output[..., tokens] = nn.functional.linear(inputs[0].float(), head.weight[tokens].float(), bias)
-        return output
+        return output.float().index_copy(-1, places, nn.functional.linear(inputs[0].float(), weight, bias))
 
     hooks = [head.register_forward_pre_hook(last), head.register_forward_hook(exact)]
     try:

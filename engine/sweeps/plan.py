@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cachegen.common.device import choose_device, device_memory
+from cachegen.common.device import choose_device, device_memory, workers_each
 from cachegen.common.errors import CrosstaxError, RunError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset, load_dataset_of_runs
@@ -27,7 +27,8 @@ from engine.sweeps.cost import Sizes, cost_of, question_counter, store_bytes, te
 from engine.sweeps.plan_file import MAX_GROUP, Group
 from engine.training.features import fits
 
-MAX_TOKENS = 4096  # rows longer than this gain nothing more from large products
+MAX_TOKENS = 4096  # rows longer than this gain nothing more from large products on a CPU
+GPU_TOKENS = 16384  # a step in several rows starts all kernels several times; the paper's has 4,400 tokens in each run
 MIN_TOKENS = 512
 USED = 0.8  # of the memory; the rest is for logits, attention and what else the machine does
 GIB = 2**30
@@ -187,15 +188,27 @@ def _choose(
     tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
     if sizes is not None:
         device = choose_device(execution.device)
-        memory = device_memory(device)
+        memory = device_memory(device) // workers_each(execution.device, execution.workers)
         with contextlib.suppress(ArithmeticError, TypeError, ValueError):  # of a configuration that makes no sense
-            tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
+            tokens, together, why = choose_sizes(
+                memory, members[0].condition, images, sizes, execution.max_tokens, longest_row(device)
+            )
             why = f"{'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)}: {why}"
     return execution.max_tokens or tokens, execution.group_size or together, why
 
 
+def longest_row(device: torch.device) -> int:
+    """Tokens of a packed row that a device gains from, where memory allows."""
+    return MAX_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
 def choose_sizes(
-    memory: int, condition: Condition, images: int, sizes: Sizes, max_tokens: int | None = None
+    memory: int,
+    condition: Condition,
+    images: int,
+    sizes: Sizes,
+    max_tokens: int | None = None,
+    longest: int = MAX_TOKENS,
 ) -> tuple[int, int, str]:
     """Tokens of a row and runs in lockstep that fit into `memory` bytes beside LM and features, and why.
 
@@ -204,7 +217,7 @@ def choose_sizes(
     resident, token, run = memory_needs(memory, condition, images, sizes)
     free = USED * memory - resident
     fitting = int(free / token) // 256 * 256
-    tokens = max_tokens or min(MAX_TOKENS, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
+    tokens = max_tokens or min(longest, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
     together = min(MAX_GROUP, max(1, int((free - tokens * token) / run)))
     why = (
         f"{memory / GIB:.1f} GiB for {resident / GIB:.1f} of LM and features, {tokens * token / GIB:.1f} of a row of "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cachegen.common.device import on_device
+from cachegen.common.device import keeps_bytes, on_device
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
@@ -142,7 +142,8 @@ def train_group(
     )
     directories = [run.directory for run in runs]
     projectors = [run.projector for run in runs]
-    place = Checkpoint(checkpoint, tuple(each.path.name for each in directories), max_tokens)
+    names = tuple(each.path.name for each in directories)
+    place = Checkpoint(checkpoint, names, max_tokens, longer=not keeps_bytes(lm.device))
     first = read_checkpoint(place, projectors, optimizer, directories)
     last = max(run.steps for run in runs)
     if first > last:
@@ -151,7 +152,7 @@ def train_group(
 
     log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []
     saved = time.monotonic()
-    load = _loader(runs, features, tokens, max_tokens, lm.way == "shared")
+    load = _loader(runs, features, tokens, max_tokens, lm)
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
@@ -233,7 +234,7 @@ def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndar
 
 
 def _loader(
-    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int, shared: bool = True
+    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int, lm: FrozenLM
 ) -> Callable[[list[np.ndarray]], Step]:
     """What the prefetch thread does: gather a step's questions, pack them, fetch their features."""
     prefix, suffix = tokens.shared + features.patches, tokens.suffixes.shape[1]
@@ -250,7 +251,7 @@ def _loader(
         asked = np.concatenate([part.suffix for part in parts])
         if tokens.eos is not None:
             asked = asked + np.where(answer, 0, len(tokens.suffixes) // 2)
-        rows = pack(image, run, len(runs), prefix, suffix, max_tokens, shared)
+        rows = pack(image, run, len(runs), prefix, suffix, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
         return Step(
             suffix=asked,
             answer=answer,

@@ -20,9 +20,11 @@ from engine.design.questions import build_questions
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.prompts import PromptTokens, tokenise_names
+from engine.lm.shape import lm_shape
 from engine.reevaluation import evaluate_run
 from engine.runs.finished import open_run
 from engine.runs.planned import Execution
+from engine.sweeps.cost import Sizes, cost_of, question_counter, text_tokens
 from engine.sweeps.sweep import run_sweep
 from engine.training import loop as training
 from engine.training.batches import QuestionArrays
@@ -261,3 +263,17 @@ def test_the_best_of_all_names_is_counted_by_hand() -> None:
     assert found["top1"].to_dict() == {"a": 50, "b": 100, "x": 100, "y": 100}
     assert found["auc"].dropna().to_dict() == {"a": 0.5, "b": 1, "x": 1}
     assert found["n_candidates"].to_dict() == {"a": 3, "b": 3, "x": 1, "y": 1}
+
+
+def test_a_forecast_counts_candidates_and_half_of_the_training(small_study) -> None:
+    dataset, count = load_dataset(small_study.dataset), question_counter()
+    verify, name = (count(dataset, Condition(task=task)) for task in ("verify", "name"))
+    condition = Condition(task="name")
+    assert (2 * name.trained, name.train_images) == (verify.trained, verify.train_images)
+    assert name.evaluated == len(candidates_of(dataset, condition, build_questions(dataset, condition)))
+    shape = lm_shape(str(small_study.lm))
+    costs = [
+        cost_of(c, n, Sizes(shape, 4, 16, *text_tokens(c, dataset)))
+        for c, n in ((Condition(), verify), (condition, name))
+    ]
+    assert costs[1].train_tokens < 0.6 * costs[0].train_tokens

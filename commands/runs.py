@@ -175,13 +175,14 @@ def sweep(
         folders, unplanned, count = error.folders, error.unplanned, error.count
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+    silent: dict[str, str] = {}
     if questions:
         from engine.transfer import transfer
 
         done = [folder for folder in folders if folder.name not in (*left, *failed)]
         put = transfer(done, questions, execution)
         say(f"{sum(each.asked for each in put)} sets of questions asked, of {len(done)} runs")
-        failed |= {each.run.name: f"done, but not asked: {each.problem}" for each in put if each.problem}
+        silent = {each.run.name: each.problem for each in put if each.problem}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
@@ -194,8 +195,10 @@ def sweep(
     if failed:
         say("the same command with --retry-failed tries failed runs again")
     result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
-    print_json(result | {"unplanned": unplanned}, as_json)
-    if failed or unplanned or (left and (wait or executor != "slurm")):
+    if silent:
+        say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
+    print_json(result | {"unplanned": unplanned, "not_asked": silent}, as_json)
+    if failed or unplanned or silent or (left and (wait or executor != "slurm")):
         raise typer.Exit(1)
 
 

@@ -72,7 +72,7 @@ def transfer(
         path, names, count = run.directory.path, tuple(each.called for each in asked), 0
         try:
             for each in asked:
-                questions = each.of(found.dataset(run), run.condition)
+                questions = found.questions(each, run)
                 if problem_of(run.directory, answers_path(run.directory, questions)):
                     _ask(run, questions, found, execution)
                     count += 1
@@ -105,12 +105,21 @@ class _Found:
         self._opener = opener
         self._datasets: dict[str, Dataset] = {}
         self._inputs: dict[Any, Inputs] = {}
+        self._questions: dict[Any, QuestionSet] = {}
 
     def dataset(self, run: FinishedRun) -> Dataset:
         digest = run.config["digests"]["dataset"]
         if digest not in self._datasets:
             self._datasets[digest] = run.dataset()
         return self._datasets[digest]
+
+    def questions(self, asked: QuestionSource, run: FinishedRun) -> QuestionSet:
+        """What is asked of runs with this dataset and wording, read or made once."""
+        c = run.condition
+        key = (asked, run.config["digests"]["dataset"], c.question_singular, c.question_plural)
+        if key not in self._questions:
+            self._questions[key] = asked.of(self.dataset(run), c)
+        return self._questions[key]
 
     def shared(self, run: FinishedRun) -> Shared:
         digests = run.config["digests"]

@@ -328,3 +328,15 @@ def test_commands(swept, crosstax, tmp_path):
     for folder in run_folders([runs]):
         for path in (folder / "transfer").glob("mine-*"):
             path.unlink()
+
+
+def test_a_sweep_whose_questions_fit_no_run_says_so_and_keeps_its_runs(swept, small_study, crosstax):
+    runs, *_ = swept
+    (runs.parent / "far.csv").write_text(HEAD + "zebra,is there a crow,yes,crow,mine\n")
+    text = TOML.split("[[transfer]]")[0] + '[[transfer]]\nquestions = "far.csv"\n'
+    file = sweep_file(runs.parent / "far.toml", SETTINGS | places_of(small_study), text)
+    code, out, err = crosstax("sweep", file, "--out", runs, "--device", "cpu", "--threads", "1", "--json")
+    result = json.loads(out.splitlines()[-1])
+    assert code == 1, err
+    assert (len(result["not_asked"]), result["failed"]) == (4, [])
+    assert "--retry-failed" not in err

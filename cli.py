@@ -56,7 +56,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make a dataset folder from published images, or a taxonomy for your own.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Make a dataset folder from published images, or a taxonomy for your own.", no_args_is_help=True
+)
 data_app.command("things")(data_things)
 data_app.command("pictograms")(data_pictograms)
 data_app.command("cifar100")(data_cifar100)

@@ -15,7 +15,6 @@ from commands.options import (
     OutFolder,
     RayAddress,
     Slurm,
-    Source,
     StoredDtype,
     Threads,
     Wait,
@@ -76,7 +75,7 @@ def data_pictograms(
 ) -> None:
     """Make a dataset of everyday things as eleven emoji sets draw them.
 
-    2,186 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
+    2,187 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
     --packages the command line for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
 
     Example: crosstax data pictograms --packages packages --out pictograms
@@ -118,14 +117,13 @@ def data_cifar100(
 
 
 def data_taxonomy(
-    leaves: Annotated[
-        Path, typer.Argument(help="Folder of folders, or text file of names, WordNet ids (n01440764) or choices.")
-    ],
-    source: Annotated[Source, typer.Option("--from", help="Where hypernyms come from.")] = "wordnet",
-    wordnet: Annotated[
-        Path | None,
-        typer.Option(help="Folder with WordNet's data.noun and index.noun; default: where Debian and NLTK put it."),
-    ] = None,
+    leaves: Annotated[Path, typer.Argument(help="Folder of folders, or text file of names, WordNet ids (n01440764).")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", help="wordnet, as Debian or NLTK have it, or a folder with its data.noun and index.noun."
+        ),
+    ] = "wordnet",
     out: Annotated[Path, typer.Option("--out", "-o", help="The taxonomy to write.")] = Path("taxonomy.csv"),
     as_json: Json = False,
 ) -> None:
@@ -138,7 +136,7 @@ def data_taxonomy(
     """
     from cachegen.data.wordnet import build_taxonomy
 
-    summary = build_taxonomy(leaves, out, wordnet)
+    summary = build_taxonomy(leaves, out, None if source == "wordnet" else Path(source))
     say(f"{summary['leaves']:,} leaves under {summary['hypernyms']:,} hypernyms ({summary['version']}): {out}")
     for line in first_of(summary["notes"]):
         say(f"note: {line}")

@@ -20,7 +20,6 @@ Dtype = Literal["float32", "bfloat16"]
 Compute = Literal["auto", "float32", "bfloat16"]
 StoredDtype = Literal["auto", "bfloat16", "float16"]
 ExportFormat = Literal["llava"]
-Source = Literal["wordnet"]
 BenchLM = Literal["0.6b", "1.7b", "llama-1b", "tiny"]
 BenchAblation = Literal["100", "10"]
 

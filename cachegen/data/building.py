@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -59,10 +60,10 @@ def depths_of(members: Mapping[str, Set[str]]) -> dict[str, int]:
     return depths
 
 
+SOUNDS_A = re.compile(r"uni(?!n|m)|u[kst][aeiou]|eu|ewe|one\b|once", re.IGNORECASE)  # a uniform, a utensil
+SOUNDS_AN = re.compile(r"[aeiou]|hour|heir|honest|honou?r|[fhlmnrsx](?![a-z])", re.IGNORECASE)  # an hour, an x-ray
+
+
 def with_article(noun: str) -> str:
     """ "a crow", "an owl"; whoever knows better writes the phrase into the table."""
-    sounds_a = ("uni", "use", "eu", "one", "ukulele", "ura", "usa")
-    sounds_an = ("hour", "heir", "honest", "honor", "honour")
-    start = noun.lower()
-    vowel = start[:1] in "aeiou" and not (start.startswith(sounds_a) and not start.startswith(("unin", "unim")))
-    return f"{'an' if vowel or start.startswith(sounds_an) else 'a'} {noun}"
+    return f"{'an' if SOUNDS_AN.match(noun) and not SOUNDS_A.match(noun) else 'a'} {noun}"

@@ -111,7 +111,11 @@ def _read(archive: Path) -> dict[str, bytes]:
 
 def _names(archive: Path, raw: bytes) -> list[str]:
     names = raw.decode("ascii", "replace").split()
-    if not names or len(set(names)) < len(names) or any(not name.replace("_", "").replace("-", "").isalnum() for name in names):
+    if (
+        not names
+        or len(set(names)) < len(names)
+        or any(not name.replace("_", "").replace("-", "").isalnum() for name in names)
+    ):
         raise DatasetError(f"{archive}: its lists of names are damaged; fetch it anew")
     return names
 
@@ -135,7 +139,9 @@ def _superclasses(archive: Path, parts: dict[str, Labelled], fine: list[str], co
         raise DatasetError(f"{archive}: {torn[0]} is in {len(above[torn[0]])} superclasses; fetch it anew")
     for name in coarse:
         if name not in HYPERNYMS:
-            raise DatasetError(f"{archive}: {name!r} is no superclass of CIFAR-100{meant(name, HYPERNYMS)}; fetch it anew")
+            raise DatasetError(
+                f"{archive}: {name!r} is no superclass of CIFAR-100{meant(name, HYPERNYMS)}; fetch it anew"
+            )
     return {leaf: names.pop() for leaf, names in above.items()}
 
 
@@ -145,7 +151,8 @@ def _first_of_each(archive: Path, part: str, images: Labelled, count: int, names
     for label, numbers in found.items():
         if len(numbers) < count:
             raise DatasetError(
-                f"{archive}: {part}.bin has {len(numbers):,} images of {names[label]!r}, {count:,} are wanted; lower --per-leaf"
+                f"{archive}: {part}.bin has {len(numbers):,} images of {names[label]!r}, and {count:,} are wanted; "
+                "lower --per-leaf"
             )
     return found
 

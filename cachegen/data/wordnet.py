@@ -25,11 +25,12 @@ SENSES = ("leaf", "choice", "id", "words", "gloss")
 ID = re.compile(r"n\d{8}")
 # Says nothing about a picture: almost everything is one of these.
 ABSTRACT = {
-    "entity", "physical_entity", "abstraction", "abstract_entity", "object", "physical_object", "whole", "unit", "thing",
-    "matter", "causal_agent", "living_thing", "organism", "artifact", "natural_object", "substance", "solid",
-    "instrumentality", "commodity", "consumer_goods", "article", "creation", "psychological_feature", "attribute",
-    "relation", "group", "collection", "part", "process", "food_product", "durables", "plant_part", "plant_organ",
-    "reproductive_structure", "covering", "chordate", "domestic_animal", "vascular_plant", "spermatophyte",
+    "entity", "physical_entity", "abstraction", "abstract_entity", "object", "physical_object", "whole", "unit",
+    "thing", "matter", "causal_agent", "living_thing", "organism", "artifact", "natural_object", "substance",
+    "solid", "instrumentality", "commodity", "consumer_goods", "article", "creation", "psychological_feature",
+    "attribute", "relation", "group", "collection", "part", "process", "food_product", "durables", "plant_part",
+    "plant_organ", "reproductive_structure", "covering", "chordate", "domestic_animal", "vascular_plant",
+    "spermatophyte", "agent", "nutriment", "ingredient", "block", "restraint", "medium", "unit_of_measurement",
 }  # fmt: skip
 MASS = {
     "food", "clothing", "footwear", "furniture", "equipment", "sports_equipment", "jewelry", "bread", "cheese", "meat",
@@ -71,7 +72,9 @@ class WordNet:
         words = tuple(fields[4 : 4 + 2 * n_words : 2])
         pointers = fields[5 + 2 * n_words :]
         above = tuple(
-            f"n{pointers[i + 1]}" for i in range(0, len(pointers) - 3, 4) if pointers[i] in ("@", "@i") and pointers[i + 2] == "n"
+            f"n{pointers[i + 1]}"
+            for i in range(0, len(pointers) - 3, 4)
+            if pointers[i] in ("@", "@i") and pointers[i + 2] == "n"
         )
         return Synset(words, above, gloss.strip())
 
@@ -80,7 +83,7 @@ class WordNet:
         found: set[str] = set()
         left = [name]
         while left:
-            for above in (synset.above if (synset := self.synset(left.pop())) else ()):
+            for above in synset.above if (synset := self.synset(left.pop())) else ():
                 if above not in found:
                     found.add(above)
                     left.append(above)
@@ -89,7 +92,11 @@ class WordNet:
     def look_up(self, name: str) -> tuple[tuple[str, ...], str]:
         """(ids of the senses of a folder's name, its number); "bat1" is bat, "gloves" are several of a glove."""
         word = re.sub(r"[\s_-]+", "_", re.sub(r"\d+$", "", name).strip(" _-").lower())
-        if senses := self.senses.get(word) or self.senses.get(word.replace("_", "-")) or self.senses.get(word.replace("_", "")):
+        if (
+            senses := self.senses.get(word)
+            or self.senses.get(word.replace("_", "-"))
+            or self.senses.get(word.replace("_", ""))
+        ):
             return senses, "plural" if word.rpartition("_")[2] in PLURAL else "singular"
         for end, instead in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
             if word.endswith(end) and (senses := self.senses.get(word.removesuffix(end) + instead)):
@@ -105,7 +112,7 @@ def open_wordnet(folder: Path | None = None) -> WordNet:
         where = f"{folder} has no data.noun" if folder else "no WordNet is installed here"
         raise DatasetError(
             f"{where}; `apt install wordnet-base` has it, so has NLTK's `wordnet` data once unpacked: give that folder "
-            "with --wordnet"
+            "with --from"
         )
     try:
         data, index = (there / "data.noun").read_bytes(), (there / "index.noun").read_text("utf-8", "replace")
@@ -134,7 +141,9 @@ def build_taxonomy(leaves: Path, out: Path, wordnet: Path | None = None) -> dict
     nouns = open_wordnet(wordnet)
     ids = [name for name in names if ID.fullmatch(name)]
     if ids and nouns.version != "WordNet 3.0":
-        raise DatasetError(f"{ids[0]} and others are ids of WordNet 3.0, but this is {nouns.version}; give --wordnet another")
+        raise DatasetError(
+            f"{ids[0]} and others are ids of WordNet 3.0, but this is {nouns.version}; give --from another"
+        )
     if lost := [name for name in ids if nouns.synset(name) is None]:
         raise DatasetError(f"{leaves}: no noun of WordNet has the id {some(lost)}; correct or remove it")
     chosen = _decide(names, nouns, out.with_suffix(".senses.csv"))
@@ -145,7 +154,9 @@ def build_taxonomy(leaves: Path, out: Path, wordnet: Path | None = None) -> dict
     hypernyms = _choose_hypernyms(members, set(names), nouns)
     left_out = sorted(set(names) - {leaf for name in hypernyms for leaf in members[name]})
     if not hypernyms:
-        raise DatasetError(f"{leaves}: no two of its {len(names):,} leaves share a hypernym that others lack; add leaves")
+        raise DatasetError(
+            f"{leaves}: no two of its {len(names):,} leaves share a hypernym that others lack; add leaves"
+        )
     depths = depths_of({name: members[name] for name in hypernyms})
     rows = []
     for leaf in names:
@@ -158,7 +169,11 @@ def build_taxonomy(leaves: Path, out: Path, wordnet: Path | None = None) -> dict
                 said = _spelt(above) if above in MASS else with_article(_spelt(above))
                 rows.append((leaf, phrase, number, hypernyms[name], said, "singular", depths[name]))
     write_atomically(out, lambda path: write_table(path, COLUMNS, rows))
-    notes = [f"{len(left_out):,} leaves share no hypernym with another, and are left out: {some(left_out)}"] if left_out else []
+    notes = (
+        [f"{len(left_out):,} leaves share no hypernym with another, and are left out: {some(left_out)}"]
+        if left_out
+        else []
+    )
     return {"leaves": len(names) - len(left_out), "hypernyms": len(hypernyms), "version": nouns.version, "notes": notes}
 
 
@@ -190,12 +205,12 @@ def _decide(names: list[str], nouns: WordNet, file: Path) -> dict[str, str]:
             chosen[name] = marked[name]
         else:
             undecided.append(name)
-            likely = next((sense for sense in senses if _is_seen(sense, nouns)), None)
+            likely = max(senses, key=lambda sense: _likelihood(sense, name, nouns), default=None)
             open_rows += [
                 (name, "x" if sense == likely else "", sense, ", ".join(found.words), found.gloss)
                 for sense in senses
                 if (found := nouns.synset(sense))
-            ] or [(name, "", "", "", "no noun of WordNet: write an id here, and x")]
+            ] or [(name, "", "", "", "no noun of WordNet; write an id here and an x")]
     if undecided:
         rows = [row for row in offered if row[0] not in undecided] + open_rows
         write_atomically(file, lambda path: write_table(path, SENSES, rows))
@@ -226,10 +241,16 @@ def _marked(file: Path, nouns: WordNet) -> tuple[dict[str, str], list[tuple[str,
     return marked, [tuple(row[column] for column in SENSES) for _, row in rows]
 
 
-def _is_seen(sense: str, nouns: WordNet) -> bool:
-    """Whether a sense is of something that a picture can show: a thing, plant, animal or food, and no person."""
+def _likelihood(sense: str, name: str, nouns: WordNet) -> tuple[bool, bool]:
+    """Whether a sense is of something that a picture shows, and whether it is called so before all.
+
+    Things, plants, animals and food are shown; a place or person of that name is seldom meant. Of equals the more
+    frequent sense stands first.
+    """
     words = {word for above in nouns.all_above(sense) for word in _words(nouns, above)}
-    return bool(words & {"object", "food", "food_product", "beverage"}) and not words & {"person", "location"}
+    seen = bool(words & {"object", "food", "food_product", "beverage"}) and not words & {"person", "location"}
+    first = next(_words(nouns, sense), "")
+    return seen, first[:3] == name[:3] and len(first) <= len(name) + 1
 
 
 def _words(nouns: WordNet, name: str) -> Iterator[str]:
@@ -254,7 +275,15 @@ def _choose_hypernyms(members: dict[str, set[str]], leaves: set[str], nouns: Wor
             by_leaves[frozenset(below)].append(name)
     kept: dict[str, str] = {}
     for names in by_leaves.values():
-        best = max(names, key=lambda name: ("_" not in (word := _word(nouns, name)), len(nouns.senses.get(word.lower(), ())), -len(word), name))
+        best = max(
+            names,
+            key=lambda name: (
+                "_" not in (word := _word(nouns, name)),
+                len(nouns.senses.get(word.lower(), ())),
+                -len(word),
+                name,
+            ),
+        )
         word = _word(nouns, best)
         taken = sum(word == other.rstrip("0123456789") for other in kept.values())
         kept[best] = f"{word}{taken + 1}" if taken else word

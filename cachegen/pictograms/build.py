@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from cachegen.common.errors import CrosstaxError, DatasetError, is_fault, listing, some
+from cachegen.common.errors import CrosstaxError, DatasetError, is_fault, listing
 from cachegen.common.files import digest_bytes
 from cachegen.common.progress import progress_bar
 from cachegen.data.building import COLUMNS, depths_of, new_folder, write_table
@@ -79,7 +79,9 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
             drawn += pictures
             advance(1)
     if differences and not partial:
-        what = f"the pictures are not those recorded; get the packages with `{how_to_get_packages()}`, or give --partial"
+        what = (
+            f"the pictures are not those recorded; get the packages with `{how_to_get_packages()}`, or give --partial"
+        )
         raise DatasetError(listing(f"{packages}: {what}:", differences))
     split = {row["set"]: row["split"] for row in sets}
     with new_folder(out) as folder:
@@ -149,7 +151,9 @@ def _draw(name: str, package: dict[str, Any], render: Any) -> list[Drawn]:
                 except BaseException as error:
                     if not is_fault(error):
                         raise
-                    raise DatasetError(f"drawing {variant!r} of {name} cannot be rendered ({error}); fetch it anew with `{NPM}`") from None
+                    raise DatasetError(
+                        f"drawing {variant!r} of {name} cannot be rendered ({error}); fetch it anew with `{NPM}`"
+                    ) from None
                 if (png := _png(image)) not in seen:
                     seen.add(png)
                     pictures.append(Drawn(f"{row['leaf']}/{name}__{variant}.png", row["leaf"], name, png))
@@ -174,7 +178,9 @@ def _svg(package: dict[str, Any]) -> dict[str, str]:
 def _webp(package: dict[str, Any]) -> dict[str, bytes]:
     """Name -> WebP file, where files carry code points (1f404.webp) and `codes.csv` says which name has which."""
     codes = {row["drawing"]: row["code"] for row in read_table("codes.csv")}
-    files = {drawing: package.get(f"{code}.webp") or package.get(f"{code}-fe0f.webp") for drawing, code in codes.items()}
+    files = {
+        drawing: package.get(f"{code}.webp") or package.get(f"{code}-fe0f.webp") for drawing, code in codes.items()
+    }
     return {drawing: file for drawing, file in files.items() if file}
 
 
@@ -203,7 +209,10 @@ def digest_of_keys(pictures: list[Drawn]) -> str:
 def _compare(row: dict[str, str], package: dict[str, Any], pictures: list[Drawn]) -> list[str]:
     if digest_of_keys(pictures) == row["keys"]:
         return []
-    return [f"{row['set']}: {len(pictures):,} pictures of version {package['version']}, not the {row['pictures']} of {row['version']}"]
+    return [
+        f"{row['set']}: {len(pictures):,} pictures of version {package['version']}, not the {row['pictures']} of "
+        f"{row['version']}"
+    ]
 
 
 def _write(folder: Path, drawn: list[Drawn], split: dict[str, str]) -> dict[str, list[str]]:
@@ -243,12 +252,20 @@ def _write(folder: Path, drawn: list[Drawn], split: dict[str, str]) -> dict[str,
 
 
 def _credit(row: dict[str, str], package: dict[str, Any]) -> str:
+    """A row of the table of credits, from what the package says of itself."""
     info, about = package["info.json"], package["package.json"]
     author, licence = info.get("author", {}), info.get("license", {})
-    drawn_by = author.get("name") or about.get("author") or "?"
-    url = author.get("url") or (about.get("repository") or {}).get("url") or ""
-    terms = licence.get("spdx") or about.get("license") or "?"
-    return f"| {row['set']} | {info.get('name') or about['name']} | {drawn_by} | {url} | {terms} | {licence.get('url', '')} | {row['package']} {about['version']} | {row['remark']} |"
+    cells = (
+        row["set"],
+        info.get("name") or about.get("name"),
+        author.get("name") or about.get("author"),
+        author.get("url") or (about.get("repository") or {}).get("url"),
+        licence.get("spdx") or about.get("license"),
+        licence.get("url"),
+        f"{row['package']} {about['version']}",
+        row["remark"],
+    )
+    return " | ".join(["", *(str(cell or "").replace("|", "/") for cell in cells), ""]).strip()
 
 
 def _credits(lines: list[str]) -> str:

@@ -75,7 +75,7 @@ def data_pictograms(
 ) -> None:
     """Make a dataset of everyday things as eleven emoji sets draw them.
 
-    2,187 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
+    2,186 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
     --packages the command line for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
 
     Example: crosstax data pictograms --packages packages --out pictograms

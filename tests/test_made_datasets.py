@@ -41,7 +41,7 @@ SHAPES = {
     "plum": '<rect x="3" y="3" width="{n}" height="9" fill="purple"/>',
 }
 TABLES = {
-    "leaves.csv": "leaf,phrase,number,hypernym,drawings,wrong\ncrow,a crow,singular,bird,crow raven,\n"
+    "leaves.csv": "leaf,phrase,number,hypernym,drawings,left_out\ncrow,a crow,singular,bird,crow raven,\n"
     "gull,a gull,singular,bird,gull,b/gull-1\npears,pears,plural,fruit,pear,\nplum,a plum,singular,fruit,plum,\n",
     "hypernyms.csv": "hypernym,phrase,number,above\nthing,a thing,singular,\nbird,a bird,singular,thing\n"
     "fruit,a fruit,singular,thing\n",
@@ -151,8 +151,8 @@ def test_the_tables_of_pictograms_agree() -> None:
         parts.setdefault(row["design"], set()).add(row["split"])
     assert {part for split in parts.values() for part in split} == {"train", "validation", "test"}
     assert all(len(split) == 1 for split in parts.values())  # renderings of one drawing stay together
-    wrong = {place.split("/")[0] for row in leaves for place in row["wrong"].split()}
-    assert wrong <= {row["set"] for row in sets}
+    named = {place.split("/")[0] for row in leaves for place in row["left_out"].split()}
+    assert named <= {row["set"] for row in sets}
 
 
 def write_cifar(path: Path, *, torn: bool = False) -> np.ndarray:

@@ -16,11 +16,16 @@ from cachegen.data.taxonomy import REQUIRED
 COLUMNS = (*REQUIRED, "hypernym_number", "depth")
 
 
+def require_new(out: Path) -> None:
+    """Raise `DatasetError` where `new_folder` would, before any work is done."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out} is there already; remove it, or choose another --out")
+
+
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is there already; remove it, or choose another --out")
+    require_new(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cachegen.common.errors import DatasetError, meant
 from cachegen.common.progress import progress_bar
-from cachegen.data.building import COLUMNS, new_folder, with_article, write_table
+from cachegen.data.building import COLUMNS, new_folder, require_new, with_article, write_table
 from cachegen.data.dataset import Dataset, load_dataset
 
 SIDE = 32
@@ -64,6 +64,7 @@ def build_cifar100(archive: Path, out: Path, *, per_leaf: int = 600) -> tuple[Da
     validates; the others are the first ones of `test.bin`.
     Raises `DatasetError` if the archive is damaged, is another version, or has too few images.
     """
+    require_new(out)
     content = _read(archive)
     fine_names, coarse_names = (_names(archive, content[name]) for name in FILES[2:])
     parts = {name: _labelled(archive, name, content[f"{name}.bin"]) for name in ("train", "test")}

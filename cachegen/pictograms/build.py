@@ -19,7 +19,7 @@ from PIL import Image
 from cachegen.common.errors import CrosstaxError, DatasetError, is_fault, listing
 from cachegen.common.files import digest_bytes
 from cachegen.common.progress import progress_bar
-from cachegen.data.building import COLUMNS, depths_of, new_folder, write_table
+from cachegen.data.building import COLUMNS, depths_of, new_folder, require_new, write_table
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.pictograms.sheet import contact_sheet
 
@@ -61,6 +61,7 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
     Returns the dataset, and a summary: counts, and how sets differ from what is recorded.
     Raises `DatasetError` if packages are missing or give other pictures, `CrosstaxError` without the rasteriser.
     """
+    require_new(out)
     render = _renderer()
     sets = read_table("sets.csv")
     found = _find(packages, {row["package"] for row in sets})
@@ -144,7 +145,7 @@ def _draw(name: str, package: dict[str, Any], render: Any) -> list[Drawn]:
         for drawing in row["drawings"].split():
             for variant in (drawing, f"{drawing}-1", f"{drawing}-2"):  # Streamline has several of some
                 source = drawings.get(variant)
-                if source is None or f"{name}/{variant}" in row["wrong"].split():
+                if source is None or f"{name}/{variant}" in row["left_out"].split():
                     continue
                 try:
                     image = _square(render(source) if isinstance(source, str) else Image.open(io.BytesIO(source)))

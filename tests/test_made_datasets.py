@@ -73,7 +73,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for file, text in TABLES.items():
         (tables / file).write_text(text)
     # Of each set the four leaves' drawings: raven is the same as crow, gull-1 is marked as wrong in b.
-    keys = {name: [build.Drawn(f"{leaf}/{name}__{drawing}.png", leaf, name, b"") for leaf, drawing in
+    keys = {name: [build.Pictogram(f"{leaf}/{name}__{drawing}.png", leaf, name, b"") for leaf, drawing in
                    [("crow", "crow"), ("gull", "gull"), *([] if name == "b" else [("gull", "gull-1")]),
                     ("pears", "pear"), ("plum", "plum")]] for name in splits}  # fmt: skip
     lines = [

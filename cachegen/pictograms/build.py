@@ -43,7 +43,7 @@ def how_to_get_packages() -> str:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Pictogram:
     """One picture: its key inside images/, and where it is from."""
 
     key: str
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _draw(name: str, package: dict[str, Any], render: Any) -> list[Drawn]:
+def _draw(name: str, package: dict[str, Any], render: Any) -> list[Pictogram]:
     """The pictures of a set, each leaf's identical ones once; a drawing that cannot be rendered is an error."""
     drawings = _svg(package) if "icons.json" in package else _webp(package)
     pictures = []
@@ -157,7 +157,7 @@ def _draw(name: str, package: dict[str, Any], render: Any) -> list[Drawn]:
                     ) from None
                 if (png := _png(image)) not in seen:
                     seen.add(png)
-                    pictures.append(Drawn(f"{row['leaf']}/{name}__{variant}.png", row["leaf"], name, png))
+                    pictures.append(Pictogram(f"{row['leaf']}/{name}__{variant}.png", row["leaf"], name, png))
     return pictures
 
 
@@ -202,12 +202,12 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def digest_of_keys(pictures: list[Drawn]) -> str:
+def digest_of_keys(pictures: list[Pictogram]) -> str:
     """What `sets.csv` records of a set's pictures: a hash of their keys, since rasterisers differ in last bits."""
     return digest_bytes("\n".join(sorted(picture.key for picture in pictures)).encode())[:16]
 
 
-def _compare(row: dict[str, str], package: dict[str, Any], pictures: list[Drawn]) -> list[str]:
+def _compare(row: dict[str, str], package: dict[str, Any], pictures: list[Pictogram]) -> list[str]:
     if digest_of_keys(pictures) == row["keys"]:
         return []
     return [
@@ -216,7 +216,7 @@ def _compare(row: dict[str, str], package: dict[str, Any], pictures: list[Drawn]
     ]
 
 
-def _write(folder: Path, drawn: list[Drawn], split: dict[str, str]) -> dict[str, list[str]]:
+def _write(folder: Path, drawn: list[Pictogram], split: dict[str, str]) -> dict[str, list[str]]:
     """Pictures, `taxonomy.csv` and `split.csv` of leaves with enough designs; returns leaf -> keys, in order."""
     designs = {row["set"]: row["design"] for row in read_table("sets.csv")}
     keys, kinds = defaultdict(list), defaultdict(set)

@@ -123,7 +123,13 @@ class TestPictograms:
 
     @pytest.mark.parametrize(
         "content",
-        [b"no archive", b"", {"package/package.json": b"{}"}, {"package/package.json": b"[1"}],
+        [
+            b"no archive",
+            b"",
+            {"package/package.json": b"{}"},
+            {"package/package.json": b"[1"},
+            {"package/package.json": b'{"version": "1"}', "package/icons.json": b'{"icons": [1]}'},
+        ],
     )
     def test_damaged_packages_are_refused(self, content: object, packages: Path, tmp_path: Path) -> None:
         pytest.importorskip("resvg_py")

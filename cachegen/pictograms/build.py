@@ -28,6 +28,7 @@ SIDE, MARGIN = 224, 8  # pixels
 FEWEST = 5  # designs of a leaf, so that one can test and three train
 LARGEST = 2**28  # bytes of a file of a package; the largest icons.json has 99 million
 NPM = "npm pack"
+GET = "`crosstax data pictograms` without --packages says how to get them"
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -39,7 +40,7 @@ def read_table(name: str) -> list[dict[str, str]]:
 def how_to_get_packages() -> str:
     """The command line that fetches all packages, 43 MB, in the versions whose pictures were looked through."""
     names = " ".join(f"{row['package']}@{row['version']}" for row in read_table("sets.csv"))
-    return f"mkdir packages && cd packages && {NPM} {names}"
+    return f"mkdir -p packages && cd packages && {NPM} {names}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
     found = _find(packages, {row["package"] for row in sets})
     differences = [f"no {row['package']} (version {row['version']})" for row in sets if row["package"] not in found]
     if (differences and not partial) or not found:
-        raise DatasetError(listing(f"{packages}: packages are missing; get them with `{how_to_get_packages()}`:",
+        raise DatasetError(listing(f"{packages}: packages are missing; {GET}:",
                                    differences))  # fmt: skip
     sets = [row for row in sets if row["package"] in found]
     drawn, credits = [], []
@@ -80,9 +81,7 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
             drawn += pictures
             advance(1)
     if differences and not partial:
-        what = (
-            f"the pictures are not those recorded; get the packages with `{how_to_get_packages()}`, or give --partial"
-        )
+        what = f"the pictures are not those recorded; fetch these packages anew, or give --partial; {GET}"
         raise DatasetError(listing(f"{packages}: {what}:", differences))
     split = {row["set"]: row["split"] for row in sets}
     with new_folder(out) as folder:
@@ -106,7 +105,7 @@ def _renderer() -> Any:
 def _find(packages: Path, names: set[str]) -> dict[str, Path]:
     """Package -> its .tgz; of several versions the one that sorts last."""
     if not packages.is_dir():
-        raise DatasetError(f"{packages} is no folder of packages; make one with `{how_to_get_packages()}`")
+        raise DatasetError(f"{packages} is no folder of packages; {GET}")
     files = sorted(packages.glob("*.tgz"))
     stems = {name: name.removeprefix("@").replace("/", "-") for name in names}
     return {
@@ -138,7 +137,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _draw(name: str, package: dict[str, Any], render: Any) -> list[Pictogram]:
     """The pictures of a set, each leaf's identical ones once; a drawing that cannot be rendered is an error."""
-    drawings = _svg(package) if "icons.json" in package else _webp(package)
+    try:
+        drawings = _svg(package) if "icons.json" in package else _webp(package)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DatasetError(f"icons.json of {name} is not as Iconify writes it; fetch it anew with `{NPM}`") from None
     pictures = []
     for row in read_table("leaves.csv"):
         seen: set[bytes] = set()

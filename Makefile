@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo
 unexport PYTHONDONTWRITEBYTECODE  # else torch and transformers would be compiled anew at each import: half a minute
 
-.PHONY: help setup demo test tests quick lint format docs lock bench clean
+.PHONY: help setup demo test tests quick lint format docs lock bench gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -51,6 +51,14 @@ lock: setup ## resolve requirements.lock anew from pyproject.toml
 
 bench: setup ## time the engine against the naive loop on this machine
 	$(BIN)/crosstax bench
+
+# Each part has its own limit, so that what is done is written in any case.
+gpu: setup ## on a machine with a CUDA GPU: its tests and the bench, at most 20 minutes; the report lands in gpu-report.txt
+	@{ date; nvidia-smi; $(BIN)/crosstax doctor; \
+	timeout 420 $(BIN)/python -m pytest -m gpu; \
+	timeout 360 $(BIN)/crosstax bench --device cuda --lm-config 0.6b --rounds 5; \
+	timeout 420 $(BIN)/crosstax bench --device cuda --lm-config 1.7b --rounds 3; date; } > gpu-report.txt 2>&1; \
+	tail -n 60 gpu-report.txt
 
 clean: ## remove the environment and everything built (worlds in the user cache stay)
 	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -27,6 +27,7 @@ from commands.results import analyze, reanalyze, report
 from commands.runs import evaluate, presets, status, sweep, train
 from commands.stopping import stoppable
 from commands.study import demo, world, world_replicate
+from commands.transfer import transfer_ask, transfer_make
 from commands.tune import tune
 from commands.usage import run
 
@@ -44,7 +45,14 @@ class InOrder(TyperGroup):
 
     def list_commands(self, _context: typer.Context) -> list[str]:  # type: ignore[override]
         names = [command.__name__ for commands in PANELS.values() for command in commands]
-        return ["data", "features", "world", *names]
+        return [
+            "data",
+            "features",
+            "world",
+            *names[: names.index("analyze")],
+            "transfer",
+            *names[names.index("analyze") :],
+        ]
 
 
 app = typer.Typer(
@@ -68,12 +76,16 @@ features_app.command("import")(features_import)
 world_app = typer.Typer()
 world_app.callback(invoke_without_command=True)(world)
 world_app.command("replicate")(world_replicate)
+transfer_app = typer.Typer(help="Put any questions to finished runs.", no_args_is_help=True)
+transfer_app.command("ask")(transfer_ask)
+transfer_app.command("make")(transfer_make)
 for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(data_app, name="data", rich_help_panel="Prepare")
 app.add_typer(features_app, name="features", rich_help_panel="Prepare")
 app.add_typer(world_app, name="world", rich_help_panel="Prepare")
+app.add_typer(transfer_app, name="transfer", rich_help_panel="Look")
 
 
 @app.callback()

@@ -16,6 +16,7 @@ import pandas as pd
 from engine.design.condition import SEEDS, Condition, Only, variants
 
 SHUFFLES: list[str] = [*get_args(Condition.model_fields["shuffle"].annotation)]
+TASKS = {"verify": "verifying", "name": "naming"}
 LM_NAMES = {"pretrained": "pretrained LM", "random": "random-init LM"}
 CELL = ["setup", "arm", "lm_init"]  # a cell in words, in tables for people
 KEYED = ["cell", *CELL]  # the value, by which rows are joined, and its words
@@ -385,7 +386,7 @@ class Names:
         fields = dict.fromkeys(name for setup in setups for name, _ in setup.settings)
         of_field = {name: [dict(setup.settings).get(name, "") for setup in setups] for name in fields}
         self._settings = {name: _telling(values, FORMS[1:]) for name, values in of_field.items()}
-        self._told = [part for part in (*PARTS, *fields) if len({self._word(setup, part) for setup in shown}) > 1]
+        self._told = [part for part in (*PARTS, *fields) if self._tells(part, shown)]
 
     def setup(self, setup: Setup) -> str:
         """What tells a setup apart: "" where there is only one."""
@@ -438,7 +439,15 @@ class Names:
         """The condition, and the setup where there are several."""
         return ", ".join(filter(None, [self.condition(cell), self.setup(cell.setup)]))
 
+    def _tells(self, part: str, setups: list[Setup]) -> bool:
+        """Whether a part differs between setups; a variant of a field, between those where it means something."""
+        words = {self._word(setup, part) for setup in setups}
+        variant = part in Condition.model_fields and _only(part)
+        return len(words - {""} if variant else words) > 1
+
     def _word(self, setup: Setup, part: str) -> str:
+        if part == "task":
+            return TASKS.get(dict(setup.settings).get(part, ""), "")
         if part in self._models:
             return self._models[part][getattr(setup, part)]
         if part in self._inputs:

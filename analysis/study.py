@@ -1,8 +1,8 @@
 """All tables of a study, computed from its saved runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
 from analysis.predictions import SavedRuns, derive_answers, question_groups
-from analysis.probes import Probe, match_probes, probe_points
+from analysis.probes import OfRun, Probe, first_method, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
 from analysis.scores.calibration import answer_bins, answers_table, reliability_table
@@ -20,14 +20,17 @@ from analysis.scores.depth import depth_scores
 from analysis.scores.dose import dose_runs
 from analysis.scores.f1 import Numbered, measure_categories, summarise
 from analysis.scores.means import f1_means, heldout_means
+from analysis.scores.naming import NAMING, name_scores, naming_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
-from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table
+from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table, measure_table
 from analysis.statistics.hypernym_tests import hypernym_tests
+from analysis.statistics.item_model import item_table
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
+from analysis.transfer import GROUP_COLUMNS, transfer_groups, transfer_means
 from analysis.tuning import EXPLORATORY, Tuning, read_tuning
 from cachegen.common.progress import progress_bar
 
@@ -55,10 +58,12 @@ class Study:
         purity: Share of nearest neighbours in the same category, one row per label map and category.
         yardsticks: Controls without an LM, one row per run, yardstick, group and category.
         depths: Columns dataset_path, category, depth.
+        naming: Scores of the task `name` over all candidates, one row per run, group and category.
         answer_bins: Answers by run, group and bin of confidence: see `analysis.scores.calibration`.
-        probes: The text probe of each run's LM, by run_id.
+        probes: The text probes of each run's LM, by run_id: see `analysis.probes.match_probes`.
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
+        transfer_groups: Answers to questions beyond the runs' own, see `analysis.transfer.transfer_groups`.
     """
 
     sweep: SavedRuns
@@ -70,10 +75,12 @@ class Study:
     purity: pd.DataFrame
     yardsticks: pd.DataFrame
     depths: pd.DataFrame
+    naming: pd.DataFrame
     answer_bins: pd.DataFrame
-    probes: dict[str, Probe]
+    probes: OfRun
     answers: Answers
     notes: tuple[str, ...]
+    transfer_groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GROUP_COLUMNS))
 
     def test(self, group: str) -> pd.DataFrame:
         """Test scores of one group ("leaf", "seen" or "heldout"); index run_id, in the order of `runs`."""
@@ -121,6 +128,16 @@ class Study:
         return all_contrasts(self.runs, self.categories, self.yardsticks)
 
     @cached_property
+    def sensitivity(self) -> pd.DataFrame:
+        """The confirmatory ones by AUC, d' and criterion: see `analysis.statistics.contrasts.measure_table`."""
+        return measure_table(self.compared)
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """Logistic models of single answers, see `analysis.statistics.item_model.item_table`."""
+        return item_table(self.compared, self.runs, self.answers)
+
+    @cached_property
     def robustness(self) -> pd.DataFrame:
         """The confirmatory contrasts on drawn leaves and at depth 1: see `analysis.statistics.robustness`."""
         return robustness_table(self.compared, self.runs, self.categories, self.answers, self.depths)
@@ -138,7 +155,7 @@ class Study:
     @cached_property
     def fitted(self) -> list[Fitted]:
         """The mixed models, confirmatory ones first, see `analysis.statistics.models`."""
-        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), self.text)
+        return fit_models(shown_runs(self.runs), self.categories, self.hypernym_coherence(), first_method(self.text))
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -181,6 +198,11 @@ class Study:
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property
+    def names_found(self) -> pd.DataFrame:
+        """How often the best of all candidate names is true: see `analysis.scores.naming`."""
+        return naming_means(shown_runs(self.runs), self.naming)
+
+    @cached_property
     def tuning(self) -> Tuning | None:
         """The tuning study whose best trial these runs are; None if there is none."""
         return read_tuning(self.sweep.folder)
@@ -189,6 +211,11 @@ class Study:
     def text(self) -> pd.DataFrame:
         """Text probe beside held-out scores, see `analysis.probes.probe_points`."""
         return probe_points(self.runs, self.categories, self.probes)
+
+    @cached_property
+    def transfer(self) -> pd.DataFrame:
+        """Other questions beside the trained wording, see `analysis.transfer.transfer_means`."""
+        return transfer_means(self.runs, self.transfer_groups)
 
 
 def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
@@ -228,14 +255,18 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 if runs.at[run_id, "shown"] and unseen.any():
                     held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
-                bins[run_id] = answer_bins(answers).assign(run_id=run_id)
+                verified = (
+                    answers if runs.at[run_id, "task"] == "verify" else answers.iloc[:0]
+                )  # names say no yes or no
+                bins[run_id] = answer_bins(verified).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
                     continue
-                margin = composed_margins(answers[test], of_run[run_id].margins)
+                probe = of_run[run_id][0]
+                margin = composed_margins(answers[test], probe.margins)
                 if np.isnan(margin[(answers.loc[test, "group"] != "leaf").to_numpy()]).any():
                     notes.append(
-                        f"probe {of_run[run_id].path.name} lacks pairs that its runs ask about, so it is not composed "
+                        f"probe {probe.path.name} lacks pairs that its runs ask about, so it is not composed "
                         "with leaf answers; probe with --negatives all"
                     )
                 else:
@@ -245,6 +276,8 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
+    others, silent = transfer_groups((run_id, sweep.opened[run_id].directory.path) for run_id in order)
+    notes += silent
     tuning = read_tuning(sweep.folder)
     caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return Study(
@@ -257,11 +290,25 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         purity=_stacked(visual.purity, [*MAP, "space", "kind", "category"]),
         yardsticks=_stacked(yardsticks, ["run_id", "yardstick", "split", "group", "category"]),
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
+        naming=_stacked(_named(sweep, runs, visual.depths), ["run_id", *NAMING]),
         answer_bins=_stacked([bins[run_id] for run_id in order], ["run_id", "group", "bin"]),
         probes=of_run,
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
+        transfer_groups=others,
     )
+
+
+def _named(sweep: SavedRuns, runs: pd.DataFrame, depths: Mapping[str, pd.DataFrame]) -> list[pd.DataFrame]:
+    """`name_scores` of each run that names."""
+    found = []
+    for run_id in map(str, runs.index[runs["task"] == "name"]):
+        questions = sweep.questions(run_id)
+        asked = questions[(questions["split"] == "test") & questions["answer"]]
+        known = depths.get(str(runs.at[run_id, "dataset_path"]), pd.DataFrame(columns=["category", "depth"]))
+        scores = name_scores(sweep.opened[run_id].names(), asked.assign(group=question_groups(asked)), known)
+        found.append(scores.assign(run_id=run_id))
+    return found
 
 
 def _same_questions(sweep: SavedRuns, runs: pd.DataFrame) -> list[list[str]]:

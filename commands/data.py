@@ -13,6 +13,7 @@ from commands.options import (
     Json,
     OnUnreadable,
     OutFolder,
+    Preprocess,
     RayAddress,
     Slurm,
     StoredDtype,
@@ -148,8 +149,9 @@ def extract(
     encoder: Annotated[
         str,
         typer.Option(
-            help="timm name, Hugging Face id or local directory. NAME@384 sets the image size in pixels; "
-            "NAME@384+NAME@384 puts the features of two encoders side by side."
+            help="timm name, Hugging Face id or local directory. NAME@384 sets the image size in pixels, NAME#8 reads "
+            "block 8 (or feature map 8 of a convolutional net), NAME#-1 the last; NAME@384+NAME@384 puts the features "
+            "of two encoders side by side."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
@@ -165,6 +167,13 @@ def extract(
             "AVX512-BF16, bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = "auto",
+    preprocess: Annotated[
+        Preprocess,
+        typer.Option(
+            help="paper: images are resized straight to a square, with the encoder's own filter, mean and deviation; "
+            "own: as the encoder's own files say, with its crop."
+        ),
+    ] = "paper",
     background: Annotated[
         str | None,
         typer.Option(metavar="COLOUR", help="Colour behind transparent parts, #RRGGBB or a name; default: white."),
@@ -215,7 +224,7 @@ def extract(
         _extract_in_parts(
             dataset, out, tasks, executor, slurm, ray_address, wait, as_json,
             encoder=encoder, batch=batch, on_unreadable=on_unreadable, device=device, compute=compute,
-            decoding=decoding,
+            decoding=decoding, preprocess=preprocess,
         )  # fmt: skip
         return
     from cachegen.features.extract import extract as run
@@ -231,6 +240,7 @@ def extract(
         device=device,
         compute=compute,
         decoding=decoding,
+        preprocess=preprocess,
         part=chosen,
     )
     for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):

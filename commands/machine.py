@@ -18,20 +18,26 @@ def doctor(
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
     ] = False,
     lm: Annotated[
-        str | None, typer.Option(help="Also load an LM (directory or Hugging Face id): how the engine would run it.")
+        str | None, typer.Option(help="Also load an LM (directory, GGUF file or Hugging Face id): how it would run.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Also load an encoder: what is read of it; with --lm, what the LM would see.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, a dataset, a feature store and an LM.
+    """Check this machine, a dataset, a feature store, an LM and an encoder.
 
     It says what the engine will use and why. Given a dataset and a feature store, it also checks that the features
     belong to the images.
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
+
+    Example: crosstax doctor --lm Qwen/Qwen3-0.6B --encoder vit_large_patch14_reg4_dinov2.lvd142m
     """
     from engine.doctor import (
         examine,
         examine_dataset,
+        examine_encoder,
         examine_features,
         examine_lm,
         examine_pictures,
@@ -41,9 +47,10 @@ def doctor(
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
 
-    findings: dict[str, Any] = examine() | (examine_lm(lm) if lm else {})
+    findings: dict[str, Any] = examine() | (examine_lm(lm, encoder) if lm else {})
     for name, value in findings.items():
-        say(f"{name:<14}{value}")
+        if isinstance(value, str):
+            say(f"{name:<14}{value}")
     if dataset is not None:
         findings["dataset"], inspection = examine_dataset(dataset)
         if inspection is not None:
@@ -55,6 +62,9 @@ def doctor(
     if dataset is not None and features is not None:
         findings["pictures"] = examine_pictures(dataset, features, deep)
         say(findings["pictures"])
+    if encoder is not None:
+        findings["encoder"] = examine_encoder(encoder)
+        say(findings["encoder"])
     print_json(findings, as_json)
     if dataset is not None and inspection is not None:
         require_readable(dataset, inspection)

@@ -14,6 +14,7 @@ from commands.options import (
     LMPlace,
     MaxTokens,
     Negatives,
+    ProbeMethod,
     StorePlace,
     Threads,
     Weights,
@@ -40,7 +41,7 @@ def ask(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a finished run about any image, and print p(yes).
+    """Ask a finished run about any image, and print p(yes); of a run that names, its best names.
 
     It needs the run, its encoder and its LM, but not the feature store. Questions are put into the run's own template.
     Where features were imported, it reads those of the named images or items from the run's store.
@@ -50,9 +51,23 @@ def ask(
     Example: crosstax ask runs/RUN crow.jpg owl.jpg --all
     """
     fix_threads(threads)
-    from engine.ask import answers_json, answers_text, open_asker, read_words
+    from engine.ask import (
+        answers_json,
+        answers_text,
+        names_pictures,
+        names_text,
+        open_asker,
+        read_pictures,
+        read_words,
+    )
     from engine.runs.places import Places
 
+    if names_pictures(run):
+        images = read_pictures(words, question or [])
+        names = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder)).name(images)
+        say(names_text(names))
+        print_json({"run": str(run), "images": answers_json(names)}, as_json)
+        return
     images, asked = read_words(words, question or [], everything)
     asker = open_asker(run, device, Places(features=features, lm=lm, encoder=encoder))
     if everything:
@@ -103,17 +118,31 @@ def probe(
         "probe"
     ),
     negatives: Annotated[
-        Negatives,
+        Negatives | None,
         typer.Option(
-            help="Which false pairs to ask. image-level: counted as published; distinct: the same, each once; "
-            "all: every one."
+            help="Which false pairs to ask. image-level: counted as published, the default of questions; distinct: the "
+            "same, each once; all: every one, the default of plausibility."
         ),
-    ] = "image-level",
+    ] = None,
+    method: Annotated[
+        ProbeMethod,
+        typer.Option(
+            help="question: yes or no to whether a crow is a bird; plausibility: log-probability of the hypernym after "
+            "a sentence about the leaf, less that after a neutral one."
+        ),
+    ] = "question",
     phrasing: Annotated[
         list[str] | None,
         typer.Option(
             help="A question with {leaf_phrase} or {leaf_noun}, {hypernym_phrase} or {hypernym_noun}, and {is} or "
-            "{Is}; repeatable. Default: four of them, the paper's first."
+            "{Is}; repeatable. Default: four of them, the paper's first. For plausibility a sentence that ends in the "
+            "hypernym."
+        ),
+    ] = None,
+    neutral: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For plausibility: the sentence without a leaf, for all phrasings, or one for each; repeatable."
         ),
     ] = None,
     template: Annotated[
@@ -137,7 +166,8 @@ def probe(
 ) -> None:
     """Ask LMs about the taxonomy in text alone.
 
-    "Is a crow a type of bird?" is asked for every pair of the dataset.
+    "Is a crow a type of bird?" is asked for every pair of the dataset. With --method plausibility the LM answers
+    nothing: its probability of "bird" after "A crow is a type of" is compared with that after "This is a type of".
 
     Example: crosstax probe birds --lm Qwen/Qwen3-0.6B --lm Qwen/Qwen3-1.7B --out probe
     """
@@ -149,9 +179,10 @@ def probe(
     from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
 
     wording = {"phrasings": phrasing and tuple(phrasing), "template": template}
+    wording |= {"neutral": neutral and tuple(neutral), "negatives": negatives}
     wording |= {"answer_yes": answer_yes, "answer_no": answer_no}
     given = {name: value for name, value in wording.items() if value} | {"lm_init": lm_init, "lm_seed": lm_seed}
-    given |= {"negatives": negatives, "data_seed": data_seed, "dtype": dtype}
+    given |= {"data_seed": data_seed, "dtype": dtype, "method": method}
     loaded, results = load_dataset(dataset), {}
     for name in lm:
         settings = settings_for(name, chat_template=not no_chat_template, **given)

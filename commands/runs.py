@@ -137,7 +137,7 @@ def sweep(
     """
     from engine.design.condition import parse_settings
     from engine.sweeps.presets import load_preset
-    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep
+    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep, transfer_tables
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
@@ -147,6 +147,7 @@ def sweep(
     if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
+    questions = transfer_tables(source)
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
     runs = choose_runs(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
@@ -154,7 +155,7 @@ def sweep(
         from engine.sweeps.dry_run import dry_run as forecast
         from engine.sweeps.dry_run import dry_run_text
 
-        expected = forecast(runs, out, device)
+        expected = forecast(runs, out, device, questions)
         say(dry_run_text(expected))
         print_json(expected, as_json)
         return
@@ -166,7 +167,7 @@ def sweep(
 
     options = executor_options(executor, slurm, ray_address, workers)
     carry_out = choose_executor(executor, options, wait=wait)
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size, workers or 1, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
         unplanned, count = [], 0
@@ -174,6 +175,13 @@ def sweep(
         folders, unplanned, count = error.folders, error.unplanned, error.count
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+    if questions:
+        from engine.transfer import transfer
+
+        done = [folder for folder in folders if folder.name not in (*left, *failed)]
+        put = transfer(done, questions, execution)
+        say(f"{sum(each.asked for each in put)} sets of questions asked, of {len(done)} runs")
+        failed |= {each.run.name: f"done, but not asked: {each.problem}" for each in put if each.problem}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
@@ -208,6 +216,7 @@ def _sweep_probe(
         list(asked.lm),
         out,
         asked.negatives,
+        method=asked.method,
         lm_init=asked.lm_init,
         lm_seed=asked.lm_seed,
         data_seed=asked.data_seed,

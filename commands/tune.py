@@ -83,7 +83,7 @@ def tune(
 
     options = executor_options(executor, slurm, ray_address, workers)
     carry_out = choose_executor(executor, options, wait=True)
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=group_size, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size, workers or 1, track=tuple(track or ()))
     record = run_tune(table, asked.runs_of, out, execution, carry_out)
     best = asked.write_best(record, out)
     tuning = read_tuning(out)

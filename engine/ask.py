@@ -1,4 +1,4 @@
-"""`crosstax ask`: a finished run answers any question about any image.
+"""`crosstax ask`: a finished run answers any question about any image; one that was trained to name ranks its names.
 
 Images are read and encoded as in extraction, and rounded to the store's 16 bits. Prompts are built as in the run, and
 all questions about an image share one pass. So a question of the test split gets the logits that the run saved.
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from cachegen.common.device import choose_device
+from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import ConditionError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
@@ -24,14 +24,16 @@ from cachegen.features.pooling import pool_patches
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.projector import Projector
-from engine.lm.prompts import PromptTokens, question_text, tokenise
+from engine.lm.prompts import PromptTokens, question_text, tokenise, tokenise_names
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.sweeps.plan import MAX_TOKENS
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
 from engine.training.features import Features
+from engine.training.naming import log_probabilities
 
+BEST = 5  # names of a kind that are shown
 AT_ONCE = 64  # pictures in one batch of the encoder
 
 
@@ -78,13 +80,6 @@ class Asker:
         asked = list(dict.fromkeys(questions))
         tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
-        if self.encoder is None:
-            patches = stored_features(self.run, [str(path) for path in images])
-        else:
-            patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
-        if as_stored:
-            patches = patches.to(getattr(torch, self.run.features["dtype"]))
-        patches = pool_patches(patches, self.run.features, self.run.condition.pool)
         arrays = QuestionArrays(
             image=np.repeat(np.arange(len(images)), len(asked)),
             suffix=np.tile(rows, len(images)),
@@ -93,7 +88,7 @@ class Asker:
         answers = evaluate(
             self.projector,
             self.lm,
-            cast(Features, _InMemory(patches.to(self.lm.device))),
+            self._features(images, as_stored),
             tokens,
             arrays,
             max_tokens=MAX_TOKENS,
@@ -104,6 +99,38 @@ class Asker:
         difference = (answers["logit_no"] - answers["logit_yes"]).astype(float)
         answers.insert(2, "p_yes", expit(-difference))
         return answers
+
+    def name(self, images: Sequence[Path], *, as_stored: bool = True) -> pd.DataFrame:
+        """Score every name of the study for every image, for a run of the task `name`.
+
+        `images`, `as_stored`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
+        phrase, log_p, score. The score is log_p minus its mean over the run's test images for which it was computed.
+        """
+        test = self.run.names().query("split == 'test'")
+        known = test.groupby(["kind", "category", "phrase"], as_index=False)["log_p"].mean()
+        named = zip(known["phrase"], known["kind"], strict=True)
+        tokens = tokenise_names(self.run.condition, self.lm.tokenizer, named, self.lm.rows)
+        table = known.merge(pd.DataFrame({"number": range(len(images))}), how="cross").sort_values(
+            "number", kind="stable", ignore_index=True
+        )
+        number, rows = table["number"].to_numpy(), tokens.row_numbers(table)
+        features = self._features(images, as_stored)
+        log_p = log_probabilities(self.projector, self.lm, features, tokens, number, rows, max_tokens=MAX_TOKENS)
+        paths = np.array([str(path) for path in images], dtype=object)[number]
+        return pd.DataFrame(
+            {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}
+        )
+
+    def _features(self, images: Sequence[Path], as_stored: bool) -> Features:
+        """The images' features, as the run's projector reads them."""
+        if self.encoder is None:
+            patches = stored_features(self.run, [str(path) for path in images])
+        else:
+            patches = encode_files(self.encoder, images, Decoding.of(self.run.features))
+        if as_stored:
+            patches = patches.to(getattr(torch, self.run.features["dtype"]))
+        patches = pool_patches(patches, self.run.features, self.run.condition.pool)
+        return cast(Features, _InMemory(patches.to(self.lm.device)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +144,7 @@ class _InMemory:
         return self.values.shape[1]
 
     def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.values.index_select(0, torch.from_numpy(images).to(self.values.device))
+        return self.values.index_select(0, on_device(images, self.values.device))
 
 
 def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:
@@ -162,6 +189,28 @@ def read_words(words: Sequence[str], questions: Sequence[str], everything: bool)
     return [Path(image) for image in images], asked
 
 
+def names_pictures(folder: Path) -> bool:
+    """Whether a run was trained to name, so that it ranks names and answers no question."""
+    return bool(open_run(folder).condition.task == "name")
+
+
+def read_pictures(words: Sequence[str], questions: Sequence[str]) -> list[Path]:
+    """The images of a command line that asks a run to name. Raises `ConditionError` for a question."""
+    if asked := [*questions, *(word for word in words if word.rstrip().endswith("?"))]:
+        raise ConditionError(f"this run was trained to name, and answers no question ({asked[0]!r}); give images only")
+    return [Path(word) for word in dict.fromkeys(words)]
+
+
+def names_text(names: pd.DataFrame) -> str:
+    """A table per image: the best names of either kind, with scores."""
+    blocks = []
+    for image, table in names.groupby("image", sort=False):
+        best = [own.nlargest(BEST, "score") for _, own in table.groupby("kind", sort=False)]
+        lines = [f"  {row.score:+6.2f}  {row.phrase} ({row.kind})" for row in pd.concat(best).itertuples()]
+        blocks.append("\n".join([f"{image}: log-probability of a name, less its mean over the test images", *lines]))
+    return "\n".join(blocks)
+
+
 def answers_text(answers: pd.DataFrame, ranked: bool) -> str:
     """A table per image: p(yes) and question, the most probable first if `ranked`."""
     blocks = []
@@ -176,7 +225,7 @@ def answers_text(answers: pd.DataFrame, ranked: bool) -> str:
 
 
 def answers_json(answers: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per image: its path and a record of each question."""
+    """Per image: its path and a record of each question or name."""
     columns = [column for column in answers if column != "image"]
     return [
         {"image": image, "answers": table[columns].to_dict("records")}

@@ -2,26 +2,38 @@
 
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from cachegen.common.device import best_dtype, choose_device
+from cachegen.common.device import best_dtype, choose_device, device_memory
 from cachegen.common.errors import CrosstaxError, DatasetError, listing
 from cachegen.common.files import default_cache
 from cachegen.common.hub import offline
+from cachegen.common.rng import stream_seed
 from cachegen.common.system import cores
 from cachegen.data.dataset import load_dataset
 from cachegen.data.images import Decoding
 from cachegen.data.inspection import Inspection, inspect_images
+from cachegen.encoders import load_encoder
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
-from engine.lm.language_model import load_lm
+from engine.benchmark.alternate import wait_for
+from engine.design.condition import Condition
+from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import positions_of, resolve_lm
-from engine.sweeps.plan import MAX_TOKENS
+from engine.lm.prefix_sharing import Layout
+from engine.lm.prompts import PromptTokens, tokenise
+from engine.lm.shape import lm_shape
+from engine.sweeps.cost import Sizes
+from engine.sweeps.plan import choose_sizes, longest_row
 
 GIB = 2**30
+PATCHES, WIDTH = 256, 1024  # of the paper's encoders
+QUESTIONS = 8  # about the one image of a measured row
 
 
 def examine() -> dict[str, str]:
@@ -34,7 +46,7 @@ def examine() -> dict[str, str]:
         "threads": f"{torch.get_num_threads()} of {cores()} cores",
         "dtype": _dtype(device),
         "attention": _attention(device),
-        "packed row": f"{MAX_TOKENS:,} tokens at most, fewer where memory is short; change with --max-tokens",
+        "packed row": f"{longest_row(device):,} tokens at most, fewer where memory is short; change with --max-tokens",
         "memory": _memory(device),
         "worlds": _worlds(),
         "models": os.environ.get("HF_HOME", "~/.cache/huggingface") + (" (offline)" if offline() else ""),
@@ -60,17 +72,73 @@ def require_readable(root: Path, inspection: Inspection) -> None:
         raise DatasetError(listing(f"{len(bad):,} unreadable images; repair, replace or remove them:", lines))
 
 
-def examine_lm(name: str) -> dict[str, str]:
-    """How the engine would run an LM on this machine, loaded as pretrained; raises `ModelError`."""
+def examine_lm(name: str, encoder: str | None = None) -> dict[str, Any]:
+    """How the engine would run an LM on this machine, and what it would see of an encoder's image; nothing is trained.
+
+    `tokens_per_second`: measured on one packed row, forward and backward. Raises `ModelError`, also of the encoder.
+    """
     device = choose_device("auto")
     dtype, _ = best_dtype(device)
+    patches, width, image = PATCHES, WIDTH, f"{PATCHES} patches, as of the paper's encoders (give --encoder)"
+    if encoder is not None:
+        opened = load_encoder(encoder, "cpu")
+        patches, width = opened.n_patches, opened.width
+        image = f"{patches} patches of width {width}, from {encoder}"
     lm = load_lm(resolve_lm(name), "pretrained", 0, dtype, device)
-    positions = positions_of(lm.model.config)
-    return {
+    found = {
         "lm": f"{name}: {type(lm.model).__name__} of {lm.model.num_parameters() / 1e6:,.0f} M weights, in {dtype}",
         "questions": lm.described,
-        "positions": "not said" if positions is None else f"{positions:,}",
+        "image": image,
     }
+    condition = Condition.model_validate({"dtype": dtype})
+    try:
+        tokens = tokenise(condition, lm.tokenizer, [("a bird", "singular")], lm.rows)
+    except CrosstaxError as error:
+        return found | {"prompt": f"would fail: {error}"}
+    text = len(tokens.prefix) + int(tokens.lengths.max())
+    most = positions_of(lm.model.config)
+    known = "does not say how many it has" if most is None else f"has {most:,}"
+    few = most is not None and text + patches > most
+    question_S = tokens.suffixes[0][: tokens.lengths[0]]
+    row, seconds = _measured_row(lm, tokens, patches)
+    shape = lm_shape(str(resolve_lm(name)))
+    memory = "not known, its configuration has no sizes that are read here"
+    if shape is not None:
+        sizes = Sizes(shape, patches, width, len(tokens.prefix), int(tokens.lengths.max()))
+        memory = choose_sizes(device_memory(device), condition, 0, sizes)[2]
+    return found | {
+        "prompt": f"{lm.tokenizer.decode(tokens.prefix)}[image: {patches} patches]{lm.tokenizer.decode(question_S)}",
+        "answer": (
+            f"read after {lm.tokenizer.decode(question_S[-1:])!r}: {condition.answer_yes!r} is token {tokens.yes} "
+            f"({lm.tokenizer.decode([tokens.yes])!r}), {condition.answer_no!r} {tokens.no} "
+            f"({lm.tokenizer.decode([tokens.no])!r})"
+        ),
+        "positions": f"{text + patches:,} for image and question; the LM {known}{': too few' if few else ''}",
+        "LM memory": memory,
+        "rate": f"{row / seconds:,.0f} tokens/s with gradients, measured on an image and {QUESTIONS} questions",
+        "tokens_per_second": row / seconds,
+    }
+
+
+def _measured_row(lm: FrozenLM, tokens: PromptTokens, patches: int) -> tuple[int, float]:
+    """Tokens of a row of one image, and seconds for its answers and their gradients at the image, the second time."""
+    before, after = (torch.from_numpy(ids).to(lm.device) for ids in (tokens.prefix, tokens.suffixes[0]))
+    layout = Layout(((1, QUESTIONS),), len(before) + patches, len(after))
+    ends = layout.answer_rows(torch.full((QUESTIONS,), len(after), device=lm.device))
+    none = torch.full((patches,), -1, device=lm.device)
+    ids, wait, seconds = torch.cat([before, none, after.repeat(QUESTIONS)]), wait_for(lm.device), 0.0
+    rng = torch.Generator().manual_seed(stream_seed(0, "doctor"))
+    noise_PD = torch.randn(patches, lm.width, generator=rng) * lm.embedding_rms
+    for _ in range(2):
+        wait()
+        started = time.perf_counter()
+        image_PD = noise_PD.to(lm.device, lm.dtype).requires_grad_()
+        row_TD = torch.cat([lm.embed(before), image_PD, lm.embed(after.repeat(QUESTIONS))])
+        states = lm.answer_states(row_TD, layout, ends, ids)
+        lm.answer_logits(states, tokens.yes, tokens.no).sum().backward()
+        wait()
+        seconds = time.perf_counter() - started
+    return len(row_TD), seconds
 
 
 def examine_features(path: Path) -> str:
@@ -85,6 +153,17 @@ def examine_features(path: Path) -> str:
     return (
         f"{path}: {images:,} images x {patches} patches x {width} ({made}), {len(store.unreadable)} unreadable, sound\n"
         f"decoding: {Decoding.of(store.attributes)}"
+    )
+
+
+def examine_encoder(name: str) -> str:
+    """What is read of an encoder, and how pictures come to it; raises `ModelError` if it is refused."""
+    encoder = load_encoder(name)
+    said = encoder.attributes
+    without = f", without its {said['left_out']}" if "left_out" in said else ""
+    return (
+        f"encoder {name}: {encoder.n_patches} patches x {encoder.width}, {said['layer']}, by {said['compute']}\n"
+        f"pictures: {said['transform']}{without}"
     )
 
 
@@ -119,7 +198,7 @@ def _dtype(device: torch.device) -> str:
 
 
 def _attention(device: torch.device) -> str:
-    kernels = "matrix products" if device.type == "cpu" else "scaled_dot_product_attention"
+    kernels = "matrix products" if device.type == "cpu" else "PyTorch's flash and efficient kernels (cuDNN's are off)"
     return f"shared image prefixes by {kernels}, checked at load against the LM's own"
 
 

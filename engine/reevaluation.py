@@ -15,6 +15,7 @@ from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.plan import MAX_TOKENS
 from engine.training.evaluation import evaluate
 from engine.training.group import Opener
+from engine.training.naming import KEYS, answers_of_names, log_probabilities
 
 
 def evaluate_run(folder: Path, split: str, execution: Execution, given: Places | None = None) -> pd.DataFrame:
@@ -43,5 +44,10 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
         raise RunError(f"{folder / 'questions.parquet'} asks {error}, not in its dataset; repeat the run") from None
     limit = execution.max_tokens or MAX_TOKENS
     with progress_bar("evaluate", len(asked), "questions") as advance:
-        answers = evaluate(projector, lm, shared.features, shared.tokens, arrays, max_tokens=limit, advance=advance)
+        read = (projector, lm, shared.features, shared.tokens)
+        if run.condition.task == "name":
+            log_p = log_probabilities(*read, arrays.image, arrays.suffix, max_tokens=limit, advance=advance)
+            answers = answers_of_names(asked, asked.assign(log_p=log_p).drop_duplicates(KEYS))
+        else:
+            answers = evaluate(*read, arrays, max_tokens=limit, advance=advance)
     return pd.concat([asked, answers], axis=1)

@@ -10,10 +10,10 @@ from cachegen.common.errors import ConditionError
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark import compare as comparing
 from engine.benchmark.alternate import alternate, median, ratio
-from engine.benchmark.compare import Setting, compare_ways, read_depths
+from engine.benchmark.compare import LOOPS, Setting, compare_ways, read_depths
 from engine.benchmark.lockstep import lockstep, products_of
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
-from engine.benchmark.naive import Naive, penultimate
+from engine.benchmark.naive import Masked, Naive, penultimate
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
@@ -37,6 +37,11 @@ def projector(lm):
     return new_projector((96, lm.width), torch.float32, 0, None, None)
 
 
+def loops_of(lm, encoder):
+    naive = [Naive(lm.model, each, projector(lm), rows) for each, rows in ((encoder, 4), (None, 4), (encoder, 1))]
+    return [*naive, Naive(lm.model, None, projector(lm), 4, keep=True), Masked(lm.model, projector(lm), 2)]
+
+
 def gradients(step, weights, monkeypatch):
     """Of one training step, before clipping."""
     kept = []
@@ -53,8 +58,8 @@ def test_all_ways_answer_alike(models):
     assert own.shape == (6, 2)
     assert own.std() > 0
     with lm.plain():
-        for each, rows in ((encoder, 4), (None, 4), (encoder, 1)):
-            torch.testing.assert_close(Naive(lm.model, each, projector(lm), rows).evaluate(work), own)
+        for loop in loops_of(lm, encoder):
+            torch.testing.assert_close(loop.evaluate(work), own)
         other = Work(work.pixels.flip(0), work.features, work.image, work.suffixes, work.answer)
         wrong = Naive(lm.model, encoder, projector(lm)).evaluate(other)
     assert (wrong - own).abs().max() > 1e-3  # negative control: other images
@@ -66,9 +71,8 @@ def test_all_ways_learn_alike(models, monkeypatch):
     own = gradients(lambda: engine.train(work), engine.projectors[0], monkeypatch)
     assert all(g.abs().max() > 0 for g in own)
     with lm.plain():
-        for each in (encoder, None):
-            naive = Naive(lm.model, each, projector(lm), rows=4)
-            plain = gradients(lambda naive=naive: naive.train(work), naive.projector, monkeypatch)
+        for loop in loops_of(lm, encoder):
+            plain = gradients(lambda loop=loop: loop.train(work), loop.projector, monkeypatch)
             for a, b in zip(plain, own, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -106,15 +110,15 @@ def test_two_depths_lie_on_a_line(monkeypatch):
     """Times that grow by a fixed amount per layer are extrapolated exactly."""
 
     def timed(setting, depth, encoder, advance):
-        ways = ["gemm", *(f"train {way}" for way in ("naive", "cached", "engine", "engine_pairs"))]
-        ways += [f"eval {way}" for way in ("naive", "cached", "one_by_one", "engine")]
+        ways = ["gemm", *(f"train {way}" for way in ("naive", *LOOPS, "engine", "engine_pairs"))]
+        ways += [f"eval {way}" for way in ("naive", *LOOPS, "one_by_one", "engine")]
         return {way: [number + (number + 1) * depth] for number, way in enumerate(ways)}
 
     monkeypatch.setattr(comparing, "_time", timed)
     result = compare_ways(SETTING, (2, 3))
     assert result["extrapolated"]
     assert result["train"]["naive"] == 1 + 2 * 4
-    assert result["train"]["ratio"] == pytest.approx((1 + 2 * 4) / (3 + 4 * 4))
+    assert result["train"]["ratio"] == pytest.approx((1 + 2 * 4) / (5 + 6 * 4))
     assert set(result["depths"]) == {"2", "3"}
 
 

@@ -232,10 +232,11 @@ TWO = [{"dataset_digest": "d", "store_digest": f"s{n}", "lm": "lm"} for n in ran
     ("field", "kind", "values"),
     [
         ("pool", Annotated[str, Mark.ASKED], ("all", "siblings")),
-        ("task", Annotated[str, Mark.ASKED], ("name", "verify")),
+        ("wording", Annotated[str, Mark.ASKED], ("long", "short")),
         ("train_language", Annotated[str, Mark.PROMPT], ("de", "en")),
         ("lm_sharing", Annotated[bool, Mark.TRAINED], (False, True)),
         ("pool_rule", Annotated[str, Mark.ASKED, Only("shuffle", "original")], ("near", "far")),
+        ("carrier_leaf", Annotated[str, Mark.PROMPT, Only("task", "verify")], ("A {phrase}.", "The {phrase}.")),
         ("name_form", Annotated[str, Mark.ASKED, Only("order", "pairs")], ("long", "short")),
     ],
 )

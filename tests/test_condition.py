@@ -39,6 +39,14 @@ def test_everything_scientific_moves_the_id_and_paths_do_not():
     assert elsewhere == base
 
 
+def test_fields_of_another_task_are_not_in_the_id():
+    own, other = {"carrier_leaf": "It is {phrase}.", "candidates": 7}, {"answer_yes": "yes", "loss": "answers"}
+    assert run_id(Condition(**own)) == run_id(Condition())
+    naming = run_id(Condition(task="name"))
+    assert naming == run_id(Condition(task="name", **other)) != run_id(Condition())
+    assert len({naming, *(run_id(Condition(task="name", **{name: value})) for name, value in own.items())}) == 3
+
+
 def test_a_sweep_file_crosses_its_lists_and_resolves_paths(tmp_path):
     (tmp_path / "lm").mkdir()
     file = tmp_path / "sweep.toml"

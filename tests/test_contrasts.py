@@ -157,7 +157,7 @@ def test_hypernyms_that_share_leaves_are_drawn_together(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     gold, yes = np.tile([True, False], 240), rng.random(480) < 0.5
     yes = np.where(rng.random(40)[leaf] < 0.5, gold, yes)  # leaves are known or not
-    once = pd.DataFrame({"label_leaf": leaf.astype(str), "category": "a", "answer": gold})
+    once = pd.DataFrame({"label_leaf": leaf.astype(str), "category": "a", "key": "", "answer": gold})
     twice = pd.concat([once, once.assign(category="b")], ignore_index=True)
     draws = [macro_f1_draws(HeldoutQuestions.of(asked), np.tile(yes, n)) for n, asked in ((1, once), (2, twice))]
     np.testing.assert_allclose(*draws)

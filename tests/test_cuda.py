@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_lm
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
@@ -30,6 +31,17 @@ def test_a_training_step_does_not_wait_for_the_gpu():
             work.features.sum().item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_kernels_take_all_of_a_step(dtype):
+    """Else PyTorch would compute attention step by step, without a word."""
+    device = torch.device("cuda")
+    lm = FrozenLM.wrap(tiny_lm("qwen3").to(dtype), None, device)
+    work = Work.draw((2, 2, 3), 1, PATCHES, WIDTH, SUFFIX, VOCABULARY, device, dtype)
+    group = Engine(lm, [new_projector((WIDTH, lm.width), dtype, 0, None, None).to(device)], max_tokens=10_000)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+        group.train(work)
 
 
 def test_runs_on_a_gpu_are_those_of_a_cpu(small_study, tmp_path):

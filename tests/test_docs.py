@@ -20,6 +20,7 @@ from tiny import tiny_lm, tiny_tokenizer
 from typer.exceptions import TyperException
 
 from cli import app
+from engine.design.condition import Sweep
 from engine.sweeps.presets import load_preset
 from engine.sweeps.sweep_file import read_sweep
 
@@ -156,6 +157,39 @@ def test_examples_run(workspace: Path, crosstax) -> None:
     assert (workspace / "fig6-report" / "index.html").is_file()
     assert (workspace / "figures" / "main.pdf").is_file()
     assert list(names["model"].groups) == ["run_seed", "category"]
+
+
+def test_the_page_on_questions_runs(smoke_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crosstax) -> None:
+    """On two short runs of the smoke world, in place of the demo's."""
+    from cachegen.data.dataset import load_dataset
+    from cachegen.features.extract import extract
+    from engine.demo import study_sweep
+    from engine.runs.planned import Execution
+    from engine.sweeps.sweep import run_sweep
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    store = tmp_path / "demo" / "features.h5"
+    extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), store, device="cpu")
+    runs = [(inputs, c.model_copy(update={"epochs": 1})) for inputs, c in study_sweep(smoke_world, store).runs[:4:3]]
+    run_sweep(Sweep(runs=tuple(runs)), tmp_path / "demo" / "runs", Execution(device="cpu"))
+    page = ROOT / "docs" / "questions.md"
+    tables = [text for language, text in blocks(page) if language == "csv"]
+    for name, text in zip(("mine.csv", "winged.csv", "names.csv"), tables, strict=True):
+        assert f"`{name}`" in page.read_text(encoding="utf-8")
+        (tmp_path / name).write_text(text)
+    for language, text in blocks(page):
+        text = text.replace("WORLD", str(smoke_world.path))
+        if language == "toml":
+            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+        for words in commands(text) if language == "sh" else []:
+            code, _, err = crosstax(*for_stand_ins(words))
+            assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
+    assert {path.suffix for path in (tmp_path / "demo" / "probes").iterdir()} == {".parquet", ".json"}
+    asked = pd.read_csv(tmp_path / "demo" / "report" / "transfer.csv")
+    assert set(asked["questions"]) == {"mine", "paraphrases", "properties", "german"}
+    assert 'id="transfer"' in (tmp_path / "demo" / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "asked").glob("*/transfer/*.parquet"))) == 4
 
 
 def test_the_table_of_presets_is_right() -> None:

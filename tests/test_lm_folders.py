@@ -112,12 +112,11 @@ FOLDERS = {
     "LoRA beside a model": (adapter("adapter_config.json", "adapter_model.bin"), "adapter .*beside its weights"),
     "adapter without weights": (adapter("adapter_config.json"), "adapter .*beside its weights"),
     "adapter without configuration": (adapter("adapter_model.bin"), "adapter .*beside its weights"),
-    "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
     "pointer for config.json": (put("config.json", LFS), "config.json is a pointer of Git LFS"),
     "web page for config.json": (put("config.json", b"\n<!DOCTYPE html><html>"), "config.json is a web page"),
     "large file": (large("tokenizer.json"), "tokenizer.json has 1,073,741,824 bytes, more than 268,435,456"),
     "pipe": (pipe("tokenizer_config.json"), "tokenizer_config.json is no plain file"),
-    "GGUF alone": (alone("model-Q4_K_M.gguf"), r"GGUF \(model-Q4_K_M.gguf\)"),
+    "GGUF alone": (alone("model-Q4_K_M.gguf"), r"GGUF"),
     "Llama's own format": (alone("consolidated.00.pth", "params.json"), "the maker's own format"),
     "diffusers": (alone("model_index.json"), "a pipeline of diffusers"),
     "config nested deep": (put("config.json", b"[" * 100_000), "no readable config.json .*recursion"),
@@ -131,7 +130,7 @@ FOLDERS = {
             ("bitsandbytes", "quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
             ("GPTQ", "quantization_config", {"quant_method": "gptq", "bits": 4}),
             ("AWQ", "quantization_config", {"quant_method": "awq", "bits": 4}),
-            ("fp8", "quantization_config", {"quant_method": "fp8"}),
+            ("foo", "quantization_config", {"quant_method": "foo"}),
             ("compressed-tensors", "quantization_config", {"quant_method": "compressed-tensors"}),
             ("no method", "quantization_config", {}),
             ("garbage", "quantization_config", 3),
@@ -139,7 +138,14 @@ FOLDERS = {
         )
     },
 }  # fmt: skip
+ENCODERS = FOLDERS | {
+    "LoRA alone": (adapter("adapter_config.json", "adapter_model.safetensors", base=False), "adapter .*only, no model"),
+}
 LMS = FOLDERS | {
+    "LoRA without its base": (
+        adapter("adapter_config.json", "adapter_model.safetensors", base=False),
+        "the adapter in .* is for base: ",
+    ),
     "pointer for tokenizer.json": (put("tokenizer.json", LFS), "tokenizer.json is a pointer of Git LFS"),
     "pointer for weights": (put("model.safetensors", LFS), "model.safetensors is a pointer of Git LFS"),
     "GGUF": (instead("model.gguf"), "GGUF"),
@@ -148,7 +154,7 @@ LMS = FOLDERS | {
     "ONNX": (instead("onnx/model.onnx"), "ONNX"),
     "OpenVINO": (instead("openvino_model.xml"), "OpenVINO"),
     "weights of 8 bits": (int8, "up_proj.weight as I8: it is quantised"),
-    "quantised part": (edit(text_config={"quantization_config": {"quant_method": "fp8"}}), "is quantised"),
+    "quantised part": (edit(text_config={"quantization": {"bits": 4}}), "is quantised"),
     "no model_type": (put("config.json", b"{}"), "no model_type"),
     "timm": (put("config.json", b'{"architecture": "vit_tiny_patch16_224"}'), "encoder of timm"),
     "model_type a number": (edit(model_type=3), "no model_type"),
@@ -208,9 +214,9 @@ def assert_fits(says, message):
     assert re.search(says, message), message
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", ENCODERS)
 def test_encoders_have_the_same_kinds(kind, tmp_path):
-    spoil, says = FOLDERS[kind]
+    spoil, says = ENCODERS[kind]
     save_encoder("dinov2", "hf", tmp_path)
     assert read_name(str(tmp_path))[0].family == "hf"
     spoil(tmp_path)
@@ -220,7 +226,7 @@ def test_encoders_have_the_same_kinds(kind, tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "probe"])
 @pytest.mark.parametrize(
-    "kind", ["LoRA beside a model", "pointer for tokenizer.json", "quantised: GPTQ", "hidden_size 'a'"]
+    "kind", ["LoRA beside a model", "pointer for tokenizer.json", "quantised: MLX", "hidden_size 'a'"]
 )
 def test_every_command_says_it_in_one_line(kind, command, folder, small_study, crosstax, tmp_path):
     spoil, says = LMS[kind]
@@ -322,10 +328,10 @@ def test_a_hub_that_cannot_be_reached_is_told_from_a_missing_folder(monkeypatch)
         resolve_lm("org/name")
 
 
-@pytest.mark.parametrize("file", ["model.gguf", "lm/model.safetensors", "lm/config.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "lm/model.safetensors", "lm/config.json"])
 def test_a_file_is_no_folder(file, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.gguf").touch()
+    (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelError, match=f"{file} is a file.*give the folder"):
         resolve_lm(file)
 

@@ -163,6 +163,7 @@ def test_setups_that_differ_in_more_than_the_encoder_are_not_compared() -> None:
 def test_coherence_with_and_without_a_probe() -> None:
     rng = np.random.default_rng(8)
     coherence = pd.DataFrame({"map": "map-0", "category": CATEGORIES, "all_pairs": rng.uniform(0.1, 0.5, 20)})
+    coherence["centred"] = coherence["all_pairs"].sample(frac=1, random_state=0).to_numpy()  # of no use
     rows = pd.concat([rows_of(rng, 60, lm=lm) for lm in ("small", "large")])
     rows["f1"] += 50 * rows["category"].map(coherence.set_index("category")["all_pairs"])  # half a point by 0.01
     text = pd.DataFrame(
@@ -173,16 +174,20 @@ def test_coherence_with_and_without_a_probe() -> None:
         ]
     )
     models = coherence_models(rows, coherence, text)
-    slope = effect(models, "coherence")
+    paper, centred, other = models
+    slope = effect([paper], "coherence")
+    assert effect([centred], "Intercept")["estimate"] == pytest.approx(rows["f1"].mean(), abs=1)
+    assert effect([centred], "coherence")["estimate"] == pytest.approx(slope["estimate"], rel=0.1)
+    assert effect([other], "coherence")["high"] < slope["estimate"]
     assert slope["formula"] == "f1 ~ probe_f1 + coherence + (probe_f1 + coherence || category) + (1 | lm:seed)"
     assert slope["low"] < 0.5 < slope["high"]
     assert slope["unit"] == "points by 0.01 of cosine"
     spread = 100 * coherence["all_pairs"].std()
     assert slope["tost_difference"] == pytest.approx(slope["estimate"] * spread, rel=0.05)
-    null = effect(models, "probe_f1")
+    null = effect([paper], "probe_f1")
     assert null["low"] < 0 < null["high"]
     alone = coherence_models(rows, coherence, text.iloc[:0])
-    row = effect(alone, "coherence")
+    row = effect(alone[:1], "coherence")
     assert row["formula"] == "f1 ~ coherence + (coherence || category) + (1 | lm:seed)"
     assert row["note"].startswith("No text probe of these LMs was given")
     assert "probe_f1" not in set(effects_table(alone)["term"])
@@ -248,14 +253,18 @@ def test_coherence_model_is_the_papers(release: Release) -> None:
     rows = data.assign(f1=100 * data["f1"], seed=seed, setup=data["lm"], **about)
     rows = pd.concat([with_cells(part) for _, part in rows.groupby("lm", sort=False)])
     known = rows.drop_duplicates(["lm", "category"])
-    coherence = known.drop_duplicates("category").rename(columns={"avg_cosine": "all_pairs"})
+    coherence = (
+        known.drop_duplicates("category")
+        .rename(columns={"avg_cosine": "all_pairs"})
+        .assign(centred=known["avg_cosine"])
+    )
     text = known.assign(text_item_f1=100 * known["backbone_f1"])
     models = coherence_models(
         rows[["f1", "seed", "category", "lm", "setup", "cell", *about]],
-        coherence[["map", "category", "all_pairs"]],
+        coherence[["map", "category", "all_pairs", "centred"]],
         text[["cell", "category", "text_item_f1"]],
     )
-    slope, own = effect(models, "coherence"), effect(models, "probe_f1")
+    slope, own = (effect(models[:1], term) for term in ("coherence", "probe_f1"))
     assert slope["estimate"] == pytest.approx(0.8370, abs=0.001)  # F1 in 0..1 by cosine is points by 0.01 of it
     assert (slope["t"], slope["df"], slope["p"]) == (
         pytest.approx(3.3377, abs=0.002),

@@ -185,6 +185,23 @@ def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tm
     assert all_bytes(folders[:2]) == all_bytes(run_sweep(runs, tmp_path / "shorter", shorter))
 
 
+def test_out_of_memory_on_a_gpu_goes_on_from_the_checkpoint_in_shorter_rows(small_study, tmp_path, monkeypatch):
+    """There bytes depend on more than the plan."""
+    for module in (sweep, training):
+        monkeypatch.setattr(module, "keeps_bytes", lambda _: False)
+    runs = small_study.sweep(run_seed=[1, 2])
+    killed_after_checkpoint(
+        lambda: run_sweep(runs, tmp_path, Execution(device="cpu", checkpoint_seconds=0.0)), monkeypatch
+    )
+    wrapper, calls = out_of_memory(1)
+    monkeypatch.setattr(sweep, "run_group", wrapper)
+    folders = run_sweep(runs, tmp_path, CPU)
+    assert calls == [(2, MAX_TOKENS), (2, MAX_TOKENS // 2)]
+    assert all(RunDirectory(folder).done for folder in folders)
+    began = [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"]
+    assert began[0] == 0 < began[1] == began[2]
+
+
 def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tmp_path, monkeypatch):
     """Two LMs x two stores, written so that going in order would load each LM twice."""
     dataset, lm = load_dataset(small_study.dataset), tmp_path / "other_lm"

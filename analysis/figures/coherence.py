@@ -30,6 +30,7 @@ from analysis.figures.style import (
     style,
     wrapped,
 )
+from analysis.probes import first_method
 from analysis.published import published_hypernyms
 from analysis.statistics.intervals import correlation
 from analysis.study import Study, coherence_points
@@ -203,7 +204,8 @@ def text_figure(study: Study) -> Drawn:
 
     Raises NotDrawnError without probes.
     """
-    points = study.text[study.text["lm_init"] == "pretrained"]
+    points = first_method(study.text)
+    points = points[points["lm_init"] == "pretrained"]
     if points.empty:
         raise NotDrawnError("Held-out F1 against text knowledge needs the text probes of the runs' LMs (--probe).")
     figure = labels_scatter(points, study.names, "text_f1", "text probe, macro F1")

@@ -28,6 +28,7 @@ from analysis.figures.encoders import encoder_figure
 from analysis.figures.loss import loss_figure
 from analysis.figures.main import auc_figure, headline_figure, main_figure
 from analysis.figures.residuals import residual_figure
+from analysis.figures.sensitivity import sensitivity_figure
 from analysis.figures.style import Drawn, NotDrawnError
 from analysis.figures.tuning import tuning_figure
 from analysis.figures.yardsticks import yardstick_figure
@@ -39,6 +40,7 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "main": main_figure,
     "headline": headline_figure,
     "auc": auc_figure,
+    "sensitivity": sensitivity_figure,
     "encoders": encoder_figure,
     "ablation": ablation_figure,
     "ablation_auc": partial(ablation_figure, score="auc"),

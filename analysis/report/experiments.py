@@ -3,12 +3,13 @@
 from analysis.cells import encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BASIS, BOOTSTRAP, FILE
+from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
 from analysis.report.table import SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
 from analysis.scores.neighbours import NEIGHBOURS
+from analysis.scores.probe import METHODS
 from analysis.scores.yardsticks import CONTROLS
 from analysis.statistics.contrasts import Contrast
 from analysis.statistics.difference import EQUIVALENCE_MARGIN, Decision
@@ -336,26 +337,48 @@ def depth(page: Page) -> Data | None:
     }
 
 
-MEANS = ("text_f1", "text_item_f1", "text_auc", "f1")
+def naming(page: Page) -> Data | None:
+    """The best of all names, per cell and group; None where no run names."""
+    found = page.study.names_found
+    if found.empty:
+        return None
+    columns = [
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        Column("names of", lambda row: GROUPS[row["group"]].lower(), "text"),
+        Column("categories", "n_categories", digits=0),
+        Column("candidates", "n_candidates", digits=0),
+        Column("best is true, %", lambda row: (row["top1"], row["top1_low"], row["top1_high"]), "interval"),
+        Column("by chance, %", "chance_top1"),
+        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "interval", digits=2),
+    ]
+    caption = "Test images named by the best-scored of all candidates; 95 % intervals over seeds and categories."
+    return {"found": table("naming", caption, found.to_dict("records"), columns, "naming.csv")}
+
+
+MEANS = ("text_f1", "text_item_f1", "text_auc", "text_top1", "text_pairs", "f1")
 FITTED = ("text_f1", "text_item_f1")
 
 
 def text(page: Page) -> Data | None:
-    """Means and correlations per cell with a probe; None without probes."""
-    cells = dict(iter(page.study.text.groupby("cell", sort=False)))
+    """Means and correlations per cell with a probe and its method; None without probes."""
+    cells = dict(iter(page.study.text.groupby(["cell", "method"], sort=False)))
     rows = []
     for cell in page.shown["cell"].unique():
-        if cell in cells:
-            here = cells[cell]
+        for method in (method for method in METHODS if (cell, method) in cells):
+            here = cells[cell, method]
             fits = {f"r_{name}": correlation(here[name].to_numpy(float), here["f1"].to_numpy(float)) for name in FITTED}
             means = {name: float(here[name].mean()) for name in MEANS}
-            rows.append({**page.named(cell), **means, **fits})
+            rows.append({**page.named(cell), "method": method, **means, **fits})
     columns = [
         SETUP,
         Column("condition", "name", "text"),
+        Column("probe", "method", "text"),
         Column("text F1", "text_f1"),
         Column("text F1, items", "text_item_f1"),
         Column("text AUC", "text_auc", digits=2),
+        Column("above all wrong ones", lambda row: row["text_top1"], "percent", digits=0),
+        Column("above one", lambda row: row["text_pairs"], "percent", digits=0),
         Column("held-out F1", "f1"),
         Column("hypernyms", lambda row: row["r_text_f1"][3], digits=0),
         Column("r with text F1", lambda row: row["r_text_f1"][:3], "interval", digits=2),
@@ -363,6 +386,47 @@ def text(page: Page) -> Data | None:
     ]
     caption = (
         "Means over held-out hypernyms, and Pearson r over hypernyms with its 95 % interval. “Items”: each hypernym "
-        "scored on its leaves’ questions, as the paper relates text to images."
+        "scored on its leaves’ questions, as the paper relates text to images. “Above”: share of a hypernym’s leaves "
+        "for which the LM puts it above every wrong hypernym, and share of single wrong ones."
     )
     return {"means": table("text", caption, rows, columns, "probe.csv")} if rows else None
+
+
+KINDS = {"heldout": "held-out hypernyms", "seen": "seen hypernyms", "new": "other"}
+
+
+def transfer(page: Page) -> Data | None:
+    """One row per cell of the headline and set of questions; None where none were asked."""
+    rows = [row for row in page.study.transfer.to_dict("records") if row["shown"]]
+    columns = [
+        SETUP,
+        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        Column("questions", "questions", "text"),
+        Column("set", "set", "prose"),
+        Column("groups", lambda row: KINDS[row["kind"]], "text"),
+        Column("their number", "n_categories", digits=0),
+        Column("seeds", "n_seeds", digits=0),
+        Column("F1", lambda row: (row["f1"], row["low"], row["high"]), "interval"),
+        Column("AUC", "auc", digits=3),
+        Column("said yes", "yes_share", "percent", digits=0),
+        Column("permuted", "permuted_f1"),
+        Column("against what is shown", "veridical_f1"),
+        Column(
+            "F1, less trained wording", lambda row: tuple(row[f"change{end}"] for end in ENDS), "interval", sign=True
+        ),
+        Column("decision", "change_verdict", "prose"),
+        Column(
+            "AUC, less trained wording",
+            lambda row: tuple(row[f"change_auc{end}"] for end in ENDS),
+            "interval",
+            digits=3,
+        ),
+    ]
+    caption = (
+        "Questions that no run was trained on: means over their groups with 95 % intervals, and differences to the "
+        "same questions in the trained wording, group by group."
+    )
+    return {"means": table("transfer", caption, rows, columns, "transfer.csv")} if rows else None
+
+
+ENDS = ("", "_low", "_high")

@@ -84,15 +84,17 @@ def yardsticks_table(study: Study) -> pd.DataFrame:
 def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of a study by name, in reading order; `report.dictionary` says what each and its columns hold.
 
-    Always results, f1, heldout, contrasts, robustness, hypernym_tests, models, model_variances, model_checks, answers,
-    reliability, categories, baselines, coherence and label_maps, empty where there is nothing to tell; the others where
-    the runs, inputs and probes at hand allow them.
+    Always results, f1, heldout, contrasts, sensitivity, item_model, robustness, hypernym_tests, models,
+    model_variances, model_checks, answers, reliability, categories, baselines, coherence and label_maps, empty where
+    there is nothing to tell; the others where the runs, inputs and probes at hand allow them.
     """
     always = {
         "results": results_table(study),
         "f1": study.f1,
         "heldout": study.heldout,
         "contrasts": study.contrasts,
+        "sensitivity": study.sensitivity,
+        "item_model": study.items,
         "robustness": study.robustness,
         "hypernym_tests": study.hypernyms,
         "models": study.models,
@@ -112,7 +114,10 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "ablation": study.ablation,
         "dose": dose_table(study.dose),
         "depth": study.depth,
+        "naming": study.names_found,
         "probe": study.text,
+        "transfer": study.transfer,
+        "transfer_groups": study.transfer_groups,
     }
     found = always | {name: table for name, table in where_known.items() if not table.empty}
     return {name: in_words(table) for name, table in found.items()}

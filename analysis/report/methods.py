@@ -187,6 +187,13 @@ def _shuffles(about: Settings) -> list[str]:
     return sentences
 
 
+PROBED = {
+    "question": "The LM was also asked in text alone whether each leaf is a kind of each hypernym.",
+    "plausibility": (
+        "The LM was also read in text alone: the log-probability of each hypernym after a sentence about the leaf, "
+        "less that after the same sentence about nothing in particular, mean over sentences."
+    ),
+}
 LOSSES = {"vocabulary": "the whole vocabulary", "answers": "the two answers"}
 SUPERVISED = {"answer": "the answer", "answer_eos": "the answer and the end-of-text token after it"}
 
@@ -195,13 +202,10 @@ def training_text(about: Settings) -> str:
     """Prompt, loss, optimiser and batches."""
     template = about.values("template")
     shown = either([f"“{text}”".replace("\n", "\\n") for text in template])
-    yes, no = (either(about.values(name)) for name in ("answer_yes", "answer_no"))
-    over = either([LOSSES.get(value, value) for value in about.values("loss")])
-    at = either([SUPERVISED.get(value, value) for value in about.values("supervise")])
     sentences = [
         f"The prompt was {shown}, with the patches at the place of {{image}}"
         + ("." if all("{image}" in text for text in template) else ", or after the first token where it has none."),
-        f"The answers were “{yes}” and “{no}”; the loss was the cross-entropy over {over} at {at}.",
+        *_task_sentences(about),
         f"Projectors were trained with AdamW {in_text('adamw')} for {about.numbers('epochs')} epochs in batches of "
         f"{about.numbers('batch')} questions, at a learning rate of {about.numbers('learning_rate')} after a "
         f"linear warm-up over {_percent(about, 'warmup')} of the steps and with cosine decay to zero, weight decay "
@@ -217,6 +221,32 @@ def training_text(about: Settings) -> str:
         sentences.append("Batches drew (image, question) pairs at random.")
     sentences.append("The last weights were evaluated; nothing was chosen by validation scores of withheld questions.")
     return " ".join(sentences)
+
+
+def _task_sentences(about: Settings) -> list[str]:
+    """What was learned after an image: an answer, or a name."""
+    tasks = about.values("task") or ["verify"]
+    sentences = []
+    if "verify" in tasks:
+        only = {"task": "verify"} if "task" in about.table else {}
+        yes, no = (either(about.values(name, **only)) for name in ("answer_yes", "answer_no"))
+        over = either([LOSSES.get(value, value) for value in about.values("loss", **only)])
+        at = either([SUPERVISED.get(value, value) for value in about.values("supervise", **only)])
+        sentences.append(f"The answers were “{yes}” and “{no}”; the loss was the cross-entropy over {over} at {at}.")
+    if "name" in tasks:
+        carriers = dict.fromkeys(
+            text for name in ("carrier_leaf", "carrier_hypernym") for text in about.values(name, task="name")
+        )
+        who = "Runs that name" if len(tasks) > 1 else "Runs"
+        sentences.append(
+            f"{who} had the sentence {either([f'“{text}”' for text in carriers])} in place of a question, only "
+            "with categories true of the label, and the loss was the cross-entropy over the whole vocabulary at the "
+            "tokens of the phrase and of what follows it. In testing, the score of a category was the log-probability "
+            "of these tokens minus its mean over the test images asked about it, and the answer was yes from zero on. "
+            "This reads no label, but is no answer that a model gives by itself, so that tasks are compared by AUC. "
+            "For the choice among all names the mean is over all test images."
+        )
+    return sentences
 
 
 def _percent(about: Settings, name: str) -> str:
@@ -298,9 +328,15 @@ def _materials(materials: Materials, about: Settings) -> str:
     return " ".join(sentences)
 
 
+def _names(study: Study) -> bool:
+    """Whether some runs name."""
+    return "name" in set(study.runs["task"])
+
+
 def _measures(study: Study) -> str:
     sentences = [
-        "A question was answered yes where the logit of yes was at least that of no.",
+        "A question was answered yes where the logit of yes was at least that of no"
+        + (", or the score of a name at least zero." if _names(study) else "."),
         "Scores are macro F1 over the two answers (over those that occur among the right or the given ones), computed "
         "per category on test images, averaged over categories and then over runs; and the area under the ROC curve "
         "(AUC) of the probability of yes, which a bias to one answer does not move.",
@@ -318,7 +354,8 @@ def _measures(study: Study) -> str:
             "training images."
         )
     if study.probes:
-        sentences.append("The LM was also asked in text alone whether each leaf is a kind of each hypernym.")
+        methods = {probe.method for own in study.probes.values() for probe in own}
+        sentences += [sentence for method, sentence in PROBED.items() if method in methods]
     return " ".join(sentences)
 
 

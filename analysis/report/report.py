@@ -20,7 +20,19 @@ from analysis.probes import Probe
 from analysis.published import PAPER
 from analysis.report.details import answering, examples, hypernyms, parts, taxonomy, training, tuning
 from analysis.report.examples import data_uri
-from analysis.report.experiments import ablation, coherence, depth, dose, setups, shuffles, swap, text, yardsticks
+from analysis.report.experiments import (
+    ablation,
+    coherence,
+    depth,
+    dose,
+    naming,
+    setups,
+    shuffles,
+    swap,
+    text,
+    transfer,
+    yardsticks,
+)
 from analysis.report.files import write_study
 from analysis.report.finding import finding
 from analysis.report.models import models
@@ -63,8 +75,10 @@ SECTIONS = (
     Section("dose", "Dose and response", "Experiments", dose),
     Section("swap", "The hypernym-level swap", "Experiments", swap),
     Section("setups", "Between setups", "Experiments", setups),
+    Section("naming", "Naming", "Experiments", naming),
     Section("depth", "Depth", "Experiments", depth),
     Section("text", "What the LM knows in text", "Experiments", text),
+    Section("transfer", "Transfer", "Experiments", transfer),
     Section("models", "Statistical models", "A closer look", models),
     Section("parts", "Which hypernyms, which right answers", "A closer look", parts),
     Section("answering", "How answers are given", "A closer look", answering),

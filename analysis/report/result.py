@@ -227,6 +227,8 @@ def contrasts(page: Page) -> Data:
         "chance": _contrasts("chance", _CHANCE, parts["chance", CONFIRMATORY]),
         "exploratory": _contrasts("exploratory", _EXPLORATORY, parts["contrast", EXPLORATORY]),
         "robustness": _robustness(page),
+        "sensitivity": _sensitivity(page),
+        "items": _items(page),
         "margin": EQUIVALENCE_MARGIN,
     }
 
@@ -282,6 +284,51 @@ def _robustness(page: Page) -> Table:
         "leaves, which are not nested in each other."
     )
     return table("robustness", caption, page.study.robustness.to_dict("records"), columns, "robustness.csv")
+
+
+def _sensitivity(page: Page) -> Table:
+    columns = [
+        SETUP,
+        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("measure", "measure", "text"),
+        Column("above", "above_mean", digits=2, sign=True),
+        Column("below", "below_mean", digits=2, sign=True),
+        Column("difference", "difference", digits=2, sign=True),
+        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", digits=2, sign=True),
+        Column("p", lambda row: row["p"] if missing(row["p_holm"]) else row["p_holm"], "p"),
+        Column("verdict", lambda row: (row["verdict"], row["decision"] == Decision.ABOVE), "verdict"),
+        Column("status", "status", "text"),
+    ]
+    caption = (
+        "The contrasts fixed in advance by measures that tell sensitivity from bias, over seeds and hypernyms as F1 "
+        "is. AUC of p(yes) and d′ do not move with a bias to one answer; the criterion is that bias, above 0 where "
+        "“no” is preferred. p of AUC and of d′ are Holm-adjusted, each over its own family of contrasts; F1 is the "
+        "measure fixed first, and its decisions stand. Knowing nothing is an AUC of .5 and a d′ of 0."
+    )
+    return table("sensitivity", caption, page.study.sensitivity.to_dict("records"), columns, "sensitivity.csv")
+
+
+def _items(page: Page) -> Table:
+    """The fixed effects of the models of answers; a model that was not fitted is a row that says why."""
+    rows = page.study.items[page.study.items["group"].isna()]
+    columns = [
+        SETUP,
+        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        Column("effect", lambda row: row["note"] if missing(row["effect"]) else row["effect"], "text"),
+        Column("log odds", lambda row: (row["estimate"], row["low"], row["high"]), "interval", digits=2, sign=True),
+        Column("z", "z", digits=2),
+        Column("p", "p", "p"),
+        Column("alone", lambda row: "" if missing(row["alone"]) else row["alone"], "text"),
+        Column("verdict", lambda row: "" if missing(row["verdict"]) else row["verdict"], "prose"),
+        Column("answers", "n", digits=0),
+    ]
+    caption = (
+        "Logistic models of single answers: said yes ~ gold × condition, with crossed random effects of hypernym, "
+        "label leaf, image, run and (where several) label map. Sensitivity is the slope of gold in log odds, some 1.7 "
+        "per unit of d′; the criterion the intercept with its sign turned. z tests do not know how few the runs are: "
+        "“alone” is what the model by itself would say, and the contrast above decides."
+    )
+    return table("item-model", caption, rows.to_dict("records"), columns, "item_model.csv")
 
 
 YARDSTICKS = [

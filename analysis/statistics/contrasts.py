@@ -3,15 +3,17 @@
 Confirmatory, that is fixed before any result: pretrained original and within, each minus the largest baseline, minus
 random-init, minus pretrained across, each with the test of no difference; and that across and random-init are at
 chance, with the test of equivalence. These tests are the one family over which Holm's adjustment is made, and decisions
-follow from the adjusted p. All else is exploratory and not adjusted: original minus within, controls, another encoder
-or LM, the swap. The runs are those of the headline.
+follow from the adjusted p. Each of them is made again on measures that a bias to one answer does not move, AUC and d',
+each adjusted over a family of the same make, and on the criterion, which is that bias. All else is exploratory and not
+adjusted: original minus within, controls, another encoder or LM, the swap. The runs are those of the headline.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
+from scipy.special import ndtri
 
 from analysis.cells import Cell, Names, seed_units, shown_runs
 from analysis.scores.f1 import BASELINES
@@ -43,6 +45,12 @@ COLUMNS = [
     ),
     *("n_hypernyms", "n_seeds_above", "n_seeds_below"),
 ]
+SIGNAL = {"d_prime": "d′", "criterion": "criterion"}  # columns that `signal_detection` adds, and their units
+MEASURES = ("AUC", *SIGNAL.values())
+MEASURE_COLUMNS = [
+    *("status", "kind", "setup", "above", "below", "measure", "above_mean", "below_mean", "difference", "low", "high"),
+    *("se", "df", "p", "p_holm", "tost_p", "tost_p_holm", "margin", "decision", "verdict", "basis", "paired"),
+]
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,11 @@ class Contrast:
         above: The first side in words.
         below: The other side in words.
         f1: The difference of held-out macro F1, in points.
-        auc: The difference of AUC; None for a baseline, whose AUC is .5.
+        auc: The difference of AUC; .5 for a baseline (None where that is exploratory).
         means: F1 of either side, mean over seeds and the hypernyms that both have.
         auc_means: AUC of either side likewise.
         other_auc: AUC of a yardstick less .5.
+        signal: Of a confirmatory contrast, d' and criterion by name: the difference, and the mean of either side.
     """
 
     status: str
@@ -75,6 +84,12 @@ class Contrast:
     means: tuple[float, float]
     auc_means: tuple[float, float]
     other_auc: Difference | None = None
+    signal: Mapping[str, tuple[Difference, tuple[float, float]]] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> dict[str, tuple[Difference, tuple[float, float]]]:
+        """The difference by every measure but F1, and the mean of either side."""
+        return ({} if self.auc is None else {"AUC": (self.auc, self.auc_means)}) | dict(self.signal)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -99,9 +114,47 @@ def contrast_table(contrasts: list[Contrast]) -> pd.DataFrame:
 
     difference, low, high (95 %), boot_low, boot_high and worst in points; p_holm, tost_p_holm: the test a
     confirmatory row was planned for, adjusted over all of these; decision (above | below | equivalent | undecided) and
-    verdict follow from the adjusted p where there is one. auc_*: the same of AUC (0..1), always exploratory.
+    verdict follow from the adjusted p where there is one. auc_*: the same of AUC (0..1).
     """
     return pd.DataFrame([contrast.row for contrast in contrasts], columns=COLUMNS)
+
+
+def measure_table(contrasts: list[Contrast]) -> pd.DataFrame:
+    """The confirmatory contrasts by AUC, d' and criterion, one row each, see `MEASURE_COLUMNS`.
+
+    The criterion is exploratory and not adjusted: nothing was said in advance of bias.
+    """
+    rows = []
+    for c in contrasts:
+        for name, (d, means) in c.measures.items() if c.status == CONFIRMATORY else ():
+            status = EXPLORATORY if name == SIGNAL["criterion"] else c.status
+            row: dict[str, Any] = {
+                "status": status,
+                "kind": c.kind,
+                "setup": c.setup,
+                "above": c.above,
+                "below": c.below,
+            }
+            row |= {"measure": name, "above_mean": means[0], "below_mean": means[1], "difference": d.estimate}
+            row |= {"p_holm": d.p_adjusted, "tost_p": d.p_equivalence, "tost_p_holm": d.p_equivalence_adjusted}
+            rows.append(row | {name: getattr(d, name) for name in MEASURE_COLUMNS if name not in row})
+    return pd.DataFrame(rows, columns=MEASURE_COLUMNS)
+
+
+def signal_detection(categories: pd.DataFrame) -> pd.DataFrame:
+    """Sensitivity d' and criterion of each row of categories, as columns d_prime and criterion.
+
+    d' = z(hits) - z(false alarms) and c = -(z(hits) + z(false alarms)) / 2, above 0 where "no" is preferred. A half is
+    added to each count and one to its total, so that shares of 0 and 1 are finite (Hautus 1995). Missing where only one
+    answer is right.
+    """
+    yes, no = (categories[name].where(categories[name] > 0) for name in ("n_yes", "n_no"))
+    hits = (categories["said_yes"] + categories["right"] - categories["n_no"]) / 2
+    z = [
+        pd.Series(ndtri((n + 0.5) / (of + 1)), yes.index)
+        for n, of in ((hits, yes), (categories["said_yes"] - hits, no))
+    ]
+    return categories.assign(d_prime=z[0] - z[1], criterion=-(z[0] + z[1]) / 2)
 
 
 def all_contrasts(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.DataFrame) -> list[Contrast]:
@@ -116,21 +169,27 @@ def all_contrasts(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.D
     confirmatory = [*_fixed(cells), *_chance(cells)]
     planned = ["p_equivalence" if contrast.kind == "chance" else "p" for contrast in confirmatory]
     family = adjusted([contrast.f1 for contrast in confirmatory], planned)
-    found = [replace(contrast, f1=f1) for contrast, f1 in zip(confirmatory, family, strict=True)]
+    sensitivity = SIGNAL["d_prime"]
+    of_auc = adjusted([contrast.measures["AUC"][0] for contrast in confirmatory], planned)
+    of_d_prime = adjusted([contrast.measures[sensitivity][0] for contrast in confirmatory], planned)
+    found = [
+        replace(c, f1=f1, auc=auc, signal={**c.signal, sensitivity: (d_prime, c.signal[sensitivity][1])})
+        for c, f1, auc, d_prime in zip(confirmatory, family, of_auc, of_d_prime, strict=True)
+    ]
     return [*found, *_not_fixed(cells), *_against_yardsticks(cells, yardsticks), *_setups(cells), *_swaps(cells)]
 
 
 class Cells:
     """The headline's cells with held-out test questions, in the order of `runs`, and their scores.
 
-    rows: cell -> columns run_id, seed, category, f1, auc and baselines.
+    rows: cell -> columns run_id, seed, category, f1, auc, d_prime, criterion and baselines.
     """
 
     def __init__(self, runs: pd.DataFrame, categories: pd.DataFrame) -> None:
         shown = shown_runs(runs)
         self.names = Names(runs["cell"], shown["cell"])
         about = shown[["cell"]].assign(seed=seed_units(shown))
-        rows = _heldout(categories).merge(about, left_on="run_id", right_index=True)
+        rows = signal_detection(_heldout(categories)).merge(about, left_on="run_id", right_index=True)
         known = dict(iter(rows.groupby("cell", sort=False)))
         self.rows: dict[Cell, pd.DataFrame] = {cell: known[cell] for cell in shown["cell"].unique() if cell in known}
 
@@ -145,12 +204,27 @@ class Cells:
         if one.setup != other.setup:
             theirs = self.names.setup(other.setup)
             name, below, setup = f"{name}, {setup}", f"{below}, {theirs}", f"{setup} against {theirs}"
-        return _contrast(status, kind, one, other, (setup, name, below), *tables)
+        found = _contrast(status, kind, one, other, (setup, name, below), *tables)
+        return replace(found, signal=self._signal(one, other)) if status == CONFIRMATORY else found
+
+    def _signal(self, one: Cell, other: Cell) -> dict[str, tuple[Difference, tuple[float, float]]]:
+        sides = {unit: (self.scores(one, value), self.scores(other, value)) for value, unit in SIGNAL.items()}
+        return {unit: (difference(*tables, unit=unit), _means(tables)) for unit, tables in sides.items()}
 
     def less_baseline(self, status: str, kind: str, cell: Cell, column: str, below: str) -> Contrast:
         """A cell less a baseline of its own."""
         words = (self.names.setup(cell.setup), self.names.condition(cell), below)
-        return _contrast(status, kind, cell, column, words, (self.scores(cell), self.scores(cell, column)))
+        sides = (self.scores(cell), self.scores(cell, column))
+        if status != CONFIRMATORY:
+            return _contrast(status, kind, cell, column, words, sides)
+        # Answers that know nothing have an AUC of .5 and a d' of 0, whatever their bias.
+        auc, d_prime = (
+            (table, table * 0 + blind)
+            for table, blind in ((self.scores(cell, "auc"), 0.5), (self.scores(cell, "d_prime"), 0.0))
+        )
+        found = _contrast(status, kind, cell, column, words, sides, auc)
+        unit = SIGNAL["d_prime"]
+        return replace(found, signal={unit: (difference(*d_prime, unit=unit), _means(d_prime))})
 
     def less_largest(self, status: str, cell: Cell) -> Contrast:
         """A cell less the largest of its baselines."""

@@ -33,7 +33,8 @@ Array = NDArray[np.float64]
 
 ALPHA = 0.05
 POWER = 0.8
-MARGINS = {"points": 5.0, "AUC": 0.05}  # differences of F1 and of AUC that do not matter
+# Differences that do not matter: of F1, of AUC, and of d' and criterion (d' of .2 is an AUC of .55, near chance).
+MARGINS = {"points": 5.0, "AUC": 0.05, "d′": 0.2, "criterion": 0.2}
 EQUIVALENCE_MARGIN = MARGINS["points"]
 OVER_BOTH, THESE_SEEDS, ONE_HYPERNYM = "seeds and hypernyms", "these seeds only", "this hypernym only"
 FILLS = 50  # rounds that fill gaps; they settle within a dozen
@@ -63,7 +64,7 @@ class Difference:
         p: Two-sided, of no difference.
         p_equivalence: Of a difference outside the margin: the larger of two one-sided tests (TOST).
         margin: The largest difference that does not matter.
-        unit: "points" (of F1), "AUC", or another.
+        unit: "points" (of F1), "AUC", "d′", "criterion", or another.
         basis: What was treated as a sample: "seeds and hypernyms" or "these seeds only".
         n_seeds: Seeds of either side; (0, 0) for an estimate that came without a table.
         n_hypernyms: Hypernyms that both sides have.
@@ -182,7 +183,7 @@ def difference(one: pd.DataFrame, other: pd.DataFrame | None = None, *, unit: st
         one: Scores, one row per seed (index: its label) and one column per hypernym; gaps are NaN. For a baseline or
             control of the same runs give one row per seed too, with the same labels.
         other: The same of the other side. With the labels of `one` the two are compared seed by seed.
-        unit: "points" or "AUC".
+        unit: A key of `MARGINS`.
     """
     one, other, paired = _aligned(one, other)
     if other is None or paired:

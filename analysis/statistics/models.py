@@ -40,6 +40,11 @@ DIFFERENCE = (  # x: the coded factor; draw: empty, or a random intercept
 )
 ENCODER_AND_TWO_LMS = "f1 ~ encoder*lm + (1 + encoder*lm | seed) + (1 + encoder*lm | category)"  # the paper's
 ENCODER_AND_MORE_LMS = "f1 ~ encoder*C(lm, contr.sum) + (1 + encoder | seed) + (1 + encoder | category)"
+COHERENCES = {  # its definition, and whether predictors are centred: in words
+    ("all_pairs", False): "as in the paper",
+    ("all_pairs", True): "predictors centred",
+    ("centred", True): "predictors centred, cosine without the mean image",
+}
 COHERENCE = (
     "f1 ~ {x} + ({x} || category) + (1 | lm:seed)",  # the paper's, with the probe
     "f1 ~ {x} + (1 | category) + (1 | lm:seed)",
@@ -52,7 +57,7 @@ def fit_models(
 ) -> list["Fitted"]:
     """The models of all questions, confirmatory ones first.
 
-    `runs`: `shown_runs`; `coherence`: columns map, category, all_pairs; `text`: of `probe_points`.
+    `runs`: `shown_runs`; `coherence`: columns map, category, all_pairs, centred; `text`: of `probe_points`.
     """
     rows = model_rows(runs, categories)
     found = [*weights_models(rows), *label_models(rows), *encoder_models(rows), *lm_models(rows)]
@@ -303,11 +308,19 @@ def lm_models(rows: pd.DataFrame) -> list[Fitted]:
 def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataFrame) -> list[Fitted]:
     """Do hypernyms that look alike fare better, beside what the LM knows of them in text? Original labels, pretrained.
 
-    One model per encoder over its LMs. coherence: in hundredths of cosine, pooled as in the paper; probe_f1: item F1
-    of the text probe, in points. Without a probe of an LM's own, coherence alone.
+    One model per encoder over its LMs for each of `COHERENCES`. coherence: in hundredths of cosine, pooled as in the
+    paper; probe_f1: item F1 of the text probe, in points. Random slopes that are independent of the intercept mean
+    something else where zero is elsewhere: centred predictors are less their means over these rows, so that the
+    intercept is F1 at average coherence. Without a probe of an LM's own, coherence alone.
     """
-    known = coherence[["map", "category", "all_pairs"]].assign(coherence=100 * coherence["all_pairs"])
-    data = _originals(rows).merge(known[["map", "category", "coherence"]], on=["map", "category"])
+    return [fitted for kind in COHERENCES for fitted in _coherence_models(rows, coherence, text, *kind)]
+
+
+def _coherence_models(
+    rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataFrame, column: str, centred: bool
+) -> list[Fitted]:
+    known = coherence[["map", "category"]].assign(coherence=100 * coherence[column])
+    data = _originals(rows).merge(known, on=["map", "category"])
     data = data.merge(text[["cell", "category", "text_item_f1"]], on=["cell", "category"], how="left")
     data = data.rename(columns={"text_item_f1": "probe_f1"})
     found, encoders = [], encoder_names(rows["encoder"].unique())
@@ -315,11 +328,13 @@ def coherence_models(rows: pd.DataFrame, coherence: pd.DataFrame, text: pd.DataF
         encoder, rest = here[["encoder", "rest"]].iloc[0]
         probed = here[here["probe_f1"].notna()].astype({"probe_f1": float})
         use, names = (probed, ["probe_f1", "coherence"]) if len(probed) else (here, ["coherence"])
-        about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", encoders[str(encoder)])
+        comparison = f"{encoders[str(encoder)]}, {COHERENCES[column, centred]}"
+        about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", comparison)
         spread = {name: float(use.drop_duplicates(["lm", "category"])[name].std()) for name in names}
         units = {"coherence": "points by 0.01 of cosine", "probe_f1": "points by point of text F1"}
         words = {"coherence": f"one SD more ({spread['coherence'] / 100:.3f} of cosine)"}
         words["probe_f1"] = f"one SD more ({spread.get('probe_f1', np.nan):.1f} points of text F1)"
+        use = use.assign(**{name: use[name] - centred * use[name].mean() for name in names})
         steps = {name: (units[name], words[name], spread[name]) for name in names}
         fitted = fit_first(about, [formula.format(x=" + ".join(names)) for formula in COHERENCE], use, steps)
         told = []

@@ -35,12 +35,13 @@ COLUMNS = [
 
 @dataclass(frozen=True, eq=False)
 class HeldoutQuestions:
-    """Held-out test questions (Q,): label leaf, hypernym (places in `leaves` and `hypernyms`) and right answer."""
+    """Held-out test questions (Q,): label leaf and hypernym (places in `leaves`, `hypernyms`), image, right answer."""
 
     leaves: pd.Index
     hypernyms: pd.Index
     leaf: NDArray[np.int64]
     hypernym: NDArray[np.int64]
+    image: NDArray[np.str_]
     gold: NDArray[np.bool_]
 
     @classmethod
@@ -48,7 +49,8 @@ class HeldoutQuestions:
         """Of a table of held-out test questions."""
         leaf_Q, leaves = pd.factorize(questions["label_leaf"].astype(str), sort=True)
         hypernym_Q, hypernyms = pd.factorize(questions["category"].astype(str), sort=True)
-        return cls(pd.Index(leaves), pd.Index(hypernyms), leaf_Q, hypernym_Q, questions["answer"].to_numpy(bool))
+        image_Q, gold_Q = questions["key"].to_numpy(str), questions["answer"].to_numpy(bool)
+        return cls(pd.Index(leaves), pd.Index(hypernyms), leaf_Q, hypernym_Q, image_Q, gold_Q)
 
     def counts(self, said_Q: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Questions by leaf, hypernym, right and given answer: (L, H, 2, 2)."""

@@ -139,18 +139,23 @@ def _bare(path: Path) -> str:
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", path.name)).casefold()
 
 
-def model_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder that a model can be loaded from, as far as its files tell before any is loaded.
-
-    Raises `ModelError` that says what the folder is instead: a folder of the hub's cache, pointers of Git LFS, an
-    adapter or a model with one, weights in another format, a quantised checkpoint.
-    """
+def check_small_files(folder: Path) -> None:
+    """Raise `ModelError` for a folder of the hub's cache, pointers of Git LFS, web pages, pipes, or endless files."""
     if instead := _in_cache(folder):
         raise ModelError(f"{folder} is a folder of the Hugging Face cache; give {instead}")
     for path in sorted(path for pattern in CHECKED for path in folder.glob(pattern)):
         _refuse_pointer(path)
         if path.is_file() and (size := path.stat().st_size) > MOST_FILE:
             raise ModelError(f"{path} has {size:,} bytes, more than {MOST_FILE:,}; download it again, or move it away")
+
+
+def model_config(folder: Path, quantised: bool = False) -> dict[str, Any]:
+    """The config.json of a folder that a model can be loaded from, as far as its files tell before any is loaded.
+
+    Raises `ModelError` that says what the folder is instead: what `check_small_files` finds, an adapter or a model with
+    one, weights in another format, a quantised checkpoint (with `quantised`, one of transformers' own form is none).
+    """
+    check_small_files(folder)
     if adapters := sorted(
         path.name for pattern in ("adapter_config.json", "adapter_model*") for path in folder.glob(pattern)
     ):
@@ -172,6 +177,8 @@ def model_config(folder: Path) -> dict[str, Any]:
     for part in (config, config.get("text_config")):
         for field in ("quantization_config", "quantization"):
             if isinstance(part, dict) and part.get(field) is not None:
+                if quantised and field == "quantization_config" and isinstance(part[field], dict):
+                    continue
                 method = part[field].get("quant_method") if isinstance(part[field], dict) else None
                 raise ModelError(
                     f"{folder} is quantised ({field} in its config.json{f': {method}' if method else ''}), which this "

@@ -26,8 +26,9 @@ from cachegen.common.errors import StoreError
 from cachegen.common.progress import progress_bar
 from cachegen.common.system import cores
 from cachegen.data.dataset import Dataset
-from cachegen.data.images import DECODING, Decoding, Transform, decode, unreadable_reason
-from cachegen.encoders import Compute, Encoder, load_encoder
+from cachegen.data.images import DECODING, Decoding, decode, unreadable_reason
+from cachegen.encoders import Compute, Encoder, Preprocess, load_encoder
+from cachegen.encoders.preprocess import AnyTransform
 from cachegen.features.parts import Part
 from cachegen.features.same_pictures import note_pictures, read_picture, require_same_set
 from cachegen.features.store import PENDING, FeatureStore
@@ -73,6 +74,7 @@ def extract(
     on_unreadable: Literal["mark", "stop"] = "stop",
     device: str = "auto",
     compute: Compute | Literal["auto"] = "auto",
+    preprocess: Preprocess = "paper",
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
     decoding: Decoding | None = None,
     part: Part | None = None,
@@ -90,6 +92,8 @@ def extract(
         on_unreadable: "stop" at an unreadable image, or "mark" it in the store and go on without its features.
         device: "auto", "cpu", "cuda", ...; for an encoder given by name.
         compute: Precision of the encoder's matrix products; "auto" is bfloat16 on CUDA, else float32.
+        preprocess: "paper" resizes images straight to a square, "own" follows the encoder's own files; for an encoder
+            given by name.
         dtype: Type in which patch features are stored.
         decoding: Background and orientation of images; default: those of the store, if there is one.
         part: (i, n) encodes only the i-th of n ranges of rows. Other processes may encode the others meanwhile.
@@ -104,7 +108,7 @@ def extract(
     """
     started = time.perf_counter()
     dataset.require_pictures("there is nothing to encode")
-    model = load_encoder(encoder, device, compute) if isinstance(encoder, str) else encoder
+    model = load_encoder(encoder, device, compute, preprocess) if isinstance(encoder, str) else encoder
     keys = list(dataset.images["key"])
     attributes = model.attributes | {
         "dtype": dtype,
@@ -190,7 +194,7 @@ def extract(
 def _decoded(
     slices: Sequence[range],
     paths: Sequence[Path],
-    transform: Transform,
+    transform: AnyTransform,
     workers: int,
     pinned: bool,
     decoding: Decoding = DECODING,
@@ -215,7 +219,7 @@ def _decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, transform: Transform, decoding: Decoding, place: np.ndarray) -> DecodedFile:
+def _decode(path: Path, transform: AnyTransform, decoding: Decoding, place: np.ndarray) -> DecodedFile:
     """Fill `place` (3, S, S) with one image's pixels, or leave it and say why the image cannot be read.
 
     Raises `StoreError` where the file system does not give its bytes.

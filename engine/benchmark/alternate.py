@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -57,4 +58,4 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], Non
 
 def wait_for(device: torch.device) -> Callable[[], None]:
     """A function that returns when the device has done all it was given."""
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None

@@ -57,6 +57,8 @@ def bench_text(result: dict[str, Any]) -> str:
 WAYS = {
     "naive": "naive loop, image encoded for every question",
     "cached": "naive loop, cached features",
+    "kept": "the same, and the head at the last position only",
+    "masked": "an image's questions in one sequence, 4-D mask",
     "one_by_one": "naive loop, one question at a time",
     "engine_pairs": "engine, order pairs (no image twice in a step)",
     "engine": "engine, order images",

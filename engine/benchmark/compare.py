@@ -16,20 +16,21 @@ from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
-from engine.benchmark.naive import EncoderShape, Naive, naive_cost_of
+from engine.benchmark.naive import ROWS, EncoderShape, Loop, Masked, Naive, naive_cost_of
 from engine.benchmark.work import Engine, Work
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.shape import shape_of_config
 from engine.sweeps.cost import Questions, Sizes, cost_of
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 
 # Questions of each image, near the means of THINGS: 2 and 4.75 in training (Table 2), 5.34 in evaluation. A training
 # step has about the paper's 16 pairs, a row of evaluation as many images as fill it.
 TRAINED = {100: (2,) * 8, 10: (4, 5, 5, 5)}
 EVALUATED = (5, 5, 6)
 DEPTHS = (4, 8)  # of a large LM on a CPU
+LOOPS = ("cached", "kept", "masked")  # on cached features, in batches of the size that is fastest
 PRODUCTS = {"cpu": 20, "cuda": 2000}  # timed beside the ways, for the rate
 
 
@@ -75,7 +76,7 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
     depths = depths or (DEPTHS if setting.device.type == "cpu" and full > max(DEPTHS) else (full,))
     encoder = encoder.to(setting.device, setting.dtype)
     timed = {}
-    with progress_bar("bench", len(depths) * 9 * (setting.rounds + 1), "steps") as advance:
+    with progress_bar("bench", len(depths) * 13 * (setting.rounds + 1), "steps") as advance:
         for depth in depths:
             timed[depth] = _time(setting, depth, encoder, advance)
     if len(depths) == 1 and depths != (full,):
@@ -86,14 +87,14 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
         "layers": full,
         "extrapolated": extrapolated,
         "gemm_tflops": gemm / 1e12,
-        "train": _table(timed, "train", full, ["naive", "cached", "engine", "engine_pairs"]),
-        "eval": _table(timed, "eval", full, ["naive", "cached", "one_by_one", "engine"]),
+        "train": _table(timed, "train", full, ["naive", *LOOPS, "engine", "engine_pairs"]),
+        "eval": _table(timed, "eval", full, ["naive", *LOOPS, "one_by_one", "engine"]),
     }
     result["eval"]["ratio_one_by_one"] = _ratio(timed, "eval", full, "one_by_one")
     for stage in ("train", "eval"):
         part = result[stage]
         part["ratio"] = _ratio(timed, stage, full, "naive")
-        part["ratio_cached"] = _ratio(timed, stage, full, "cached")
+        part |= {f"ratio_{way}": _ratio(timed, stage, full, way) for way in LOOPS}
         own, naive = getattr(work, stage)
         part["flop_ratio"], part["mfu"] = naive / own, own / part["engine"] / gemm
         part["mfu_naive"] = naive / part["naive"] / gemm
@@ -118,9 +119,10 @@ def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], 
         return new_projector((width, lm.width), setting.dtype, 0, None, None).to(setting.device)
 
     train, pairs, asked = draw(setting.trained), draw((1,) * sum(setting.trained)), draw(EVALUATED)
-    filled = draw(EVALUATED * max(1, MAX_TOKENS // (len(EVALUATED) * patches + sum(EVALUATED) * setting.suffix)))
-    own = Engine(lm, [projector()], MAX_TOKENS)
-    naive, cached = (Naive(lm.model, each, projector()) for each in (encoder, None))
+    longest = longest_row(setting.device)
+    filled = draw(EVALUATED * max(1, longest // (len(EVALUATED) * patches + sum(EVALUATED) * setting.suffix)))
+    own, most = Engine(lm, [projector()], longest), max(1, longest // (patches + setting.suffix))
+    many = draw(EVALUATED * -(-most // sum(EVALUATED)))  # for loops, whose batches it fills
     alone = Naive(lm.model, encoder, projector(), rows=1)
 
     def plainly(way: Callable[[Work], object], work: Work) -> Callable[[], object]:
@@ -130,20 +132,41 @@ def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], 
 
         return run
 
-    ways = {
-        "gemm": _products(setting),
-        "train naive": plainly(naive.train, train),
-        "train cached": plainly(cached.train, train),
+    def tuned(loop: Loop, stage: str, work: Work) -> Callable[[], object]:
+        """A step of the loop in batches of a few sequences or of as many as may be, whichever is faster."""
+        limit = min(most, work.images if isinstance(loop, Masked) else len(work.image))
+        run = plainly(getattr(loop, stage), work)
+
+        def in_batches(rows: int) -> Callable[[], None]:
+            def sized() -> None:
+                loop.rows = rows
+                run()
+
+            return sized
+
+        ways = {str(rows): in_batches(rows) for rows in sorted({min(ROWS, limit), limit})}
+        if len(ways) == 1:
+            return next(iter(ways.values()))
+        seconds = alternate(ways, 1, wait=wait_for(setting.device))
+        return ways[min(ways, key=lambda rows: median(seconds, rows))]
+
+    ways: dict[str, Callable[[], object]] = {"gemm": _products(setting)}
+    for stage, work, few in (("train", train, train), ("evaluate", many, asked)):
+        name = "eval" if stage == "evaluate" else stage
+        loops = {"kept": Naive(lm.model, None, projector(), keep=True), "masked": Masked(lm.model, projector())}
+        loops = {"cached": Naive(lm.model, None, projector())} | loops
+        ways[f"{name} naive"] = plainly(getattr(Naive(lm.model, encoder, projector()), stage), few)
+        ways |= {f"{name} {way}": tuned(loop, stage, work) for way, loop in loops.items()}
+    ways |= {
         "train engine": lambda: own.train(train),
         "train engine_pairs": lambda: own.train(pairs),
-        "eval naive": plainly(naive.evaluate, asked),
-        "eval cached": plainly(cached.evaluate, asked),
         "eval one_by_one": plainly(alone.evaluate, asked),
         "eval engine": lambda: own.evaluate(filled),
     }
     seconds = alternate(ways, setting.rounds, wait=wait_for(setting.device), advance=advance)
     images = {"gemm": 1, "train": train.images, "eval": asked.images}
     per = {name: images[name.split()[0]] for name in ways} | {"eval engine": filled.images}
+    per |= {f"eval {way}": many.images for way in LOOPS}
     return {name: [value / per[name] for value in values] for name, values in seconds.items()}
 
 

@@ -13,7 +13,7 @@ from engine.benchmark.models import bench_lm_config, step_sizes
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 
 aten = torch.ops.aten
 PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
@@ -104,5 +104,5 @@ def _step(lm: FrozenLM, lm_name: str, images: int, runs: int) -> Any:
     patches, width, suffix = step_sizes(lm_name)
     work = Work.draw((2,) * images, 1, patches, width, suffix, lm.model.config.vocab_size, lm.device, lm.dtype)
     projectors = [new_projector((width, lm.width), lm.dtype, seed, None, None).to(lm.device) for seed in range(runs)]
-    engine = Engine(lm, projectors, MAX_TOKENS)
+    engine = Engine(lm, projectors, longest_row(lm.device))
     return lambda: engine.train(work)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -88,14 +89,14 @@ def _row(condition: Condition, sizes: Sizes, suffix: int) -> tuple[int, float, f
     return tokens, products + attention + projector, products + 2 * attention + to_weights_and_inputs
 
 
-ROWS = 8  # of a batch: more gain nothing on CPUs and cost memory
+ROWS = 8  # of a batch, where nothing was tried
 
 
-class Naive:
-    """`encoder`: encodes the images of every row anew; None: reads cached features."""
+class Loop:
+    """A plain training loop. `rows`: how many sequences are in a batch; subclasses say what a sequence holds."""
 
-    def __init__(self, lm: Any, encoder: Any | None, projector: Projector, rows: int = ROWS) -> None:
-        self.lm, self.encoder, self.projector, self.rows = lm, encoder, projector, rows
+    def __init__(self, lm: Any, projector: Projector, rows: int = ROWS) -> None:
+        self.lm, self.projector, self.rows = lm, projector, rows
         self.optimizer = torch.optim.AdamW(projector.parameters(), lr=1e-6)
 
     def train(self, work: Work) -> torch.Tensor:
@@ -117,22 +118,74 @@ class Naive:
         return torch.cat([self._logits(work, part)[:, [YES, NO]] for part in self._batches(work)])
 
     def _batches(self, work: Work) -> Iterator[slice]:
+        """The questions of each batch."""
         for start in range(0, len(work.image), self.rows):
             yield slice(start, start + self.rows)
 
     def _logits(self, work: Work, part: slice) -> torch.Tensor:
-        """(rows, vocabulary) float32 at the answers."""
+        """(questions, vocabulary) float32 at the answers."""
+        raise NotImplementedError
+
+
+class Naive(Loop):
+    """One question in each sequence.
+
+    `encoder`: encodes the images of every row anew; None: reads cached features. `keep`: the head sees the last
+    position only (`logits_to_keep`), not all of them.
+    """
+
+    def __init__(
+        self, lm: Any, encoder: Any | None, projector: Projector, rows: int = ROWS, keep: bool = False
+    ) -> None:
+        super().__init__(lm, projector, rows)
+        self.encoder, self.given = encoder, {"logits_to_keep": 1} if keep else {}
+
+    def _logits(self, work: Work, part: slice) -> torch.Tensor:
         images = torch.from_numpy(work.image[part]).to(work.features.device)
         patches = self.projector(self._features(work, images)).to(work.pixels.dtype)
         suffixes = torch.from_numpy(work.suffixes[part]).to(patches.device)
         row = torch.cat([patches, self.lm.get_input_embeddings()(suffixes)], dim=1)
-        return self.lm(inputs_embeds=row, use_cache=False).logits[:, -1].float()
+        return self.lm(inputs_embeds=row, use_cache=False, **self.given).logits[:, -1].float()
 
     def _features(self, work: Work, images: torch.Tensor) -> torch.Tensor:
         if self.encoder is None:
             return work.features[images]
         with torch.no_grad():
             return penultimate(self.encoder, work.pixels[images])
+
+
+class Masked(Loop):
+    """All questions of an image behind it in one sequence, kept apart by a mask of four dimensions.
+
+    Features are cached, the head sees the answers only. Images with fewer questions than others are filled up.
+    """
+
+    def _batches(self, work: Work) -> Iterator[slice]:
+        ends = np.cumsum(np.bincount(work.image))
+        for start in range(0, len(ends), self.rows):
+            yield slice(int(ends[start - 1]) if start else 0, int(ends[min(start + self.rows, len(ends)) - 1]))
+
+    def _logits(self, work: Work, part: slice) -> torch.Tensor:
+        image, device = work.image[part], work.features.device
+        shown, row, counts = np.unique(image, return_inverse=True, return_counts=True)
+        most, suffix = int(counts.max()), work.suffixes.shape[1]
+        number = np.arange(len(image)) - (np.cumsum(counts) - counts)[row]  # of a question among its image's
+        filled = np.zeros((len(shown), most, suffix), dtype=np.int64)
+        filled[row, number] = work.suffixes[part]
+        patches = self.projector(work.features[torch.from_numpy(shown).to(device)]).to(work.pixels.dtype)
+        texts = self.lm.get_input_embeddings()(torch.from_numpy(filled).to(device)).flatten(1, 2)
+        prefix, place = patches.shape[1], torch.arange(most * suffix, device=device)
+        whole = torch.ones(prefix + len(place), prefix + len(place), dtype=torch.bool, device=device).tril()
+        whole[prefix:, prefix:] &= place[:, None] // suffix == place // suffix
+        positions = torch.cat([torch.arange(prefix, device=device), prefix + place % suffix])
+        logits = self.lm(
+            inputs_embeds=torch.cat([patches, texts], dim=1),
+            attention_mask=whole.expand(len(shown), 1, -1, -1),
+            position_ids=positions[None].expand(len(shown), -1),
+            use_cache=False,
+            logits_to_keep=prefix + suffix * torch.arange(1, most + 1, device=device) - 1,
+        ).logits
+        return logits.flatten(0, 1)[torch.from_numpy(row * most + number).to(device)].float()
 
 
 def penultimate(encoder: Any, pixels: torch.Tensor) -> torch.Tensor:

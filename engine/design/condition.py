@@ -78,6 +78,9 @@ class Condition(BaseModel):
     )
 
     # Questions (paper sections 2 and 3)
+    task: Annotated[Literal["verify", "name"], Mark.ASKED, Mark.GROUP] = Field(
+        "verify", description="verify: yes/no questions, as in the paper; name: sentences that name the category"
+    )
     shuffle: Annotated[Literal["original", "across", "within", "swap"], Mark.ASKED, Mark.HEADLINE] = "original"
     across_rule: Annotated[Literal["paper", "disjoint"], Mark.ASKED, Only("shuffle", "across")] = "paper"
     within_rule: Annotated[Literal["paper", "deranged", "release"], Mark.ASKED, Only("shuffle", "within")] = "deranged"
@@ -111,12 +114,22 @@ class Condition(BaseModel):
         0, ge=0, description="split, negatives, ablation sample, permutation"
     )
 
-    # Prompt: `{image}` marks where the patches go; without it they follow the first token, as in the release.
+    # Prompt: `{image}` marks where the patches go; without it they follow the first token, as in the release. Under the
+    # task `name` a carrier takes the place of {question} and ends the text.
     template: Annotated[str, Mark.PROMPT, Mark.GROUP] = "{image}\n{question}\n"
-    question_singular: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Is there {phrase} in this image?"
-    question_plural: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Are there {phrase} in this image?"
-    answer_yes: Annotated[str, Mark.PROMPT, Mark.GROUP] = "Yes"
-    answer_no: Annotated[str, Mark.PROMPT, Mark.GROUP] = "No"
+    question_singular: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = (
+        "Is there {phrase} in this image?"
+    )
+    question_plural: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = (
+        "Are there {phrase} in this image?"
+    )
+    answer_yes: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = "Yes"
+    answer_no: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = "No"
+    carrier_leaf: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "name")] = "This is a picture of {phrase}."
+    carrier_hypernym: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "name")] = "This is a picture of {phrase}."
+    candidates: Annotated[int, Mark.ASKED, Only("task", "name")] = Field(
+        100, ge=2, description="leaves among which each test image's is chosen; drawn once where there are more"
+    )
 
     # Training (paper Table 1); one batch counts (image, question) pairs in both orders.
     run_seed: Annotated[int, Mark.TRAINED, Seed(3)] = Field(
@@ -136,7 +149,7 @@ class Condition(BaseModel):
     weight_decay: Annotated[float, Mark.TRAINED] = Field(0.1, ge=0)
     warmup: Annotated[float, Mark.TRAINED] = Field(0.03, ge=0, lt=1, description="share of all steps")
     clip: Annotated[float, Mark.TRAINED] = Field(1.0, gt=0)
-    supervise: Annotated[Literal["answer", "answer_eos"], Mark.TRAINED, Mark.GROUP] = Field(
+    supervise: Annotated[Literal["answer", "answer_eos"], Mark.TRAINED, Mark.GROUP, Only("task", "verify")] = Field(
         "answer", description="answer_eos: the release's loss"
     )
 
@@ -145,7 +158,7 @@ class Condition(BaseModel):
         False, description="patch features per dimension, by the training images' mean and SD"
     )
     output_scale: Annotated[Literal["none", "embedding_rms"], Mark.TRAINED] = "none"
-    loss: Annotated[Literal["vocabulary", "answers"], Mark.TRAINED, Mark.GROUP] = Field(
+    loss: Annotated[Literal["vocabulary", "answers"], Mark.TRAINED, Mark.GROUP, Only("task", "verify")] = Field(
         "vocabulary", description="cross-entropy over all tokens, or yes/no"
     )
 
@@ -163,6 +176,9 @@ class Condition(BaseModel):
         for name in ("question_singular", "question_plural"):
             if "{phrase}" not in getattr(self, name):
                 raise ValueError(f"{name} lacks {{phrase}}")
+        for name in ("carrier_leaf", "carrier_hypernym"):
+            if getattr(self, name).count("{phrase}") != 1:
+                raise ValueError(f"{name} needs {{phrase}}, once")
         for name in ("answer_yes", "answer_no"):
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} is empty")
@@ -196,8 +212,14 @@ class Condition(BaseModel):
             raise ConditionError(f"{where}: {_problem(error)}; correct this field") from None
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
-        return self.model_dump(exclude_defaults=True)
+        """The fields that differ from their defaults, without those of another task."""
+        others = {
+            name
+            for name, field in type(self).model_fields.items()
+            for mark in field.metadata
+            if isinstance(mark, Only) and mark.field == "task" and self.task not in mark.values
+        }
+        return self.model_dump(exclude_defaults=True, exclude=others)
 
     def run_id(self, encoder: str, lm: str, digests: dict[str, str]) -> str:
         """The run's name: a readable part, and 8 hex digits that depend on changed fields and inputs.
@@ -214,6 +236,7 @@ class Condition(BaseModel):
         ablation = f"a{self.ablation}" if self.ablation_kind == "random" else f"s{self.ablation}"
         control = ["control"] if self.subset == "swap" and self.shuffle == "original" else []
         names = [_slug(encoder), _slug(lm), weights, shuffle, *control, ablation]
+        names += ["name"] if self.task == "name" else []
         return "-".join([*names, f"d{self.data_seed}", f"r{self.run_seed}", digest_bytes(canonical.encode())[:8]])
 
 

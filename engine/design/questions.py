@@ -142,10 +142,10 @@ def build_questions(
     number, split, seen, answer (under the shuffle), veridical (about the image's own leaf), removed (the category is
     a hypernym that a systematic ablation removed).
 
-    Training rows are those that are trained on; withheld hypernym questions of training images are absent,
-    those of validation and test images are there with `seen` False. So are all questions of a label leaf without a
-    training image: nothing was trained about it. `pooled` (N, V), pooled features of all images,
-    are read only where `swap_rule = "coherence"` needs them.
+    Training rows are those that are trained on, of the task `name` those answered yes only. Withheld hypernym questions
+    of training images are absent, those of validation and test images are there with `seen` False. So are all questions
+    of a label leaf without a training image: nothing was trained about it. `pooled` (N, V), pooled features of all
+    images, are read only where `swap_rule = "coherence"` needs them.
     """
     known = Categories.of(dataset)
     split = split_images(dataset, condition.data_seed)
@@ -202,7 +202,10 @@ def build_questions(
             "removed": np.concatenate([np.zeros(n_leaves, dtype=bool), withheld.removed])[column],
         }
     )
-    kept = questions[~questions["image"].isin(unreadable)].reset_index(drop=True)
+    left_out = questions["image"].isin(unreadable)
+    if condition.task == "name":
+        left_out |= (questions["split"] == "train") & ~questions["answer"]
+    kept = questions[~left_out].reset_index(drop=True)
     kept.insert(0, "question", np.arange(len(kept), dtype=np.int32))
     return kept
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from cachegen.common.errors import CrosstaxError, ModelError, RunError
 from cachegen.common.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
+from cachegen.common.hub import first_line
 from cachegen.common.progress import quiet_transformers
 from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
@@ -54,6 +55,8 @@ def export_llava(
     c = run.condition
     lm_folder = run.lm[1]
     vision = run.encoder(device)
+    if not isinstance(vision.transform, Transform):
+        raise ModelError(f"encoder {vision.name} was read with --preprocess own, which is not exported; use paper")
     tower = vision_tower(vision)
     lm, tokenizer = load_model(lm_folder, c.lm_init, c.lm_seed, c.dtype)
     texts = _questions(run)
@@ -62,12 +65,12 @@ def export_llava(
     token_id = add_image_token(tokenizer, token)
     if token_id >= lm.get_input_embeddings().weight.shape[0]:  # no spare row: the image token's own is never read
         lm.resize_token_embeddings(token_id + 1, mean_resizing=False)
-    n_prefix = vision.models[0].n_prefix
+    n_prefix = _prefix(vision, tower)
     processor = _processor(tokenizer, vision.transform, tower.config.patch_size, token, n_prefix)
     check_tokens(processor, prompts, tokens, vision.n_patches)
     projector = run.projector(lm.get_input_embeddings().weight.shape[1], torch.float32, embedding_rms=0.0)
     model = _assemble(tower, projector, lm, token_id, vision.n_patches, n_prefix)
-    _check_features(model, projector, vision)
+    _check_features(model, projector, vision, n_prefix)
     facts = {
         "run": run.id,
         "condition": run.config["condition"] | {name: _public(run.config["condition"][name]) for name in MODELS},
@@ -105,6 +108,8 @@ def _require_llava(run: FinishedRun) -> None:
     why = None
     if run.imported:
         why = "its features were imported, so that there is no encoder to export"
+    elif c.task == "name":
+        why = "it was trained to name (task = 'name'), and the exported model answers yes or no"
     elif c.projector_layers != 2:
         why = f"its projector has {c.projector_layers} layers, LLaVA's has 2"
     elif c.output_scale != "none":
@@ -187,14 +192,27 @@ def _processor(tokenizer: Any, transform: Transform, patch: int, token: str, n_p
 
 
 @torch.no_grad()
-def _check_features(model: Any, projector: Projector, vision: Encoder) -> None:
+def _prefix(vision: Encoder, tower: Any) -> int:
+    """Tokens that the tower has before the patches."""
+    size = vision.transform.size
+    try:
+        tokens = tower(torch.zeros(1, 3, size, size)).last_hidden_state
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"encoder {vision.name} has no form in LLaVA ({first_line(error)})") from error
+    if tokens.ndim != 3 or tokens.shape[1] < vision.n_patches:
+        raise ModelError(f"encoder {vision.name} has no form in LLaVA: it gives no row of patches")
+    return int(tokens.shape[1]) - vision.n_patches
+
+
+@torch.no_grad()
+def _check_features(model: Any, projector: Projector, vision: Encoder, n_prefix: int) -> None:
     """Compare image embeddings of LLaVA with the engine's on noise; raises `ModelError` beyond rounding."""
     size = vision.transform.size
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     strict = Encoder(vision.name, vision.models, vision.device, vision.n_patches, vision.width, "float32")
     ours = projector(strict(pixels).patches.cpu())
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[FEATURE_LAYER]
-    theirs = model.model.multi_modal_projector(states[:, vision.models[0].n_prefix :])
+    theirs = model.model.multi_modal_projector(states[:, n_prefix:])
     difference, scale = (ours - theirs).abs().max().item(), ours.abs().max().item()
     if not difference <= 1e-3 * scale:
         raise ModelError(

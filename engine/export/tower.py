@@ -27,7 +27,9 @@ def vision_tower(encoder: Encoder) -> Any:
     (vision,) = encoder.models
     size = vision.transform.size
     if isinstance(vision.model, transformers.PreTrainedModel):
-        config = type(vision.model.config).from_dict(vision.model.config.to_dict() | {"image_size": size})
+        fields = vision.model.config.to_dict() | {"image_size": size}
+        fields.pop("tie_last_hidden_states", None)  # ours, for reading
+        config = type(vision.model.config).from_dict(fields)
         tower = type(vision.model)(config)
         tower.load_state_dict(vision.model.state_dict())
         return tower.eval()

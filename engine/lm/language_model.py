@@ -61,6 +61,8 @@ class FrozenLM:
         name = type(model).__name__
         if model.get_output_embeddings() is None:
             raise ModelError(f"{name} has no output head to read answers from; choose another LM")
+        if device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and steps differ in theirs
         model = model.to(device).eval().requires_grad_(False)
         embeddings, decoder = model.get_input_embeddings(), _decoder(model)
         width, own_attention = embeddings.weight.shape[1], _attention(model.config)

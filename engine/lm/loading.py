@@ -29,8 +29,21 @@ from cachegen.common.hub import (
 )
 from cachegen.common.progress import quiet_transformers
 from cachegen.common.random_init import random_init_lm
+from engine.lm.packing import check_packing, packing_of, unpacked, unpacking
 from engine.lm.prompts import encode
 from engine.lm.shape import check_sizes, lm_shape
+from engine.lm.views import (
+    ADAPTER_WEIGHTS,
+    GGUF,
+    adapter_base,
+    adapter_view,
+    gguf_in,
+    gguf_view,
+    load_gguf,
+    merge,
+    source_of,
+    view_digests,
+)
 
 DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 NOT_DOWNLOADED = ["*/*", "consolidated*"]  # the same weights again in other formats, up to twice the download
@@ -46,17 +59,36 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 def resolve_lm(name: str) -> Path:
     """Local directory of an LM: `name` itself if it is a folder, else the Hugging Face snapshot of that id.
 
-    Only what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access, and for a
-    folder that holds something else than a whole causal LM, as far as its small files tell (see `model_config`).
+    A GGUF file, alone in its folder or named, or an adapter has a folder in the cache instead (`engine.lm.views`). Only
+    what loading needs is downloaded. Raises `ModelError`, for a gated LM saying how to get access, and for a folder
+    that holds something else than a whole causal LM, as far as its small files tell (see `model_config`).
     """
     if not name.strip():
-        raise ModelError("LM: a name is missing; give a directory or a Hugging Face id")
+        raise ModelError("LM: a name is missing; give a directory, a GGUF file or a Hugging Face id")
     folder = expanded(name)
     if not is_folder(folder):
+        if folder.suffix == GGUF and folder.is_file():
+            return _checked(gguf_view(folder))
+        if hosted := _hosted_gguf(name):
+            return _checked(gguf_view(_download(*hosted)))
         if is_there(folder) or looks_like_path(name):
             raise missing(name, "LM")
         folder = _download(name)
-    config = model_config(folder)
+    if gguf := gguf_in(folder):
+        return _checked(gguf_view(gguf))
+    if base := adapter_base(folder):
+        try:
+            return _checked(adapter_view(folder, resolve_lm(base)))
+        except ModelError as error:
+            if str(folder) in str(error):
+                raise
+            raise ModelError(f"the adapter in {folder} is for {base}: {error}") from None
+    return _checked(folder)
+
+
+def _checked(folder: Path) -> Path:
+    """`folder` itself, unless what its config.json says is no causal LM that can be loaded: then `ModelError`."""
+    config = model_config(folder, quantised=True)
     for part in (config, config.get("text_config") or {}):
         try:
             check_sizes(part)
@@ -66,11 +98,21 @@ def resolve_lm(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+def _hosted_gguf(name: str) -> tuple[str, str] | None:
+    """(id, file) of a GGUF file on the Hugging Face hub, ORGANISATION/REPOSITORY/FILE.gguf."""
+    parts = name.split("/")
+    if len(parts) != 3 or not name.endswith(GGUF) or name.startswith((".", "/", "~")) or is_folder(Path(parts[0])):
+        return None
+    return "/".join(parts[:2]), parts[2]
+
+
+def _download(name: str, file: str | None = None) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
+        if file is not None:
+            return Path(hf_hub_download(name, file))
         return Path(snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
     except HFValidationError:
         raise missing(name, "LM") from None
@@ -104,10 +146,18 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
 
 def lm_digests(folder: Path, lm_init: str) -> dict[str, str]:
     """Digests of the LM (weights and configuration; for a random-init LM its configuration) and of its tokenizer."""
-    weights = weight_files(folder) if lm_init == "pretrained" else []
+    source = source_of(folder)
+    if source is not None and source.gguf is not None:
+        return dict.fromkeys(("lm", "tokenizer"), *view_digests(source))
+    weights = weight_files(folder) if lm_init == "pretrained" and source is None else []
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    lm = digest_bytes(*(digest_file(path).encode() for path in [folder / "config.json", *weights]))
+    if source is not None and source.base is not None:
+        lm = lm_digests(source.base, lm_init)["lm"]
+        if lm_init == "pretrained":
+            lm = digest_bytes(*(part.encode() for part in (lm, *view_digests(source))))
     return {
-        "lm": digest_bytes(*(digest_file(path).encode() for path in [folder / "config.json", *weights])),
+        "lm": lm,
         "tokenizer": digest_bytes(*(digest_file(path).encode() for path in tokenizer)),
     }
 
@@ -181,7 +231,7 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     `dtype` at once (8B in bfloat16: 16 GB).
     """
     tokenizer, config = load_tokenizer(folder), load_config(folder)
-    precision, missing_keys = getattr(torch, dtype), set()
+    precision, missing_keys = getattr(torch, dtype), set[str]()
     try:
         if lm_init == "random" and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ModelError(
@@ -192,15 +242,7 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
             model = random_init_lm(config, lm_seed).to(precision)
         else:
             check_weights(folder)
-            auto = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
-            model, info = auto.from_pretrained(
-                folder,
-                dtype=precision,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-            missing_keys = set(info["missing_keys"])
+            model, missing_keys = _pretrained(folder, config, precision)
     except ModelError:
         raise
     except Exception as error:  # as above
@@ -217,6 +259,29 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     return model, tokenizer
 
 
+def _pretrained(folder: Path, config: Any, precision: torch.dtype) -> tuple[Any, set[str]]:
+    """The LM with its saved weights, unpacked and merged, and the names of those that are not there."""
+    source = source_of(folder)
+    if source is not None and source.base is not None and source.adapter is not None:
+        model, missing_keys = _pretrained(source.base, load_config(source.base), precision)
+        return merge(model, source.adapter), missing_keys
+    if source is not None and source.gguf is not None:
+        model, info = load_gguf(source.gguf, config, precision)
+    else:
+        auto = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
+        model, info = auto.from_pretrained(
+            folder,
+            config=unpacking(config),
+            dtype=precision,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    if packing_of(config):
+        model = unpacked(model, precision)
+    return model, set(info["missing_keys"])
+
+
 def _check_memory(folder: Path) -> None:
     shape, memory = lm_shape(str(folder)), device_memory(torch.device("cpu"))
     if shape and 4 * shape.weights > memory:
@@ -227,15 +292,20 @@ def _check_memory(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise `ModelError` for weights that are cut off, or in a format of fewer bits; only their headers are read."""
-    for path in weight_files(folder):
+    """Raise `ModelError` for weights that are cut off or that cannot be unpacked; only their headers are read."""
+    source = source_of(folder)
+    if source is not None and source.base is not None:
+        check_weights(source.base)
+    packed = check_packing(folder, load_config(folder)) if source is None else False
+    adapters = [source.adapter / ADAPTER_WEIGHTS] if source is not None and source.adapter else []
+    for path in weight_files(folder) if source is None else adapters:
         try:
             with safe_open(path, "pt") as tensors:
                 dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ModelError(f"{path} is cut off or damaged ({first_line(error)}); download it again") from None
         for name, dtype in dtypes.items():
-            if name.endswith("weight") and dtype not in FLOATS:  # transformers would not know of its scales
+            if name.endswith("weight") and dtype not in FLOATS and not packed:  # without known scales
                 raise ModelError(
                     f"{path} holds {name} as {dtype}: it is quantised, which this engine does not run; take its "
                     "version in bfloat16 or float32"
@@ -244,15 +314,21 @@ def check_weights(folder: Path) -> None:
 
 def local_lm(name: str) -> Path | None:
     """`resolve_lm` of what is on this machine, as a directory or in the Hugging Face cache; None if it is not."""
-    if is_there(expanded(name)) or looks_like_path(name):
-        return resolve_lm(name)
-    from huggingface_hub import snapshot_download
+    hosted = _hosted_gguf(name)
+    if is_there(expanded(name)) or (looks_like_path(name) and not hosted):
+        base = adapter_base(expanded(name)) if is_folder(expanded(name)) else None
+        return None if base is not None and local_lm(base) is None else resolve_lm(name)
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
+        if hosted:
+            return resolve_lm(hf_hub_download(*hosted, local_files_only=True))
         snapshot = snapshot_download(name, allow_patterns=DOWNLOADED, local_files_only=True)
     except HFValidationError:
         raise missing(name, "LM") from None
+    except ModelError:
+        raise
     except Exception:  # of many types, all of which say that it is not in the cache
         return None
-    return resolve_lm(snapshot)
+    return local_lm(snapshot)

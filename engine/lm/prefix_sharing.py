@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from cachegen.common.device import on_device
 from cachegen.common.errors import ModelError
 from engine.lm.attention import composed_attention, matmul_attention
 
@@ -74,24 +75,27 @@ class Layout:
 
     def prompts(self, device: torch.device) -> torch.Tensor:
         """(Q, P + S) places in the row of each question's whole prompt."""
-        counts = torch.tensor([questions for images, questions in self.buckets for _ in range(images)], device=device)
+        counts = on_device(np.repeat([n for _, n in self.buckets], [n for n, _ in self.buckets]), device)
         image = torch.arange(self.images, device=device).repeat_interleave(counts, output_size=self.questions)
         prefix = image[:, None] * self.prefix + torch.arange(self.prefix, device=device)
         suffix = torch.arange(self.questions * self.suffix, device=device).view(-1, self.suffix)
         return torch.cat([prefix, self.images * self.prefix + suffix], dim=1)
 
 
-_LAYOUT: ContextVar[Layout] = ContextVar("layout of the row that is being computed")
+# Biases of attention scores, by the number of an image's questions and the mask, which layers share; and those masks.
+Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
+
+_ROW: ContextVar[tuple[Layout, Biases]] = ContextVar("the row that is being computed")
 
 
 @contextmanager
 def packed_as(layout: Layout) -> Iterator[None]:
     """Inside, attention of `IMPLEMENTATION` reads rows by this layout; many families hand no arguments on to it."""
-    token = _LAYOUT.set(layout)
+    token = _ROW.set((layout, {}))
     try:
         yield
     finally:
-        _LAYOUT.reset(token)
+        _ROW.reset(token)
 
 
 def pattern_of_a_prompt(
@@ -107,7 +111,7 @@ def pattern_of_a_prompt(
 
     So a window or a chunk is the model's own rule, counted in a prompt's positions, not in the row's. None: causal.
     """
-    layout = _LAYOUT.get()
+    layout = _ROW.get()[0]
     length = layout.prefix + layout.suffix
     if allow_is_causal_skip and (local_size is None or length <= local_size):
         return None
@@ -136,7 +140,7 @@ def shared_prefix_attention(
     `attention_mask` is what `pattern_of_a_prompt` gave. The accepted arguments are a closed list: anything else
     (position biases, sparse indices) would change the result silently, so it raises `ModelError`.
     """
-    layout = _LAYOUT.get()
+    layout, biases = _ROW.get()
     length = layout.prefix + layout.suffix
     unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
     if unknown or dropout or (attention_mask is not None and attention_mask.shape != (1, 1, length, length)):
@@ -145,7 +149,7 @@ def shared_prefix_attention(
     pattern = None if attention_mask is None else attention_mask[0, 0]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if softcap is None and s_aux is None and query.device.type != "cpu":
-        return sdpa_attention(query, key, value, layout, scale, pattern), None
+        return sdpa_attention(query, key, value, layout, scale, attention_mask, biases), None
     if softcap is None and s_aux is None and pattern is None:
         return matmul_attention(query, key, value, layout, scale), None
     return composed_attention(query, key, value, layout, scale, pattern, softcap, s_aux), None
@@ -157,51 +161,85 @@ def sdpa_attention(
     value: torch.Tensor,
     layout: Layout,
     scale: float,
-    pattern: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    biases: Biases | None = None,
 ) -> torch.Tensor:
-    """`matmul_attention` with PyTorch's fused kernels; `pattern` as in `composed_attention`."""
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    border = layout.images * layout.prefix  # tokens before it are prefixes, behind it suffixes
+    """`matmul_attention` with PyTorch's fused kernels; `mask` (1, 1, P + S, P + S) of a prompt, `biases` of this row.
 
-    def prefixes(x: torch.Tensor) -> torch.Tensor:
-        """(1, H, T, E) -> (I, H, P, E)"""
-        return x[0, :, :border].unflatten(1, (layout.images, layout.prefix)).transpose(0, 1)
+    R = H / G query heads read the same keys. Without a mask, and in 16 bits, the kernel takes that as it is. Else such
+    heads stand one behind the other, as R times as many queries, so that no key is copied R times.
+    """
+    repeats, biases = query.shape[1] // key.shape[1], {} if biases is None else biases
+    counts = [images for images, _ in layout.buckets]
+    # Tokens of all prefixes, and of each bucket's suffixes: cut at once, so that gradients are joined at once.
+    sizes = [layout.images * layout.prefix, *(n * questions * layout.suffix for n, questions in layout.buckets)]
 
-    key_IHPE, value_IHPE = prefixes(key), prefixes(value)
-    own = {"is_causal": True} if pattern is None else {"attn_mask": pattern[: layout.prefix, : layout.prefix]}
-    out_IHPE = functional.scaled_dot_product_attention(prefixes(query), key_IHPE, value_IHPE, scale=scale, **own)
-    outputs = [out_IHPE.transpose(1, 2).reshape(border, *out_IHPE.shape[1::2])]  # (I P, H, E): row order again
-    for images, tokens, questions in layout.spans():
+    def cut(x: torch.Tensor) -> list[torch.Tensor]:
+        """(1, H, T, E) -> (images, H, tokens of each, E): of all prefixes, then of each bucket's suffixes."""
+        parts = zip(x.squeeze(0).split(sizes, dim=1), [layout.images, *counts], strict=True)
+        return [part.unflatten(1, (images, -1)).transpose(0, 1) for part, images in parts]
 
-        def suffixes(x: torch.Tensor, images: slice = images, tokens: slice = tokens) -> torch.Tensor:
-            """(1, H, T, E) -> (images of this bucket, H, Q S, E)"""
-            return x[0, :, tokens].unflatten(1, (images.stop - images.start, -1)).transpose(0, 1)
+    def grouped(x: torch.Tensor) -> torch.Tensor:
+        """(N, H, L, E) -> (N, G, R L, E)"""
+        return x.unflatten(1, (-1, repeats)).flatten(2, 3)
 
+    def in_row_order(x: torch.Tensor, heads: int = 1) -> torch.Tensor:
+        """(N, G, R L, F) with R = `heads` -> (N L, G R, F)"""
+        return x.unflatten(2, (heads, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+
+    def bias(questions: int) -> torch.Tensor:
+        known = (questions, id(mask))  # 0 questions: of a prefix
+        if known not in biases:
+            seen = _seen(layout, questions, query.device, None if mask is None else mask.flatten(0, -2))
+            biases[known] = (mask, _bias(seen, repeats, query.dtype))  # kept alive, so that no other mask has its id
+        return biases[known][1]
+
+    attend = functional.scaled_dot_product_attention
+    (query_IHPE, *queries), (key_IGPE, *keys), (value_IGPF, *values) = (cut(x) for x in (query, key, value))
+    if mask is None and (repeats == 1 or query.dtype.itemsize == 2):
+        out = attend(query_IHPE, key_IGPE, value_IGPF, is_causal=True, scale=scale, enable_gqa=repeats > 1)
+        outputs = [in_row_order(out)]
+    else:
+        out = attend(grouped(query_IHPE), key_IGPE, value_IGPF, attn_mask=bias(0), scale=scale)
+        outputs = [in_row_order(out, repeats)]
+    alone = len(counts) == 1
+    of_prefixes = ([x] if alone else x.split(counts) for x in (key_IGPE, value_IGPF))
+    for (_, questions), q, own_k, own_v, k, v in zip(layout.buckets, queries, keys, values, *of_prefixes, strict=True):
         # All questions of an image are one sequence of Q S queries: their prefix's keys, computed once above, are read
-        # by all of them, and the mask (Q S, P + Q S) keeps each question's own tokens from the others'.
-        mask = _own_suffix_mask(questions, layout.prefix, layout.suffix, query.device)
-        if pattern is not None:
-            on_prefix, on_self = pattern[layout.prefix :].split([layout.prefix, layout.suffix], dim=1)
-            mask = mask & torch.cat([on_prefix, on_self.repeat(1, questions)], dim=1).repeat(questions, 1)
-        out = functional.scaled_dot_product_attention(
-            suffixes(query),
-            torch.cat([key_IHPE[images], suffixes(key)], dim=2),
-            torch.cat([value_IHPE[images], suffixes(value)], dim=2),
-            attn_mask=mask,
-            scale=scale,
-        )
-        outputs.append(out.transpose(1, 2).reshape(-1, *out.shape[1::2]))
+        # by all of them, and the bias (R Q S, P + Q S) keeps each question's own tokens from the others'.
+        joint = torch.cat([k, own_k], dim=2), torch.cat([v, own_v], dim=2)
+        out = attend(grouped(q), *joint, attn_mask=bias(questions), scale=scale)
+        outputs.append(in_row_order(out, repeats))
     return torch.cat(outputs)[None]
 
 
-@lru_cache(maxsize=64)
+def _seen(layout: Layout, questions: int, device: torch.device, pattern: torch.Tensor | None) -> torch.Tensor:
+    """What the queries of an image's questions see: (Q S, P + Q S); without questions, those of its prefix: (P, P)."""
+    if not questions:
+        whole = torch.ones(layout.prefix, layout.prefix, dtype=torch.bool, device=device).tril()
+        return whole if pattern is None else pattern[: layout.prefix, : layout.prefix]
+    seen = _own_suffix_mask(questions, layout.prefix, layout.suffix, device)
+    if pattern is None:
+        return seen
+    on_prefix, on_self = pattern[layout.prefix :].split([layout.prefix, layout.suffix], dim=1)
+    return seen & torch.cat([on_prefix, on_self.repeat(1, questions)], dim=1).repeat(questions, 1)
+
+
 def _own_suffix_mask(questions: int, prefix: int, suffix: int, device: torch.device) -> torch.Tensor:
     """(Q S, P + Q S) boolean: all of the prefix, and causally the own suffix only."""
-    causal = torch.ones(suffix, suffix, dtype=torch.bool, device=device).tril()
-    own = torch.block_diag(*[causal] * questions).bool()
-    return torch.cat([torch.ones(len(own), prefix, dtype=torch.bool, device=device), own], dim=1)
+    place = torch.arange(questions * suffix, device=device)
+    own = (place[:, None] // suffix == place // suffix) & (place[:, None] >= place)
+    return torch.cat([own.new_ones(len(own), prefix), own], dim=1)
+
+
+def _bias(seen: torch.Tensor, repeats: int, dtype: torch.dtype) -> torch.Tensor:
+    """(L, keys) -> (R L, keys): 0 where a key is seen, else -inf; what kernels would make of it in every layer.
+
+    Rows begin at multiples of eight values, as kernels want them.
+    """
+    length, keys = seen.shape
+    bias = torch.full((repeats, length, -(-keys // 8) * 8), -torch.inf, dtype=dtype, device=seen.device)
+    return bias.flatten(0, 1)[:, :keys].masked_fill_(seen.repeat(repeats, 1), 0)
 
 
 AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)

@@ -4,6 +4,10 @@ It is asked about every positive (leaf, hypernym) pair and about negatives, in s
 logits of the two answers are saved. A plain forward does, so any causal LM can be probed, also those that cannot share
 an image prefix.
 
+That is the method `question`. The method `plausibility` asks nothing: it reads how probable the hypernym is after a
+sentence about the leaf ("A crow is a type of ... bird"), less how probable after one about nothing ("This is a type of
+... bird"), see `engine.lm.plausibility`. An LM that answers yes to everything may yet know the taxonomy so.
+
 The published 14,863 negatives are 7,296 distinct pairs: those that the study's draws for the *test* images happen to
 hit, each repeated once for every hypernym of its leaf, because the release lists the negatives of a leaf under each of
 its positive pairs. (Draws like ours on the real taxonomy hit 7,317 pairs, SD 20, and give 14,921 repeats, SD 53; the
@@ -28,7 +32,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from cachegen.common.device import choose_device
+from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import ConditionError, ModelError
 from cachegen.common.files import digest_bytes, write_atomically, write_json
 from cachegen.common.hub import first_line
@@ -37,13 +41,17 @@ from cachegen.data.dataset import Dataset
 from cachegen.microworld.world import MANIFEST
 from engine.design.condition import MOST_CHARACTERS, Condition
 from engine.design.questions import Categories, build_questions
+from engine.lm.language_model import FrozenLM
 from engine.lm.loading import lm_digests, load_config, load_model, load_tokenizer, positions_of, resolve_lm, rows_of
+from engine.lm.plausibility import Continuations, log_probabilities, tokenise_continuations
 from engine.lm.prompts import encode, quoted, refuse_beyond, refuse_phrases
 
 SCHEMA = 1
 
 # Said to chat templates that know them: no thinking, and one date instead of today's (Llama's own default).
 CHAT = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+HYPERNYM_AT_END = re.compile(r"\{(hypernym_\w+)\}$")
 
 RENDER_SECONDS = 20
 # A chat template is a program by anyone. This renders one question in a process with little memory and time of its own,
@@ -75,17 +83,21 @@ class ProbeSettings:
 
     phrasings: questions with {leaf_phrase} ("a crow"), {leaf_noun} ("crow"), {is}, {Is} (by the leaf's number),
     {hypernym_phrase} ("a bird") and {hypernym_noun} ("bird"). The release's own have plural forms, which a dataset
-    does not give; the first one here is the paper's.
-    template: around a question where no chat template is used; a space before {answer} becomes part of its token.
-    chat_template: use the tokenizer's, if it has one.
+    does not give; the first one here is the paper's. With the method `plausibility` they are sentences that end in the
+    hypernym, and may begin with {Leaf_phrase} ("A crow"); of their text before it the carrier is made.
+    neutral: for each of these, or for all, the sentence without a leaf; it may have {this}, {This} (these, of a
+    plural). template: around a question where no chat template is used; a space before {answer} becomes part of its
+    token. chat_template: use the tokenizer's, if it has one.
     """
 
+    method: Literal["question", "plausibility"] = "question"
     phrasings: tuple[str, ...] = (
         "Is it true that {leaf_phrase} {is} a type of {hypernym_noun}?",
         "Is it true that {leaf_phrase} {is} {hypernym_phrase}?",
         "{Is} {leaf_phrase} a type of {hypernym_noun}?",
         "{Is} {leaf_phrase} {hypernym_phrase}?",
     )
+    neutral: tuple[str, ...] = ()
     template: str = "Question: {question}\nAnswer: {answer}"
     answer_yes: str = "Yes"
     answer_no: str = "No"
@@ -99,13 +111,51 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if "{question}" not in self.template or not self.template.endswith("{answer}"):
             raise ConditionError(f"template {self.template!r} needs {{question}}, and {{answer}} at its end")
-        for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings):
+        for text in (self.template, self.answer_yes, self.answer_no, *self.phrasings, *self.neutral):
             if len(text) > MOST_CHARACTERS:
                 raise ConditionError(f"{quoted(text)} has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
         for phrasing in self.phrasings:
-            if "{leaf_" not in phrasing or "{hypernym_" not in phrasing:
+            if "{leaf_" not in phrasing.lower() or "{hypernym_" not in phrasing:
                 raise ConditionError(f"phrasing {phrasing!r} must name both: {{leaf_phrase}} and {{hypernym_phrase}}")
+        if self.method == "plausibility":
+            self._check_carriers()
 
+    def _check_carriers(self) -> None:
+        if len(self.neutral) not in (1, len(self.phrasings)):
+            raise ConditionError(
+                f"{len(self.phrasings)} carriers have {len(self.neutral)} neutral sentences; give one --neutral for "
+                "all, or one for each --phrasing"
+            )
+        for phrasing, neutral in self.carriers:
+            fields = [HYPERNYM_AT_END.search(text) for text in (phrasing, neutral)]
+            alike = all(fields) and len({field[1] for field in fields if field}) == 1
+            if not alike or "{leaf_" in neutral.lower() or f"{phrasing}{neutral}".count("{hypernym_") > 2:
+                raise ConditionError(
+                    f"{phrasing!r} and {neutral!r} are no carrier and neutral sentence: both end in {{hypernym_noun}}, "
+                    "or both in {hypernym_phrase}, and have it nowhere else; the neutral one names no leaf"
+                )
+
+    @property
+    def carriers(self) -> list[tuple[str, str]]:
+        """Each phrasing with its neutral sentence."""
+        return list(zip(self.phrasings, self.neutral * (len(self.phrasings) // len(self.neutral)), strict=True))
+
+
+PLAUSIBILITY: dict[str, Any] = {
+    "phrasings": (
+        "{Leaf_phrase} {is} a type of {hypernym_noun}",
+        "{Leaf_phrase} {is} a kind of {hypernym_noun}",
+        "I know that {leaf_phrase} {is} a type of {hypernym_noun}",
+        "{Leaf_phrase} {is} {hypernym_phrase}",
+    ),
+    "neutral": (
+        "{This} {is} a type of {hypernym_noun}",
+        "{This} {is} a kind of {hypernym_noun}",
+        "I know that {this} {is} a type of {hypernym_noun}",
+        "{This} {is} {hypernym_phrase}",
+    ),
+    "negatives": "all",  # they share the leaf's sentence, and so cost little
+}
 
 # A microworld's LM was trained on scenes of a few words and questions about them, in this very form, and on statements;
 # it has never seen "Is it true that".
@@ -120,11 +170,18 @@ MICROWORLD: dict[str, Any] = {
     "answer_yes": "yes",
     "answer_no": "no",
 }
+MICROWORLD_PLAUSIBILITY = PLAUSIBILITY | {
+    "phrasings": ("{leaf_phrase} is {hypernym_phrase}", "{leaf_phrase} and {leaf_phrase} is {hypernym_phrase}"),
+    "neutral": ("there is {hypernym_phrase}",),
+}
 
 
 def settings_for(lm: str, **given: Any) -> ProbeSettings:
-    """Settings that suit an LM: `MICROWORLD` for one that lies in a world's folder, else the defaults; then `given`."""
-    return ProbeSettings(**(MICROWORLD if (Path(os.path.realpath(lm)).parent / MANIFEST).is_file() else {}) | given)
+    """Settings that suit an LM and the method: those for microworlds if it lies in a world's folder; then `given`."""
+    of_world = (Path(os.path.realpath(lm)).parent / MANIFEST).is_file()
+    if given.get("method") == "plausibility":
+        return ProbeSettings(**(MICROWORLD_PLAUSIBILITY if of_world else PLAUSIBILITY) | given)
+    return ProbeSettings(**(MICROWORLD if of_world else {}) | given)
 
 
 @dataclass(frozen=True)
@@ -164,9 +221,12 @@ def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> li
         for table in (dataset.leaves, dataset.hypernyms)
     )
     leaf, hypernym = leaves.loc[pairs["leaf"]], hypernyms.loc[pairs["hypernym"]]
-    verb = np.where(leaf["number"] == "plural", "are", "is")
-    columns = (leaf["phrase"], leaf["noun"], hypernym["phrase"], hypernym["noun"], verb, np.char.capitalize(verb))
-    names = ("leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is")
+    plural = leaf["number"] == "plural"
+    verb, this = np.where(plural, "are", "is"), np.where(plural, "these", "this")
+    first = leaf["phrase"].str[:1].str.upper() + leaf["phrase"].str[1:]
+    columns: list[Any] = [leaf["phrase"], first, leaf["noun"], hypernym["phrase"], hypernym["noun"]]
+    columns += [verb, np.char.capitalize(verb), this, np.char.capitalize(this)]
+    names = ("leaf_phrase", "Leaf_phrase", "leaf_noun", "hypernym_phrase", "hypernym_noun", "is", "Is", "this", "This")
     try:
         fields = [part[1:] for part in Formatter().parse(phrasing) if part[1] is not None]
         if any(name not in names or form or conversion for name, form, conversion in fields):
@@ -261,16 +321,17 @@ def ask(model: Any, prompts: ProbeTokens, max_tokens: int, advance: Callable[[in
     lengths = np.array([len(ids) for ids in prompts.ids])
     logits = np.empty((len(lengths), 2), dtype=np.float32)
     ranks = np.empty((len(lengths), 2), dtype=np.int32)
+    forms = [on_device(np.array(tokens), model.device) for tokens in (prompts.yes, prompts.no)]
     with answers_in_float32(model, [*prompts.yes, *prompts.no]):
         for length in np.unique(lengths):
             same = np.flatnonzero(lengths == length)
             for rows in np.split(same, range(0, len(same), max(1, max_tokens // length))[1:]):
-                ids_BT = torch.tensor([prompts.ids[row] for row in rows], device=model.device)
+                ids_BT = on_device(np.array([prompts.ids[row] for row in rows]), model.device)
                 logits_BV = model(input_ids=ids_BT, use_cache=False).logits[:, -1].float()
-                for column, forms in enumerate((prompts.yes, prompts.no)):
-                    best_B1 = logits_BV[:, forms].amax(1, keepdim=True)
-                    ranks[rows, column] = (logits_BV > best_B1).sum(1).cpu().numpy()
-                    logits[rows, column] = logits_BV[:, forms[0]].cpu().numpy()
+                for column, tokens in enumerate(forms):
+                    of_forms = logits_BV.index_select(1, tokens)
+                    ranks[rows, column] = (logits_BV > of_forms.amax(1, keepdim=True)).sum(1).cpu().numpy()
+                    logits[rows, column] = of_forms[:, 0].cpu().numpy()
                 advance(len(rows))
     if not np.isfinite(logits).all():
         raise ModelError(f"{type(model).__name__} gives logits that are not finite; try another --dtype")
@@ -289,14 +350,15 @@ def answers_in_float32(model: Any, tokens: list[int]) -> Iterator[None]:
     if head is None:
         raise ModelError(f"{type(model).__name__} has no output head to read answers from; choose another LM")
 
+    places = on_device(np.array(tokens), head.weight.device)
+    weight = head.weight.index_select(0, places).float()
+    bias = None if head.bias is None else head.bias.index_select(0, places).float()
+
     def last(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0][:, -1:].contiguous(),)
 
     def exact(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        output = output.float()
-        bias = None if head.bias is None else head.bias[tokens].float()
-        output[..., tokens] = nn.functional.linear(inputs[0].float(), head.weight[tokens].float(), bias)
-        return output
+        return output.float().index_copy(-1, places, nn.functional.linear(inputs[0].float(), weight, bias))
 
     hooks = [head.register_forward_pre_hook(last), head.register_forward_hook(exact)]
     try:
@@ -309,30 +371,33 @@ def answers_in_float32(model: Any, tokens: list[int]) -> Iterator[None]:
 def run_probe(
     dataset: Dataset, lm: str, settings: ProbeSettings, device: str = "auto", max_tokens: int = 4096
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Ask one LM; return (table, record).
+    """Probe one LM; return (table, record).
 
-    table: one row per phrasing and pair: leaf, hypernym, phrasing (0, 1, ...), answer, repeats, and what `ask` gives.
+    table: one row per phrasing and pair: leaf, hypernym, phrasing (0, 1, ...), answer, repeats, and what the method
+    gives: of `ask`, or of `weigh`.
     record: everything that decides the numbers; one prompt per phrasing as the LM saw it; and how many prompts hold
     words that its tokenizer does not know.
     """
     folder = resolve_lm(lm)
     pairs = probe_pairs(dataset, settings.negatives, settings.data_seed)
-    questions = [phrase_questions(dataset, pairs, phrasing) for phrasing in settings.phrasings]
     tokenizer, config = load_tokenizer(folder), load_config(folder)  # before the weights, which take minutes
-    chat = settings.chat_template and bool(tokenizer.chat_template)
-    asked = [question for form in questions for question in form]
-    prompts = tokenise_prompts(asked, tokenizer, settings, chat, rows_of(config))
+    forms = pd.concat([pairs.assign(phrasing=np.int32(n)) for n in range(len(settings.phrasings))], ignore_index=True)
+    made = _prompts_of_questions if settings.method == "question" else _carriers_and_phrases
+    prompts, chat, method = made(dataset, pairs, settings, tokenizer, rows_of(config))
     longest, most = max(map(len, prompts.ids)), positions_of(config)
     if most is not None and longest > most:
         raise ConditionError(f"a prompt has {longest} tokens, the LM in {folder} reads {most}; shorten the phrasings")
     model, _ = load_model(folder, settings.lm_init, settings.lm_seed, settings.dtype)
-    model = model.to(choose_device(device)).eval()
-    with progress_bar(f"probing {lm}", len(prompts.ids), "questions") as advance:
-        answers = ask(model, prompts, max_tokens, advance)
-    forms = pd.concat([pairs.assign(phrasing=np.int32(form)) for form in range(len(questions))], ignore_index=True)
+    place = choose_device(device)
+    with progress_bar(f"probing {lm}", len(prompts.ids), "prompts") as advance:
+        if isinstance(prompts, ProbeTokens):
+            found = ask(model.to(place).eval(), prompts, max_tokens, advance)
+        else:
+            found = weigh(FrozenLM.wrap(model, tokenizer, place), prompts, len(forms), max_tokens, advance)
     columns = ["leaf", "hypernym", "phrasing", "answer", "repeats"]
     digests = lm_digests(folder, settings.lm_init)
-    record = asdict(settings) | {
+    said = {name: value for name, value in asdict(settings).items() if name not in ("method", "neutral")}
+    record = said | {
         "schema": SCHEMA,
         "lm": lm,
         "lm_digest": digests["lm"],
@@ -340,10 +405,54 @@ def run_probe(
         "dataset_digest": dataset.digest,
         "phrasings": list(settings.phrasings),
         "chat_template": chat,
-        "prompts": [tokenizer.decode(prompts.ids[form * len(pairs)]) for form in range(len(questions))],
+        "prompts": [tokenizer.decode(prompts.ids[form * len(pairs)]) for form in range(len(settings.phrasings))],
         "unknown_words": sum(tokenizer.unk_token_id in ids for ids in prompts.ids),
     }
-    return forms[columns].join(answers), record
+    return forms[columns].join(found), record | method
+
+
+def _prompts_of_questions(
+    dataset: Dataset, pairs: pd.DataFrame, settings: ProbeSettings, tokenizer: Any, rows: int | None
+) -> tuple[ProbeTokens, bool, dict[str, Any]]:
+    """Prompts of every phrasing and pair; whether in a chat template; nothing more to record."""
+    chat = settings.chat_template and bool(tokenizer.chat_template)
+    asked = [question for phrasing in settings.phrasings for question in phrase_questions(dataset, pairs, phrasing)]
+    return tokenise_prompts(asked, tokenizer, settings, chat, rows), chat, {}
+
+
+def _carriers_and_phrases(
+    dataset: Dataset, pairs: pd.DataFrame, settings: ProbeSettings, tokenizer: Any, rows: int | None
+) -> tuple[Continuations, bool, dict[str, Any]]:
+    """All carriers with the hypernyms, then as many neutral ones; no chat template; what else is to be recorded."""
+    carriers, phrases = [], []
+    for forms in zip(*settings.carriers, strict=True):  # those with leaves, then the neutral ones
+        for form in forms:
+            field = HYPERNYM_AT_END.search(form)
+            assert field is not None
+            before = phrase_questions(dataset, pairs, form[: field.start()])
+            carriers += [text.rstrip(" ") for text in before]
+            named = phrase_questions(dataset, pairs, form[field.start() :])
+            phrases += [" " * (text != text.rstrip(" ")) + name for text, name in zip(before, named, strict=True)]
+    texts = tokenise_continuations(tokenizer, carriers, phrases, rows)
+    return texts, False, {"method": settings.method, "neutral": [neutral for _, neutral in settings.carriers]}
+
+
+def weigh(
+    lm: FrozenLM, texts: Continuations, count: int, max_tokens: int, advance: Callable[[int], None]
+) -> pd.DataFrame:
+    """Log-probabilities of the hypernyms in nats: logp, after the leaf's carrier; neutral, after the neutral one; and
+    tokens, how many they are the sums of.
+
+    `texts`: `count` with carriers, then the same with neutral ones. Equal texts are read once.
+    """
+    first: dict[tuple[tuple[int, ...], int], int] = {}
+    of_text = [
+        first.setdefault((tuple(ids), start), len(first)) for ids, start in zip(texts.ids, texts.starts, strict=True)
+    ]
+    each = Continuations([list(ids) for ids, _ in first], [start for _, start in first])
+    advance(len(of_text) - len(first))
+    found = log_probabilities(lm, each, max_tokens, advance)[of_text]
+    return pd.DataFrame({"logp": found[:count], "neutral": found[count:], "tokens": texts.counts[:count]})
 
 
 def probe_path(out: Path, record: dict[str, Any]) -> Path:
@@ -353,7 +462,8 @@ def probe_path(out: Path, record: dict[str, Any]) -> Path:
     weights = "pretrained" if record["lm_init"] == "pretrained" else f"random{record['lm_seed']}"
     content = {name: value for name, value in record.items() if name != "lm"}  # its digest says more than its path
     digest = digest_bytes(json.dumps(content, sort_keys=True).encode())[:8]
-    return out / f"{Path(os.path.realpath(record['lm'])).name}-{weights}-{digest}.parquet"
+    method = f"-{record['method']}" if "method" in record else ""
+    return out / f"{Path(os.path.realpath(record['lm'])).name}-{weights}{method}-{digest}.parquet"
 
 
 def write_probe(path: Path, table: pd.DataFrame, record: dict[str, Any]) -> None:

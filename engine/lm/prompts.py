@@ -1,20 +1,23 @@
 """Prompts as tokens: text before the image, then after it, and the two answers (paper section 3.2, and the release).
 
-The whole text is tokenised first and cut at the image afterwards, because BPE merges depend on what
-follows; each answer is tokenised together with its prompt for the same reason.
+Of the task `name`, a sentence, and which of its tokens are the phrase that is learned and scored. The whole text is
+tokenised first and cut at the image afterwards, because BPE merges depend on what follows; each answer is tokenised
+together with its prompt for the same reason.
 """
 
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cachegen.common.errors import ConditionError, ModelError, is_fault
 from cachegen.common.hub import first_line
+from cachegen.data.dataset import Dataset
 from engine.design.condition import MOST_CHARACTERS, Condition
 
 MARK = "{image}"
@@ -27,6 +30,10 @@ class PromptTokens:
     `prefix`: (B,) ids before the image, shared by all questions. `suffixes`: (Q, S) ids after the image, filled up
     on the right; `lengths`: (Q,) true lengths. `rows`: (phrase, number) -> row of `suffixes`. `yes`, `no`: answer ids.
     `eos`: id that ends the text, where training asks for it.
+
+    Names: `between`, (C,) ids after the image with which all sentences begin, are no part of `suffixes`; `targets`,
+    (Q, S), are the ids to be predicted at each place of a suffix, -1 where none is: the phrase and what follows it.
+    `rows`: (phrase, kind) -> row.
     """
 
     prefix: np.ndarray
@@ -36,6 +43,18 @@ class PromptTokens:
     yes: int
     no: int
     eos: int | None = None
+    between: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    targets: np.ndarray | None = None
+
+    @property
+    def shared(self) -> int:
+        """Tokens of text that all questions about an image share."""
+        return len(self.prefix) + len(self.between)
+
+    def row_numbers(self, questions: pd.DataFrame) -> np.ndarray:
+        """(N,) row of `suffixes` of each row of a table with phrase, number and kind. Raises `KeyError`."""
+        asked = zip(questions["phrase"], questions["number" if self.targets is None else "kind"], strict=True)
+        return np.array([self.rows[question] for question in asked], dtype=np.int64)
 
     def answered(self) -> "PromptTokens":
         """Every suffix followed by its answer: rows 0 to Q - 1 by yes, rows Q to 2 Q - 1 by no."""
@@ -53,6 +72,16 @@ def question_text(condition: Condition, phrase: str, number: str) -> str:
     return form.replace("{phrase}", phrase)
 
 
+def prompt_tokens(condition: Condition, tokenizer: Any, dataset: Dataset, rows: int | None = None) -> PromptTokens:
+    """Tokens of everything that a condition may ask of a dataset: `tokenise`, or `tokenise_names`."""
+    tables = {"leaf": dataset.leaves, "hypernym": dataset.hypernyms}
+    if condition.task == "name":
+        named = [(phrase, kind) for kind, table in tables.items() for phrase in table["phrase"]]
+        return tokenise_names(condition, tokenizer, named, rows)
+    asked = pd.concat([table[["phrase", "number"]] for table in tables.values()])
+    return tokenise(condition, tokenizer, asked.itertuples(index=False, name=None), rows)
+
+
 def tokenise(
     condition: Condition, tokenizer: Any, asked: Iterable[tuple[str, str]], rows: int | None = None
 ) -> PromptTokens:
@@ -67,28 +96,11 @@ def tokenise(
     refuse_phrases(tokenizer, [phrase for phrase, _ in asked])
     marked = [condition.template.replace("{question}", question_text(condition, *question)) for question in asked]
     texts = [text.replace(MARK, "") for text in marked]
-    encoded = encode(tokenizer, texts, return_offsets_mapping=True)
-    _refuse_end(tokenizer, texts[0], encoded["input_ids"][0])
-    cuts = [
-        _cut(offsets, text.index(MARK), text) if MARK in text else 1
-        for offsets, text in zip(encoded["offset_mapping"], marked, strict=True)
-    ]
-    prefixes = {tuple(ids[:cut]) for ids, cut in zip(encoded["input_ids"], cuts, strict=True)}
-    if len(prefixes) > 1:
-        raise ConditionError(
-            "the template's tokens before the image differ between questions; put {question} after {image}"
-        )
-    suffixes = [ids[cut:] for ids, cut in zip(encoded["input_ids"], cuts, strict=True)]
+    ids, _, prefix, suffixes = _cut_all(tokenizer, marked)
     lengths = np.array([len(ids) for ids in suffixes])
     if not lengths.min():
         raise ConditionError("the template leaves no token after the image to answer at; put text after {image}")
-    padded = np.zeros((len(suffixes), lengths.max()), dtype=np.int64)
-    for row, ids in enumerate(suffixes):
-        padded[row, : len(ids)] = ids
-    yes, no = (
-        _answer_token(tokenizer, texts, encoded["input_ids"], text)
-        for text in (condition.answer_yes, condition.answer_no)
-    )
+    yes, no = (_answer_token(tokenizer, texts, ids, text) for text in (condition.answer_yes, condition.answer_no))
     if yes == no:
         raise ConditionError(
             "answer_yes and answer_no have the same token; choose answers that the tokenizer tells apart"
@@ -96,9 +108,91 @@ def tokenise(
     eos = tokenizer.eos_token_id if condition.supervise == "answer_eos" else None
     if eos is None and condition.supervise == "answer_eos":
         raise ConditionError("supervise = 'answer_eos': this tokenizer has no EOS token; use supervise = 'answer'")
-    refuse_beyond(tokenizer, rows, [*encoded["input_ids"], [yes, no, eos or 0]])
+    refuse_beyond(tokenizer, rows, [*ids, [yes, no, eos or 0]])
     numbers = {question: row for row, question in enumerate(asked)}
-    return PromptTokens(np.array(prefixes.pop(), dtype=np.int64), padded, lengths, numbers, yes, no, eos)
+    return PromptTokens(prefix, _padded(suffixes, 0), lengths, numbers, yes, no, eos)
+
+
+def name_text(condition: Condition, phrase: str, kind: str) -> str:
+    """The sentence that names a category, for example "This is a picture of a crow."."""
+    return carrier(condition, kind).replace("{phrase}", phrase)
+
+
+def carrier(condition: Condition, kind: str) -> str:
+    """The sentence of leaves or of hypernyms."""
+    return condition.carrier_leaf if kind == "leaf" else condition.carrier_hypernym
+
+
+def tokenise_names(
+    condition: Condition, tokenizer: Any, named: Iterable[tuple[str, str]], rows: int | None = None
+) -> PromptTokens:
+    """Tokens of the sentence for every (phrase, kind) in `named`, which must be all of the study, as for `tokenise`.
+
+    What is predicted begins with the first token that reaches into a phrase, or earlier where the sentences of a kind
+    already differ, and goes on to the end of the sentence: what follows a phrase ends it, so that no phrase is the
+    beginning of another. Raises as `tokenise`.
+    """
+    named = sorted(set(named))
+    refuse_phrases(tokenizer, [phrase for phrase, _ in named])
+    before, _, after = condition.template.partition("{question}")
+    if MARK in after:
+        raise ConditionError("the template has {image} after {question}; a name is said about what came before it")
+    ids, offsets, prefix, suffixes = _cut_all(tokenizer, [before + name_text(condition, *name) for name in named])
+    kinds = [kind for _, kind in named]
+    starts = dict.fromkeys(kinds, 0)
+    for kind in starts:
+        own = [row for row, each in enumerate(kinds) if each == kind]
+        place = len(before.replace(MARK, "")) + carrier(condition, kind).index("{phrase}")
+        first = min(sum(end <= place for _, end in offsets[row]) - len(ids[row]) + len(suffixes[row]) for row in own)
+        starts[kind] = _common([suffixes[row][:first] for row in own])
+    if min(starts.values()) < 1:
+        raise ConditionError("no token is between the image and {phrase} to name it at; put text before {phrase}")
+    # The last token before a phrase stays in the suffix: the phrase's first token is predicted there.
+    between = _common([suffix[: starts[kind] - 1] for suffix, kind in zip(suffixes, kinds, strict=True)])
+    inputs = [suffix[between:-1] for suffix in suffixes]
+    targets = [
+        [token if place >= starts[kind] else -1 for place, token in enumerate(suffix) if place > between]
+        for suffix, kind in zip(suffixes, kinds, strict=True)
+    ]
+    refuse_beyond(tokenizer, rows, ids)
+    lengths = np.array([len(each) for each in inputs])
+    numbers = {name: row for row, name in enumerate(named)}
+    shared = np.array(suffixes[0][:between], dtype=np.int64)
+    return PromptTokens(
+        prefix, _padded(inputs, 0), lengths, numbers, -1, -1, between=shared, targets=_padded(targets, -1)
+    )
+
+
+def _cut_all(tokenizer: Any, marked: list[str]) -> tuple[list[list[int]], list[Any], np.ndarray, list[list[int]]]:
+    """Tokens and offsets of each text; and cut at the image: tokens before it, the same for all, and after it."""
+    texts = [text.replace(MARK, "") for text in marked]
+    encoded = encode(tokenizer, texts, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    _refuse_end(tokenizer, texts[0], ids[0])
+    cuts = [
+        _cut(each, text.index(MARK), text) if MARK in text else 1 for each, text in zip(offsets, marked, strict=True)
+    ]
+    prefixes = {tuple(each[:cut]) for each, cut in zip(ids, cuts, strict=True)}
+    if len(prefixes) > 1:
+        raise ConditionError(
+            "the template's tokens before the image differ between questions; put {question} after {image}"
+        )
+    suffixes = [each[cut:] for each, cut in zip(ids, cuts, strict=True)]
+    return ids, offsets, np.array(prefixes.pop(), dtype=np.int64), suffixes
+
+
+def _common(texts: list[list[int]]) -> int:
+    """Number of tokens with which all of them begin."""
+    first, last = min(texts), max(texts)
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _padded(texts: list[list[int]], fill: int) -> np.ndarray:
+    """(Q, S), filled up on the right."""
+    table = np.full((len(texts), max(map(len, texts))), fill, dtype=np.int64)
+    for row, ids in enumerate(texts):
+        table[row, : len(ids)] = ids
+    return table
 
 
 def encode(tokenizer: Any, texts: list[str], **options: Any) -> Any:

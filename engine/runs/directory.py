@@ -4,6 +4,7 @@ config.json          condition, digests, inputs, counts
 questions.parquet    what was asked, with both answers
 metrics.jsonl        loss, learning rate and gradient norm of every step
 projector.safetensors, predictions.parquet
+names.parquet        of the task `name`: log-probabilities of all candidates
 timing.jsonl, places.json    outside the promise on bytes
 DONE, or FAILED with the reason, and traceback.txt with where it came from
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 TRACEBACK = "traceback.txt"
 LONGEST = 2_000  # characters of a message; some list every tensor of a model
 HASHED = ("config.json", "questions.parquet", "metrics.jsonl", "projector.safetensors", "predictions.parquet")
+NAMES = "names.parquet"  # hashed too, where the task is `name`
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,12 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Declare the run complete."""
-        write_json(self.file("DONE"), {name: digest_file(self.file(name)) for name in HASHED})
+        write_json(self.file("DONE"), {name: digest_file(self.file(name)) for name in self._hashed})
+
+    @property
+    def _hashed(self) -> tuple[str, ...]:
+        naming = read_config(self.path)["condition"].get("task") == "name"
+        return (*HASHED, NAMES) if naming else HASHED
 
     def fail(self, reason: str | BaseException, **again: bool) -> None:
         """Record that the run ended without usable results, for an exception also where it was raised.

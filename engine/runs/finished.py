@@ -19,9 +19,10 @@ from cachegen.data.dataset import SPLITS, Dataset, load_dataset
 from cachegen.features.store import IDENTITY, IMPORTED, STORAGE, FeatureStore
 from engine.design.condition import Condition
 from engine.runs.config import condition_of, read_config, run_id_of
-from engine.runs.directory import RunDirectory
-from engine.runs.places import NAMES, Places, candidates
-from engine.runs.tables import LOGITS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_run_table
+from engine.runs.directory import NAMES, RunDirectory
+from engine.runs.places import NAMES as NAMED
+from engine.runs.places import Places, candidates
+from engine.runs.tables import LOGITS, NAME_COLUMNS, QUESTION_COLUMNS, QUESTION_DEFAULTS, read_run_table
 
 if TYPE_CHECKING:  # take seconds to import; readers of results do without
     import torch
@@ -86,7 +87,9 @@ class FinishedRun:
     def logits(self, asked: pd.DataFrame) -> pd.DataFrame:
         """Columns logit_yes, logit_no, mass, a row for each of `asked`: its validation and test questions.
 
-        mass: probability of yes and no together among all tokens. Raises RunError where other questions are answered.
+        mass: probability of yes and no together among all tokens. Of the task `name` logit_yes is the score of the
+        name (see `engine.training.naming`), logit_no is 0, mass the probability of the phrase. Raises RunError where
+        other questions are answered.
         """
         path = self.directory.file("predictions.parquet")
         predictions = read_run_table(path, ["question", *LOGITS, "mass"])
@@ -98,6 +101,16 @@ class FinishedRun:
                 f"{path} does not answer each validation and test question exactly once; delete the run and repeat it"
             )
         return predictions[[*LOGITS, "mass"]].take(row).set_index(asked.index)
+
+    def names(self) -> pd.DataFrame:
+        """Of a run of the task `name`, all candidates of each validation and test image with their log-probabilities.
+
+        Columns: image, split, kind, category, phrase, answer (true of the label leaf), veridical (of the image's own),
+        log_p (of the phrase, after the image), log_p_alone (without an image; NaN where no text comes before).
+        """
+        if NAMES not in self.hashes:
+            raise RunError(f"{self.directory.path} holds no names: its task is {self.condition.task!r}; repeat the run")
+        return read_run_table(self.directory.file(NAMES), NAME_COLUMNS)
 
     def answers(self, split: str) -> pd.DataFrame:
         """The questions of one split, "validation" or "test", with logit_yes, logit_no and mass.
@@ -144,7 +157,7 @@ class FinishedRun:
             places = [str(expanded(told)) if str(told).startswith("~") else str(told)]  # "./lm" is no id of a hub
         problem: CrosstaxError | None = None
         for place in places:
-            if not Path(place).exists() and told is None and (what not in NAMES or place.startswith("/")):
+            if not Path(place).exists() and told is None and (what not in NAMED or place.startswith("/")):
                 continue
             try:
                 found = load(place)
@@ -226,12 +239,13 @@ class FinishedRun:
                 f"{self.directory.path}: its features were imported ({wanted['encoder']}), so there is no encoder; ask "
                 "about pictures or items of its store, by name"
             )
+        preprocess: Any = wanted.get("preprocess", "paper")
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"
         places = [told] if told is not None else candidates(self.directory.path, "encoder", wanted["encoder"])
         problem: CrosstaxError | None = None
         for place in places:
             try:
-                encoder = load_encoder(place, device, compute)
+                encoder = load_encoder(place, device, compute, preprocess)
             except CrosstaxError as error:
                 problem = problem or type(error)(f"{error} (the encoder of {self.directory.path}: --encoder)")
                 continue

@@ -20,7 +20,7 @@ from engine.runs.config import read_record
 
 FILE = "places.json"
 NAMES = ("lm", "encoder")  # folders, or ids of a hub
-ENCODER_PART = re.compile(r"(local-dir:)?(.+?)(@[1-9][0-9]{1,3})?")
+ENCODER_PART = re.compile(r"(local-dir:)?(.+?)(@[1-9][0-9]{1,3})?(#-?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _renamed(name: str, change: Callable[[str], str]) -> str:
     parts = [ENCODER_PART.fullmatch(text) for text in name.split("+")]
     if not all(parts):
         return name
-    return "+".join(f"{part[1] or ''}{folder_or(part[2])}{part[3] or ''}" for part in parts if part)
+    return "+".join(f"{part[1] or ''}{folder_or(part[2])}{part[3] or ''}{part[4] or ''}" for part in parts if part)
 
 
 def _beside(home: str, base: str, place: str) -> str:

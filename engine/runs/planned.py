@@ -14,6 +14,7 @@ class Execution:
         device: "auto", "cpu", "cuda", "cuda:1", ...
         max_tokens: Tokens in one packed row. None: as many as memory allows. The plan fixes it when a group starts.
         group_size: Largest number of runs in a lockstep group. None: as many as memory allows; fixed as above.
+        workers: Processes on this machine at once; those on one GPU share its memory.
         checkpoint_seconds: Time between checkpoints.
         track: Where metrics are sent besides their log: "tensorboard", "wandb".
     """
@@ -21,6 +22,7 @@ class Execution:
     device: str = "auto"
     max_tokens: int | None = None
     group_size: int | None = None
+    workers: int = 1
     checkpoint_seconds: float = 60.0
     track: tuple[str, ...] = ()
 

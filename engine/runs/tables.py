@@ -16,8 +16,11 @@ QUESTION_COLUMNS = [
     *("split", "seen", "answer", "veridical", "removed"),
 ]
 QUESTION_DEFAULTS = {"number": "singular", "removed": False}  # of columns that older question tables lack
+NAME_COLUMNS = ["image", "split", "kind", "category", "phrase", "answer", "veridical", "log_p", "log_p_alone"]
 IS_OF = {"integers": pa.types.is_integer, "numbers": pa.types.is_floating, "yes or no": pa.types.is_boolean}
-KINDS = dict.fromkeys(("question", "image"), "integers") | dict.fromkeys((*LOGITS, "mass"), "numbers")
+KINDS = dict.fromkeys(("question", "image"), "integers") | dict.fromkeys(
+    (*LOGITS, "mass", "log_p", "log_p_alone"), "numbers"
+)
 KINDS |= dict.fromkeys(("seen", "answer", "veridical", "removed"), "yes or no")
 
 

@@ -6,12 +6,13 @@ answers. Elementwise work is left out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import pandas as pd
 
 from cachegen.data.dataset import Dataset
+from engine.design.candidates import candidates_of
 from engine.design.condition import Condition, Mark, marked
 from engine.design.questions import build_questions
 from engine.lm.prompts import question_text
@@ -20,6 +21,7 @@ from engine.lm.shape import LMShape
 # (image, question) pairs of the paper's THINGS set (Tables 2 and 3, original labels), where no dataset is at hand.
 THINGS_IMAGES = {"train": 11_625, "validation": 1_014, "test": 4_697}
 THINGS_EVALUATED = 2_028 + 3_380 + 9_394 + 15_702  # leaf and hypernym questions of validation and test
+THINGS_HYPERNYMS = 53
 THINGS_TRAINED = {
     "random": {100: 23_250, 90: 24_840, 70: 28_962, 50: 34_914, 30: 43_340, 10: 55_270},
     "systematic": {40: 29_892, 30: 33_800, 20: 40_730, 10: 48_214},
@@ -30,6 +32,7 @@ KNOWN_PATCHES = {"vit_large_patch14_reg4_dinov2": (256, 1024), "vit_so400m_patch
 
 CHARACTERS_OF_A_TOKEN = 4  # of English text, where no tokenizer is at hand
 QUESTION_CHARACTERS = 51  # of THINGS' longest question, "Is there a piece of women's clothing in this image?"
+PHRASE_CHARACTERS = 26  # of its longest phrase
 
 # Bytes of a row in questions.parquet, predictions.parquet and metrics.jsonl, measured on THINGS' question tables.
 ROW_BYTES = {"questions": 16, "predictions": 24, "metrics": 105}
@@ -60,6 +63,9 @@ class Questions:
         if not whole or trained is None:
             return None
         evaluated_images = THINGS_IMAGES["validation"] + THINGS_IMAGES["test"]
+        if condition.task == "name":
+            candidates = evaluated_images * (condition.candidates + THINGS_HYPERNYMS)
+            return cls(trained // 2, THINGS_IMAGES["train"], candidates, evaluated_images)
         return cls(trained, THINGS_IMAGES["train"], THINGS_EVALUATED, evaluated_images)
 
     def steps(self, condition: Condition) -> int:
@@ -70,8 +76,10 @@ class Questions:
         """Expected number of image prefixes over all steps: an image counts once in each batch that asks about it."""
         batches = -(-self.trained // condition.batch)
         if condition.order == "images":
-            # An image is met twice where a batch ends inside it. Images have even numbers of questions, a yes and a no.
-            at_ends = min(1.0, (1 if condition.batch % 2 else 2) * self.train_images / self.trained)
+            # An image is met twice where a batch ends inside it. To be verified, it has as many questions of either
+            # answer, an even number.
+            even = condition.task == "verify" and condition.batch % 2 == 0
+            at_ends = min(1.0, (2 if even else 1) * self.train_images / self.trained)
             return condition.epochs * (self.train_images + (batches - 1) * (1 - at_ends))
         size = self.trained / batches
         met = self.train_images * (1 - (1 - 1 / self.train_images) ** size)
@@ -82,7 +90,8 @@ class Questions:
 class Sizes:
     """Sizes that decide a run's cost: the LM, patches and width of the features, and tokens of text.
 
-    `prefix`: tokens before the image; `suffix`: tokens after it, filled up to the longest question.
+    `prefix`: tokens of text that all questions about an image share, before it or after; `suffix`: the others after it,
+    filled up to the longest question.
     """
 
     lm: LMShape
@@ -131,8 +140,9 @@ def cost_of(condition: Condition, questions: Questions, sizes: Sizes) -> Cost:
     trained = condition.epochs * questions.trained
     prefixes = questions.train_prefixes(condition)
     eos = 1 if condition.supervise == "answer_eos" else 0
-    training = _pass(prefixes, trained, sizes, condition, sizes.suffix + eos, answers=1 + eos)
-    evaluation = _pass(questions.evaluated_images, questions.evaluated, sizes, condition, sizes.suffix, answers=1)
+    read = sizes.suffix if condition.task == "name" else 1  # places at which the head predicts a token
+    training = _pass(prefixes, trained, sizes, condition, sizes.suffix + eos, answers=read + eos)
+    evaluation = _pass(questions.evaluated_images, questions.evaluated, sizes, condition, sizes.suffix, answers=read)
     return Cost(training.tokens, evaluation.tokens, training.forward + training.backward, evaluation.forward)
 
 
@@ -162,16 +172,30 @@ def _pass(images: float, questions: float, sizes: Sizes, condition: Condition, s
 
 
 def text_tokens(condition: Condition, dataset: Dataset | None = None) -> tuple[int, int]:
-    """Tokens before the image and after it, for the longest question, guessed from characters."""
+    """Tokens that all questions share and those that they do not, for the longest one, guessed from characters."""
+    before, mark, after = condition.template.partition("{image}")
+    if not mark:  # the image follows the first token
+        before, after = "", condition.template
+    first = _tokens(len(before)) if mark else 1
+    if condition.task == "name":
+        carriers = {"leaf": condition.carrier_leaf, "hypernym": condition.carrier_hypernym}
+        opening, _, end = max(carriers.values(), key=len).partition("{phrase}")
+        phrase = PHRASE_CHARACTERS
+        if dataset is not None:
+            phrase = max(len(name) for table in (dataset.leaves, dataset.hypernyms) for name in table["phrase"])
+        shared = len(after.partition("{question}")[0]) + len(opening)
+        if len(set(carriers.values())) > 1:  # what differs is not shared
+            shared, phrase = len(after.partition("{question}")[0]), phrase + len(opening)
+        return first + _tokens(shared), _tokens(phrase + len(end))
     longest = QUESTION_CHARACTERS
     if dataset is not None:
         asked = pd.concat([table[["phrase", "number"]] for table in (dataset.leaves, dataset.hypernyms)])
         longest = max(len(question_text(condition, *names)) for names in asked.itertuples(index=False, name=None))
-    before, mark, after = condition.template.partition("{image}")
-    if not mark:  # the image follows the first token
-        before, after = "", condition.template
-    count = -(-(len(after) - len("{question}") + longest) // CHARACTERS_OF_A_TOKEN)
-    return (-(-len(before) // CHARACTERS_OF_A_TOKEN) if mark else 1), count
+    return first, _tokens(len(after) - len("{question}") + longest)
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // CHARACTERS_OF_A_TOKEN)
 
 
 def question_counter() -> Callable[[Dataset, Condition], Questions]:
@@ -184,10 +208,19 @@ def question_counter() -> Callable[[Dataset, Condition], Questions]:
     def count(dataset: Dataset, condition: Condition) -> Questions:
         key = (dataset.digest, condition.model_dump_json(include={*marked(Mark.ASKED)}))
         if key not in known:
-            known[key] = Questions.of(build_questions(dataset, condition))
+            known[key] = _asked(dataset, condition)
         return known[key]
 
     return count
+
+
+def _asked(dataset: Dataset, condition: Condition) -> Questions:
+    """What is computed: of names, every candidate."""
+    table = build_questions(dataset, condition)
+    counts = Questions.of(table)
+    if condition.task == "verify":
+        return counts
+    return replace(counts, evaluated=len(candidates_of(dataset, condition, table)))
 
 
 def store_bytes(images: int, patches: int, width: int) -> int:

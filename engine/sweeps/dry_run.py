@@ -14,6 +14,7 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
+from engine.design.question_sets import QuestionSource
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import (
     KNOWN_PATCHES,
@@ -44,12 +45,14 @@ class Forecast:
     notes: tuple[str, ...]
 
 
-def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
+def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[QuestionSource] = ()) -> dict[str, Any]:
     """Forecast of a sweep as one JSON-ready object.
 
     `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates`: by precision, operations per second (None
     until groups have finished) and what they rest on; `lms`: for each LM whether the checks before a sweep could be
-    made, and `problem`, what they found (`engine.sweeps.preflight`); `notes`. Sums are over runs whose cost is known.
+    made, and `problem`, what they found (`engine.sweeps.preflight`); `transfer`: for each [[transfer]] table the
+    questions that all runs would be asked (None: not known) and a `problem`; `notes`. Sums are over runs whose cost is
+    known.
     """
     rates = _rates({run.condition.dtype for run in runs}, out, device)
     opened, count = lru_cache(_open_dataset), question_counter()
@@ -66,6 +69,7 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str) -> dict[str, Any]:
         "disk": _disk(forecasts, opened),
         "rates": rates,
         "lms": _check_lms(runs, opened),
+        "transfer": [_transfer(each, runs, opened) for each in transfer],
         "notes": [
             *(rate["note"] for rate in rates.values() if rate["note"]),
             *_check_stores(runs, opened),
@@ -112,6 +116,28 @@ def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset |
         except Exception as error:
             known["problem"] = in_one_line(error)
     return found
+
+
+def _transfer(
+    asked: QuestionSource, runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]
+) -> dict[str, Any]:
+    """What one [[transfer]] table would ask: its name, questions about test images of all runs, and what is wrong."""
+    from engine.design.question_sets import put_to
+    from engine.design.questions import build_questions
+
+    @cache
+    def count(place: Path | None, condition: Condition) -> int | None:
+        dataset = opened(place)
+        if dataset is None or condition.subset == "swap":
+            return None
+        return len(put_to(build_questions(dataset, condition), asked.of(dataset, condition), dataset))
+
+    try:
+        counts = [count(run.dataset, run.condition.model_copy(update={"run_seed": 0})) for run in runs]
+    except CrosstaxError as error:
+        return {"name": asked.called, "questions": None, "problem": str(error)}
+    known = [each for each in counts if each is not None]
+    return {"name": asked.called, "questions": sum(known) if len(known) == len(counts) else None, "problem": None}
 
 
 def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> list[str]:
@@ -280,6 +306,10 @@ def dry_run_text(forecast: dict[str, Any]) -> str:
             "passes the checks that need no weights" if found["checked"] else "not checked, it is not on this machine"
         )
         lines.append(f"LM {name}: " + (f"would fail: {found['problem']}" if found["problem"] else checked))
+    for asked in forecast["transfer"]:
+        number = "an unknown number of" if asked["questions"] is None else f"{asked['questions']:,}"
+        problem = f"would fail: {asked['problem']}" if asked["problem"] else f"{number} questions about test images"
+        lines.append(f"transfer {asked['name']}: {problem}")
     lines += [f"time: {rate['basis']}" for rate in forecast["rates"].values()]
     return "\n".join([*lines, *(f"note: {note}" for note in forecast["notes"])])
 

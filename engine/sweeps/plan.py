@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cachegen.common.device import choose_device, device_memory
+from cachegen.common.device import choose_device, device_memory, workers_each
 from cachegen.common.errors import CrosstaxError, RunError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset, load_dataset_of_runs
@@ -20,14 +20,15 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Inputs, Sweep
-from engine.lm.loading import lm_digests, resolve_lm
+from engine.lm.loading import lm_digests, local_lm, resolve_lm
 from engine.lm.shape import lm_shape
 from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.cost import Sizes, cost_of, question_counter, store_bytes, text_tokens
 from engine.sweeps.plan_file import MAX_GROUP, Group
 from engine.training.features import fits
 
-MAX_TOKENS = 4096  # rows longer than this gain nothing more from large products
+MAX_TOKENS = 4096  # rows longer than this gain nothing more from large products on a CPU
+GPU_TOKENS = 16384  # a step in several rows starts all kernels several times; the paper's has 4,400 tokens in each run
 MIN_TOKENS = 512
 USED = 0.8  # of the memory; the rest is for logits, attention and what else the machine does
 GIB = 2**30
@@ -157,7 +158,7 @@ def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: 
 
 def sizes_of(run: PlannedRun, dataset: Dataset) -> Sizes | None:
     """Sizes of a run's models and prompts; None if the LM's configuration does not tell."""
-    shape = lm_shape(run.inputs.lm)
+    shape = lm_shape(str(local_lm(run.inputs.lm) or run.inputs.lm))
     if shape is None:
         return None
     store = FeatureStore.open(run.inputs.features)
@@ -187,15 +188,27 @@ def _choose(
     tokens, together, why = MAX_TOKENS, MAX_GROUP, "the LM's sizes are not known"
     if sizes is not None:
         device = choose_device(execution.device)
-        memory = device_memory(device)
+        memory = device_memory(device) // workers_each(execution.device, execution.workers)
         with contextlib.suppress(ArithmeticError, TypeError, ValueError):  # of a configuration that makes no sense
-            tokens, together, why = choose_sizes(memory, members[0].condition, images, sizes, execution.max_tokens)
+            tokens, together, why = choose_sizes(
+                memory, members[0].condition, images, sizes, execution.max_tokens, longest_row(device)
+            )
             why = f"{'cpu' if device.type == 'cpu' else torch.cuda.get_device_name(device)}: {why}"
     return execution.max_tokens or tokens, execution.group_size or together, why
 
 
+def longest_row(device: torch.device) -> int:
+    """Tokens of a packed row that a device gains from, where memory allows."""
+    return MAX_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
 def choose_sizes(
-    memory: int, condition: Condition, images: int, sizes: Sizes, max_tokens: int | None = None
+    memory: int,
+    condition: Condition,
+    images: int,
+    sizes: Sizes,
+    max_tokens: int | None = None,
+    longest: int = MAX_TOKENS,
 ) -> tuple[int, int, str]:
     """Tokens of a row and runs in lockstep that fit into `memory` bytes beside LM and features, and why.
 
@@ -204,7 +217,7 @@ def choose_sizes(
     resident, token, run = memory_needs(memory, condition, images, sizes)
     free = USED * memory - resident
     fitting = int(free / token) // 256 * 256
-    tokens = max_tokens or min(MAX_TOKENS, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
+    tokens = max_tokens or min(longest, max(MIN_TOKENS, sizes.prefix + sizes.patches + 8 * sizes.suffix, fitting))
     together = min(MAX_GROUP, max(1, int((free - tokens * token) / run)))
     why = (
         f"{memory / GIB:.1f} GiB for {resident / GIB:.1f} of LM and features, {tokens * token / GIB:.1f} of a row of "
@@ -221,6 +234,8 @@ def memory_needs(memory: int, condition: Condition, images: int, sizes: Sizes) -
     keys = sizes.prefix + sizes.patches + sizes.suffix
     token = value * (sizes.lm.activations(keys) + 4 * sizes.lm.width) + 2 * sizes.width  # the LM's and the projector's
     step = condition.batch * sizes.patches * sizes.width * 2
+    if condition.task == "name":  # logits of every token of a phrase, their gradient and what is between them
+        step += 3 * condition.batch * sizes.suffix * sizes.lm.vocabulary
     # Float32 weights, gradient and two moments, a copy in the LM's dtype, and features of the steps ahead.
     return resident, token, (16 + value) * sizes.projector_weights(condition) + 4 * step
 

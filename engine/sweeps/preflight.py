@@ -6,13 +6,11 @@ A sweep asks before it queues a group, a dry run about whatever is on this machi
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from cachegen.common.errors import ModelError, is_fault
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
-from engine.design.condition import Condition
+from engine.design.condition import Condition, Mark, marked
 from engine.lm.loading import (
     check_weights,
     load_config,
@@ -21,7 +19,7 @@ from engine.lm.loading import (
     resolve_lm,
     rows_of,
 )
-from engine.lm.prompts import PromptTokens, tokenise
+from engine.lm.prompts import PromptTokens, prompt_tokens, tokenise, tokenise_names
 from engine.runs.planned import PlannedRun
 
 
@@ -48,15 +46,13 @@ class Preflight:
     def check(self, folder: Path, condition: Condition, dataset: Dataset | None, patches: int | None) -> None:
         """Raise what is wrong with the LM in `folder`, or with this prompt; what is None is left out."""
         c = condition
-        prompt = (c.template, c.question_singular, c.question_plural, c.answer_yes, c.answer_no, c.supervise)
+        prompt = (c.task, c.supervise, *(getattr(c, name) for name in marked(Mark.PROMPT)))
         root = None if dataset is None else dataset.root
         config = self._once(("config", folder), lambda: load_config(folder))
         if c.lm_init == "pretrained":
             self._once(("weights", folder), lambda: check_weights(folder))
         tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
-        tokens = self._once(
-            ("tokens", folder, root, prompt), lambda: tokenise(c, tokenizer, _asked(dataset), rows_of(config))
-        )
+        tokens = self._once(("tokens", folder, root, prompt), lambda: _tokens(c, tokenizer, dataset, rows_of(config)))
         _check_positions(folder, positions_of(config), tokens, patches)
 
     def _once(self, key: Any, open_it: Any) -> Any:
@@ -71,12 +67,13 @@ class Preflight:
         return found
 
 
-def _asked(dataset: Dataset | None) -> list[tuple[str, str]]:
-    """Every (phrase, number) of a study; one that stands for any without a dataset."""
-    if dataset is None:
-        return [("a bird", "singular")]
-    asked = pd.concat([table[["phrase", "number"]] for table in (dataset.leaves, dataset.hypernyms)])
-    return list(asked.itertuples(index=False, name=None))
+def _tokens(condition: Condition, tokenizer: Any, dataset: Dataset | None, rows: int | None) -> PromptTokens:
+    """Tokens of a study; without a dataset of one phrase that stands for any."""
+    if dataset is not None:
+        return prompt_tokens(condition, tokenizer, dataset, rows)
+    if condition.task == "name":
+        return tokenise_names(condition, tokenizer, [("a crow", "leaf"), ("a bird", "hypernym")], rows)
+    return tokenise(condition, tokenizer, [("a bird", "singular")], rows)
 
 
 def _check_positions(folder: Path, most: int | None, tokens: PromptTokens, patches: int | None) -> None:
@@ -84,7 +81,7 @@ def _check_positions(folder: Path, most: int | None, tokens: PromptTokens, patch
 
     Also for rotary positions, which can be computed beyond what an LM was trained for, but mean nothing there.
     """
-    text = len(tokens.prefix) + int(tokens.lengths.max()) + (tokens.eos is not None)
+    text = tokens.shared + int(tokens.lengths.max()) + (tokens.eos is not None)
     needed = text + (patches or 0)
     if most is not None and needed > most:
         raise ModelError(

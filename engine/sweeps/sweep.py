@@ -11,7 +11,7 @@ from socket import gethostname
 
 import torch
 
-from cachegen.common.device import device_name
+from cachegen.common.device import device_name, keeps_bytes
 from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.locks import exclusive_lock, lock_holder
 from cachegen.common.progress import tell
@@ -325,7 +325,7 @@ class _Carrier:
         except BaseException as error:
             if concerns_all(error, self.out):
                 raise
-            parts = self._contain(group, directories, error)
+            parts = self._contain(group, directories, error, keeps_bytes(opener.device))
         else:
             self._record(group, from_step, time.perf_counter() - began, device_name(opener.device))
             return []
@@ -344,13 +344,17 @@ class _Carrier:
                 "--retry-failed"
             ) from error
 
-    def _contain(self, group: Group, directories: list[RunDirectory], error: BaseException) -> list[Group]:
+    def _contain(
+        self, group: Group, directories: list[RunDirectory], error: BaseException, keeps_bytes: bool
+    ) -> list[Group]:
         """What becomes of a group that raised: smaller ones if it was too large for memory, else its runs have failed.
 
-        Smaller only before its first checkpoint: later, the bytes so far depend on the plan as it is.
+        After its first checkpoint bytes depend on the plan as it is. Where the device keeps none, it goes on from there
+        in shorter rows.
         """
         started, short = group.checkpoint(self.out).is_file(), out_of_memory(error)
-        if short and not started and (parts := smaller(group)):
+        parts = smaller(group) if short and not (started and keeps_bytes) else []
+        if parts and not (started and len(parts) > 1):  # a checkpoint is of all its runs
             with plan_lock(self.out):
                 groups = read_plan(self.out)
                 place = groups.index(group)

@@ -5,7 +5,9 @@
     include = ["fig3"]      sweep presets whose runs belong to this sweep too
     [defaults]              fields of all grids
     [[grid]]                fields; a list is an axis, `together` is an axis of tables
-    [tune]                  how `crosstax tune` searches fields that are left open, see `engine.sweeps.tune.table`
+    [[transfer]]            questions to be put to the runs once they are done, see
+    `engine.design.question_sets.QuestionSource` [tune]                  how `crosstax tune` searches fields that are
+    left open, see `engine.sweeps.tune.table`
 
 Dataset and features may be left to the command line: a grid then names its `encoder`, which is looked up in the
 feature stores that are given.
@@ -24,6 +26,7 @@ from cachegen.common.files import expanded, read_bounded
 from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
+from engine.design.question_sets import QuestionSource, question_source
 from engine.sweeps.presets import Preset, load_preset, preset_names
 
 MOST_BYTES = 2**20  # of a sweep file
@@ -36,6 +39,7 @@ FORMS: dict[str, tuple[type, type | None, str]] = {
     "grid": (list, dict, "list of tables"),
     "probe": (dict, None, "table"),
     "tune": (dict, None, "table"),
+    "transfer": (list, dict, "list of tables"),
 }
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
@@ -67,7 +71,8 @@ class ProbeTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     lm: tuple[str, ...]
-    negatives: Literal["image-level", "distinct", "all"] = "image-level"
+    method: Literal["question", "plausibility"] = "question"
+    negatives: Literal["image-level", "distinct", "all"] | None = None
     lm_init: Literal["pretrained", "random"] = "pretrained"
     lm_seed: int = 0
     data_seed: int = 0
@@ -199,6 +204,17 @@ def probe_table(source: Path | Preset) -> ProbeTable | None:
 
 def _tidy_lms(named: Any) -> Any:
     return list(map(tidy_place, named)) if isinstance(named, list) else [tidy_place(named)] if named else named
+
+
+def transfer_tables(source: Path | Preset) -> list[QuestionSource]:
+    """The [[transfer]] tables of a sweep, relative paths from its folder. Raises `ConditionError` for a wrong one."""
+    base = source.parent if isinstance(source, Path) else Path()
+    tables = read_document(source).get("transfer", [])
+    asked = [question_source(f"{_name(source)}: transfer {n}", table, base) for n, table in enumerate(tables, 1)]
+    names = [each.called for each in asked]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConditionError(f"{_name(source)}: two [[transfer]] tables are called {twice[0]!r}; give one another name")
+    return asked
 
 
 def default_fields(settings: str | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ depend on the order: `pairs` draws questions at random (the paper), `images` dra
 questions together, which is when sharing pays most.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +70,12 @@ def pack(
     suffix: int,
     max_tokens: int,
     shared: bool = True,
+    balanced: bool = False,
 ) -> list[PackedRow]:
     """Pack questions, given by image and run, (Q,) each, into as few rows of `max_tokens` as they fill.
 
-    An image whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
+    `balanced`: into as many, but of about equal length, which takes less memory than full ones and a rest. An image
+    whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
     of its own, since an LM that does not share them reads it anew for each.
     """
     keys = np.stack([run, image] if shared else [run, image, np.arange(len(image))])
@@ -82,13 +85,24 @@ def pack(
     order = np.argsort(counts, kind="stable")  # equal counts stay in (run, image) order
     # costs (I,): tokens of all items up to here; a row takes as many items as add `max_tokens`, and at least one.
     costs = np.cumsum(prefix + suffix * counts[order])
-    rows, start = [], 0
-    while start < len(order):
+    cuts = _cuts(costs, max_tokens)
+    if balanced and len(cuts) > 1:
+        # The shortest rows of which as many are enough.
+        limits = range(int(costs[-1]) // len(cuts), max_tokens)
+        fewest = bisect_left(limits, True, key=lambda limit: len(_cuts(costs, limit)) <= len(cuts))
+        cuts = _cuts(costs, limits.start + fewest)
+    return [_row(pairs, item_of_question, counts, order[cut], n_runs, prefix, suffix) for cut in cuts]
+
+
+def _cuts(costs: np.ndarray, max_tokens: int) -> list[slice]:
+    """Consecutive items of at most `max_tokens` together, or one that has more; `costs` (I,) are cumulative."""
+    cuts, start = [], 0
+    while start < len(costs):
         spent = costs[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(costs, spent + max_tokens, side="right")))
-        rows.append(_row(pairs, item_of_question, counts, order[start:stop], n_runs, prefix, suffix))
+        cuts.append(slice(start, stop))
         start = stop
-    return rows
+    return cuts
 
 
 def _row(

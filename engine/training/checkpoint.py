@@ -31,11 +31,15 @@ class CheckpointError(RunError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint of a group: where it is, and the runs and tokens of a row that it must be of."""
+    """The checkpoint of a group: where it is, and the runs and tokens of a row that it must be of.
+
+    `longer`: whether it may be of longer rows, from before memory was short.
+    """
 
     path: Path
     runs: tuple[str, ...]
     max_tokens: int
+    longer: bool = False
 
     @property
     def identity(self) -> dict[str, str]:
@@ -129,6 +133,8 @@ def _check(content: memoryview, header: dict[str, str], checkpoint: Checkpoint) 
     if place < 0 or len(header["digest"]) != len(UNSIGNED) or _digest(content, place) != header["digest"]:
         raise ValueError("its digest does not agree: it was damaged or changed")
     for name, value in checkpoint.identity.items():
+        if name == "max_tokens" and checkpoint.longer and int(header[name]) > checkpoint.max_tokens:
+            continue
         if header.get(name) != value:
             raise ValueError(f"it is of other {'runs' if name == 'runs' else 'rows'}")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cachegen.common.device import keeps_bytes
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
@@ -30,8 +31,8 @@ def evaluate(
     `advance(n)` counts answered questions. The predicted answer is yes where logit_yes >= logit_no.
     """
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
-    run, shared = np.zeros_like(questions.image), lm.way == "shared"
-    rows = pack(questions.image, run, 1, prefix, suffix, max_tokens, shared)
+    run = np.zeros_like(questions.image)
+    rows = pack(questions.image, run, 1, prefix, suffix, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
     found = []
     loads = prefetched(rows, lambda row: (row, features.fetch(row.items[0])))
     for row, images in loads:

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MEMORY_SHARE = 0.4
-POOLED_AT_ONCE = 256  # images
+READ_AT_ONCE = 256  # images
 
 
 class Features:
@@ -53,14 +53,16 @@ class Features:
         _, patches, self.width = self.store.patches.shape
         self.pool, self.patches = pool, pooled_count(self.store.attributes, patches, pool)
         size = 2 * len(keys) * self.patches * self.width
-        self._memory = None
+        self._memory: torch.Tensor | None = None
         if fits(size, device_memory(device), reserved) if in_memory is None else in_memory:
-            rows = self._rows[readable]
-            if pool > 1:  # in blocks, so that only the means are kept
-                blocks = np.array_split(rows, max(1, len(rows) // POOLED_AT_ONCE))
-                self._memory = torch.cat([self._read(block) for block in blocks]).to(device)
-            else:
-                self._memory = self._read(rows).to(device)
+            # In blocks: a second copy in the host's memory, and what pooling takes the place of, may not fit there.
+            rows, start = self._rows[readable], 0
+            for block in np.array_split(rows, max(1, len(rows) // READ_AT_ONCE)):
+                values = self._read(block)
+                if self._memory is None:
+                    self._memory = torch.empty(len(rows), *values.shape[1:], dtype=values.dtype, device=device)
+                self._memory[start : start + len(block)] = values
+                start += len(block)
             self._place = np.cumsum(readable) - 1  # of an image among the readable ones
 
     @property

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from rich.markup import escape
@@ -18,12 +17,13 @@ from cachegen.common.errors import CrosstaxError, RunError, WriteError, is_fault
 from cachegen.common.files import FULL
 from cachegen.common.progress import console, progress_bar, tell
 from cachegen.data.dataset import Dataset, load_dataset
+from engine.design.candidates import candidates_of
 from engine.design.condition import SCHEMA
 from engine.design.questions import build_questions, count_questions
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import resolve_lm
 from engine.lm.projector import Projector, new_projector
-from engine.lm.prompts import PromptTokens, tokenise
+from engine.lm.prompts import PromptTokens, prompt_tokens
 from engine.lm.shape import lm_shape
 from engine.runs.directory import RunDirectory
 from engine.runs.finished import features_of
@@ -34,6 +34,7 @@ from engine.training.evaluation import evaluate
 from engine.training.features import Features
 from engine.training.held_signals import held_signals
 from engine.training.loop import TrainingRun, train_group
+from engine.training.naming import answers_of_names, name_candidates
 from engine.training.tracking import tracking
 
 
@@ -48,8 +49,7 @@ class Shared:
 
     def arrays(self, questions: pd.DataFrame) -> QuestionArrays:
         """A question table as the engine reads it."""
-        asked = zip(questions["phrase"], questions["number"], strict=True)
-        suffix = np.array([self.tokens.rows[question] for question in asked], dtype=np.int64)
+        suffix = self.tokens.row_numbers(questions)
         return QuestionArrays(questions["image"].to_numpy(), suffix, questions["answer"].to_numpy())
 
 
@@ -75,16 +75,15 @@ class Opener:
         """Dataset, features, LM and prompt of a run's group."""
         dataset, features = self._open_features(run)
         lm = self._open_lm(run)
-        asked = pd.concat([dataset.leaves[["phrase", "number"]], dataset.hypernyms[["phrase", "number"]]])
-        if dataset.items and "image" in run.condition.question_singular + run.condition.question_plural:
-            console.print(
-                f"note: {dataset.root} has items, and questions say {run.condition.question_singular!r}; set "
-                "question_singular and question_plural to what they are",
-                soft_wrap=True,
-                highlight=False,
-                markup=False,
-            )
-        tokens = tokenise(run.condition, lm.tokenizer, asked.itertuples(index=False, name=None), lm.rows)
+        said = run.condition
+        form, fields = f"questions say {said.question_singular!r}", "question_singular and question_plural"
+        worded = said.question_singular + said.question_plural
+        if said.task == "name":
+            form, fields = f"sentences say {said.carrier_leaf!r}", "carrier_leaf and carrier_hypernym"
+            worded = said.carrier_leaf + said.carrier_hypernym
+        if dataset.items and any(word in worded for word in ("image", "picture")):
+            tell(f"note: {dataset.root} has items, and {form}; set {fields} to what they are")
+        tokens = prompt_tokens(said, lm.tokenizer, dataset, lm.rows)
         return Shared(dataset, features, lm, tokens)
 
     def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
@@ -242,10 +241,15 @@ def _finish(
         fail(directory, "the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
         return
     started = time.perf_counter()
-    arrays = shared.arrays(questions)
-    answers = evaluate(
-        run.projector, shared.lm, shared.features, shared.tokens, arrays, max_tokens=max_tokens, advance=advance
-    )
+    read = (run.projector, shared.lm, shared.features, shared.tokens)
+    if run.condition.task == "name":
+        candidates = candidates_of(shared.dataset, run.condition, questions)
+        named = name_candidates(*read, candidates, max_tokens=max_tokens)
+        answers = answers_of_names(questions, named)
+        directory.write_table("names.parquet", named)
+        advance(len(questions))
+    else:
+        answers = evaluate(*read, shared.arrays(questions), max_tokens=max_tokens, advance=advance)
     answers.insert(0, "question", questions["question"].to_numpy())
     directory.write_projector(run.projector)
     directory.write_table("predictions.parquet", answers)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cachegen.common.device import on_device
+from cachegen.common.device import keeps_bytes, on_device
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
@@ -67,22 +67,39 @@ def prompt_row(
 ) -> torch.Tensor:
     """Hidden states (last * Q, D) at the last tokens of each question of a packed row, the earlier tokens first.
 
-    `features[r]`: (I_r, P, V) of run r's listed items; `suffix` (Q,): rows of the suffix table, in row order.
+    `features[r]`: (I_r, P, V) of run r's listed items; `suffix` (Q,): rows of the suffix table, in row order. Of names
+    the states at all places where `named_tokens` has a target, in its order.
     """
     patches = [project(x).to(lm.dtype) for project, x in zip(projectors, features, strict=True) if len(x)]
     images_IPD = torch.cat(patches).index_select(0, on_device(row.place, lm.device))
     if len(tokens.prefix):
         text_BD = lm.embed(on_device(tokens.prefix, lm.device))
         images_IPD = torch.cat([text_BD.expand(len(images_IPD), -1, -1), images_IPD], dim=1)
+    if len(tokens.between):
+        text_CD = lm.embed(on_device(tokens.between, lm.device))
+        images_IPD = torch.cat([images_IPD, text_CD.expand(len(images_IPD), -1, -1)], dim=1)
     ids_QS = on_device(tokens.suffixes[suffix], lm.device)
     lengths_Q = on_device(tokens.lengths[suffix], lm.device)
     row_TD = torch.cat([images_IPD.flatten(0, 1), lm.embed(ids_QS).flatten(0, 1)])
     ends_Q = row.layout.answer_rows(lengths_Q)
     ids_T = None
     if lm.reads_tokens:
-        ids_P = np.concatenate([tokens.prefix, np.full(row.layout.prefix - len(tokens.prefix), -1)])
+        ids_P = np.concatenate([tokens.prefix, np.full(row.layout.prefix - tokens.shared, -1), tokens.between])
         ids_T = torch.cat([on_device(ids_P, lm.device).repeat(row.layout.images), ids_QS.flatten()])
+    if tokens.targets is not None:
+        question, place, _ = named_tokens(tokens, suffix)
+        starts_Q = row.layout.answer_rows(torch.ones_like(lengths_Q))
+        read = starts_Q.index_select(0, on_device(question, lm.device)) + on_device(place, lm.device)
+        return lm.answer_states(row_TD, row.layout, read, ids_T)
     return lm.answer_states(row_TD, row.layout, torch.cat([ends_Q - back for back in reversed(range(last))]), ids_T)
+
+
+def named_tokens(tokens: PromptTokens, suffix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens to be predicted of names, (R,) each: the place of its row in `suffix` (Q,), its place there, its id."""
+    assert tokens.targets is not None
+    targets_QS = tokens.targets[suffix]
+    question, place = np.nonzero(targets_QS >= 0)
+    return question, place, targets_QS[question, place]
 
 
 @dataclass(frozen=True)
@@ -125,7 +142,8 @@ def train_group(
     )
     directories = [run.directory for run in runs]
     projectors = [run.projector for run in runs]
-    place = Checkpoint(checkpoint, tuple(each.path.name for each in directories), max_tokens)
+    names = tuple(each.path.name for each in directories)
+    place = Checkpoint(checkpoint, names, max_tokens, longer=not keeps_bytes(lm.device))
     first = read_checkpoint(place, projectors, optimizer, directories)
     last = max(run.steps for run in runs)
     if first > last:
@@ -134,7 +152,7 @@ def train_group(
 
     log: list[tuple[torch.Tensor, torch.Tensor, list[float]]] = []
     saved = time.monotonic()
-    load = _loader(runs, features, tokens, max_tokens, lm.way == "shared")
+    load = _loader(runs, features, tokens, max_tokens, lm)
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
@@ -178,8 +196,17 @@ def step_loss(
     """One row's share of the loss: the sum over all runs to differentiate, and its detached part per run (R,).
 
     `loss` is a condition's: cross-entropy of the answer among all tokens, or among the two answers only. Where
-    `tokens` are answered, EOS after the answer counts as much as the answer, as in the release.
+    `tokens` are answered, EOS after the answer counts as much as the answer, as in the release. Of names it is the
+    cross-entropy of every token of the phrase and of what ends it, among all tokens.
     """
+    if tokens.targets is not None:
+        suffix = step.suffix[row.question]
+        states = prompt_row(lm, tokens, row, projectors, features, suffix)
+        question, _, named = named_tokens(tokens, suffix)
+        weight = on_device(step.weight[row.question][question], lm.device)
+        target, run = on_device(named, lm.device), on_device(row.run[question], lm.device)
+        weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
+        return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
     supervised = 1 if tokens.eos is None else 2
     states = prompt_row(lm, tokens, row, projectors, features, step.suffix[row.question], supervised)
     said_yes = on_device(step.answer[row.question], lm.device)
@@ -207,10 +234,10 @@ def _group_batches(runs: list[TrainingRun], first: int) -> Iterator[list[np.ndar
 
 
 def _loader(
-    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int, shared: bool = True
+    runs: list[TrainingRun], features: Features, tokens: PromptTokens, max_tokens: int, lm: FrozenLM
 ) -> Callable[[list[np.ndarray]], Step]:
     """What the prefetch thread does: gather a step's questions, pack them, fetch their features."""
-    prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
+    prefix, suffix = tokens.shared + features.patches, tokens.suffixes.shape[1]
 
     def load(batches: list[np.ndarray]) -> Step:
         parts = [run.questions.take(rows) for run, rows in zip(runs, batches, strict=True)]
@@ -218,11 +245,13 @@ def _loader(
         run = np.repeat(np.arange(len(runs)), sizes)
         image = np.concatenate([part.image for part in parts])
         answer = np.concatenate([part.answer for part in parts])
-        weight = np.concatenate([np.full(size, 1 / max(size, 1), dtype=np.float32) for size in sizes])
+        counts = sizes if tokens.targets is None else [int((tokens.targets[each.suffix] >= 0).sum()) for each in parts]
+        shares = zip(sizes, counts, strict=True)  # a question, or of names a token, among the run's own of this step
+        weight = np.concatenate([np.full(size, 1 / max(count, 1), dtype=np.float32) for size, count in shares])
         asked = np.concatenate([part.suffix for part in parts])
         if tokens.eos is not None:
             asked = asked + np.where(answer, 0, len(tokens.suffixes) // 2)
-        rows = pack(image, run, len(runs), prefix, suffix, max_tokens, shared)
+        rows = pack(image, run, len(runs), prefix, suffix, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
         return Step(
             suffix=asked,
             answer=answer,

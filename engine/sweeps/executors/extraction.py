@@ -11,7 +11,7 @@ import torch
 from cachegen.common.errors import RunError
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.data.images import Decoding
-from cachegen.encoders import Compute
+from cachegen.encoders import Compute, Preprocess
 from cachegen.features.extract import extract
 from cachegen.features.parts import Part
 from cachegen.features.same_pictures import require_same_set
@@ -31,6 +31,7 @@ class Encoding:
     device: str
     compute: Compute | Literal["auto"]
     decoding: Decoding | None = None
+    preprocess: Preprocess = "paper"
 
 
 @dataclass(frozen=True)

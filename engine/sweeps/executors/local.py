@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cachegen.common.device import choose_device
+from cachegen.common.device import choose_device, visible_gpus, workers_each
 from cachegen.common.errors import RunError
 from cachegen.common.progress import progress_bar, tell
 from cachegen.common.system import begin_worker
@@ -38,14 +38,6 @@ def local(workers: int | None = None) -> Executor:
     return carry_out
 
 
-def visible_gpus(device: str) -> list[str]:
-    """The GPUs that `device` may mean, as `CUDA_VISIBLE_DEVICES` names them."""
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-
-
 def _in_workers(jobs: Sequence[Job], count: int, gpus: list[str]) -> None:
     """Let `count` processes take one job after the other; what concerns all jobs stops all.
 
@@ -67,9 +59,10 @@ def _in_pool(
 ) -> tuple[list[Job], list[Job]]:
     """Carry out jobs in `count` processes; those left when one of these died: not begun, and under way."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    places: SimpleQueue[tuple[int, str | None]] = context.SimpleQueue()
+    places: SimpleQueue[tuple[int, str | None, int]] = context.SimpleQueue()
+    together = workers_each(jobs[0].device, count)
     for number in range(count):
-        places.put((number, gpus[number % len(gpus)] if gpus else None))
+        places.put((number, gpus[number % len(gpus)] if gpus else None, together))
     doing = context.RawArray("q", [-1] * count)  # without a lock: who dies would keep it
     before = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context, _begin, (places, doing)) as pool:
@@ -93,16 +86,16 @@ def _in_pool(
     return [], []
 
 
-_place: tuple[int, Any] = (0, [-1])
-"""Of a worker process: its number, and where it says which job it is doing."""
+_place: tuple[int, Any, int] = (0, [-1], 1)
+"""Of a worker process: its number, where it says which job it is doing, and how many share its GPU."""
 
 
-def _begin(places: "SimpleQueue[tuple[int, str | None]]", doing: Any) -> None:
-    """What a worker does first: also take a GPU of its own."""
+def _begin(places: "SimpleQueue[tuple[int, str | None, int]]", doing: Any) -> None:
+    """What a worker does first: also take a GPU of its own, or a share of one."""
     global _place
     begin_worker()
-    number, gpu = places.get()
-    _place = number, doing
+    number, gpu, together = places.get()
+    _place = number, doing, together
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
@@ -110,11 +103,14 @@ def _begin(places: "SimpleQueue[tuple[int, str | None]]", doing: Any) -> None:
 @cache
 def _opener(device: str) -> Opener:
     """The one opener of a worker process, which keeps the LM from job to job."""
-    return Opener(choose_device(device))
+    place = choose_device(device)
+    if _place[2] > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / _place[2], place)
+    return Opener(place)
 
 
 def _work(number: int, job: Job) -> None:
-    worker, doing = _place
+    worker, doing, _ = _place
     doing[worker] = number
     torch.set_num_threads(job.threads)
     torch.set_flush_denormal(True)

@@ -1,0 +1,151 @@
+"""`crosstax transfer`: any questions put to finished runs, in shared passes over the images of each run.
+
+Runs with the same inputs are asked one after the other, and so open dataset, features and LM once. All questions about
+an image share one pass. The runs' own files are not touched (`engine.runs.transfer`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cachegen.common.device import choose_device
+from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.files import write_text
+from cachegen.common.progress import progress_bar, tell
+from cachegen.data.dataset import Dataset
+from engine.ask import question_tokens
+from engine.design.condition import Inputs
+from engine.design.question_sets import QuestionSet, QuestionSource, put_to
+from engine.runs.finished import FinishedRun, open_run
+from engine.runs.places import Places
+from engine.runs.planned import Execution, PlannedRun
+from engine.runs.transfer import answers_path, problem_of, write_answers
+from engine.sweeps.plan import MAX_TOKENS
+from engine.training.batches import QuestionArrays
+from engine.training.evaluation import evaluate
+from engine.training.group import Opener, Shared
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What became of a run: its sets, how many of them were `asked` now, and why it could not be asked (or None)."""
+
+    run: Path
+    sets: tuple[str, ...]
+    asked: int
+    problem: str | None = None
+
+
+def run_folders(places: Sequence[Path]) -> list[Path]:
+    """Finished runs among these folders, each of which is a run or holds runs. Raises `RunError` if there are none."""
+    found = []
+    for place in places:
+        inside = [place] if (place / "config.json").is_file() else sorted(path.parent for path in place.glob("*/DONE"))
+        if not inside:
+            raise RunError(f"no finished run in {place}; give the folder of a run, or a sweep folder with some")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def transfer(
+    folders: Sequence[Path], asked: Sequence[QuestionSource], execution: Execution, given: Places | None = None
+) -> list[Transferred]:
+    """Ask every run every set, unless its answers are there and whole; in the order of the inputs they share.
+
+    Args:
+        folders: Folders of finished runs.
+        asked: What is asked: files of questions, or makers.
+        execution: Device and memory.
+        given: Where inputs are now, if they have moved.
+
+    Returns:
+        One entry per run. A run that cannot be asked says why, and the others go on.
+    """
+    runs = [open_run(folder, given) for folder in folders]
+    found = _Found(Opener(choose_device(execution.device)))
+    results = []
+    for run in sorted(runs, key=_inputs):
+        path, names, count = run.directory.path, tuple(each.called for each in asked), 0
+        try:
+            for each in asked:
+                questions = each.of(found.dataset(run), run.condition)
+                if problem_of(run.directory, answers_path(run.directory, questions)):
+                    _ask(run, questions, found, execution)
+                    count += 1
+            results.append(Transferred(path, names, count))
+        except CrosstaxError as error:
+            tell(f"not asked: {path.name}: {error}")
+            results.append(Transferred(path, names, count, str(error)))
+    return results
+
+
+def _inputs(run: FinishedRun) -> tuple[Any, ...]:
+    c, digests = run.condition, run.config["digests"]
+    return (
+        digests["lm"],
+        c.lm_init,
+        c.lm_seed,
+        c.dtype,
+        c.lm_sharing,
+        digests["dataset"],
+        digests["store"],
+        c.pool,
+        run.id,
+    )
+
+
+class _Found:
+    """Inputs of runs, looked for once where their digests are the same: hashing an LM reads all of it."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._datasets: dict[str, Dataset] = {}
+        self._inputs: dict[Any, Inputs] = {}
+
+    def dataset(self, run: FinishedRun) -> Dataset:
+        digest = run.config["digests"]["dataset"]
+        if digest not in self._datasets:
+            self._datasets[digest] = run.dataset()
+        return self._datasets[digest]
+
+    def shared(self, run: FinishedRun) -> Shared:
+        digests = run.config["digests"]
+        key = tuple(sorted(digests.items()))
+        if key not in self._inputs:
+            self._inputs[key] = Inputs(dataset=self.dataset(run).root, features=run.store.path, lm=run.lm[0])
+        return self._opener.open(PlannedRun(self._inputs[key], run.condition, "", digests))
+
+
+def _ask(run: FinishedRun, asked: QuestionSet, found: _Found, execution: Execution) -> None:
+    """Put one set to one run, and write its answers."""
+    dataset, questions = found.dataset(run), run.questions()
+    keys = dataset.images["key"].reindex(questions["image"]).to_numpy()
+    if not (keys == questions["key"].to_numpy()).all():
+        raise RunError(
+            f"{run.directory.file('questions.parquet')} names other {dataset.noun} than its dataset; repeat it"
+        )
+    rows = put_to(questions, asked, dataset)
+    run.weights  # noqa: B018 - a damaged projector is said before models are loaded
+    shared = found.shared(run)
+    lm = shared.lm
+    texts = sorted(rows["text"].unique())
+    tokens = question_tokens(run.condition, lm.tokenizer, texts, lm.rows)
+    suffix = rows["text"].map({text: tokens.rows[text, "singular"] for text in texts}).to_numpy(np.int64)
+    arrays = QuestionArrays(rows["image"].to_numpy(), suffix, rows["answer"].to_numpy())
+    projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
+    limit = execution.max_tokens or MAX_TOKENS
+    with progress_bar(f"{asked.name}: {run.id[-8:]}", len(rows), "questions") as advance:
+        answers = evaluate(projector, lm, shared.features, tokens, arrays, max_tokens=limit, advance=advance)
+    write_answers(run.directory, asked, pd.concat([rows, answers], axis=1))
+
+
+def write_question_set(run: Path, asked: QuestionSource, out: Path, given: Places | None = None) -> QuestionSet:
+    """Write the questions that a maker has for runs like this one as CSV."""
+    opened = open_run(run, given)
+    made = asked.of(opened.dataset(), opened.condition)
+    write_text(out, made.csv)
+    return made

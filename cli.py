@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from commands.data import data_things, extract, features_import, stats
+from commands.data import (
+    data_cifar100,
+    data_pictograms,
+    data_taxonomy,
+    data_things,
+    extract,
+    features_import,
+    stats,
+)
 from commands.machine import bench, doctor
 from commands.models import ask, export, probe
 from commands.options import open_streams, say
@@ -56,8 +64,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Make a dataset folder from published images.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Make a dataset folder from published images, or a taxonomy for your own.", no_args_is_help=True
+)
 data_app.command("things")(data_things)
+data_app.command("pictograms")(data_pictograms)
+data_app.command("cifar100")(data_cifar100)
+data_app.command("taxonomy")(data_taxonomy)
 features_app = typer.Typer(help="Bring features of your own.", no_args_is_help=True)
 features_app.command("import")(features_import)
 world_app = typer.Typer()

@@ -63,6 +63,87 @@ def data_things(
     print_json(summary, as_json)
 
 
+def data_pictograms(
+    packages: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the .tgz files that npm fetched; without it, instructions are printed."),
+    ] = None,
+    out: OutFolder = Path("pictograms"),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Build from the sets that are there, in whatever version.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset of everyday things as eleven emoji sets draw them.
+
+    2,186 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
+    --packages the command line for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
+
+    Example: crosstax data pictograms --packages packages --out pictograms
+    """
+    from cachegen.pictograms.build import build_pictograms, how_to_get_packages
+
+    if packages is None:
+        say(f"The drawings are fetched by npm, 43 MB:\n  {how_to_get_packages()}")
+        say("then: crosstax data pictograms --packages packages --out pictograms")
+        raise typer.Exit(2)
+    dataset, summary = build_pictograms(packages, out, partial=partial)
+    say(dataset.summary())
+    for line in summary["differences"]:
+        say(f"not as recorded: {line}")
+    say(f"licences and credits: {out / 'CREDITS.md'}; all pictures at a glance: {out / 'contact_sheet.png'}")
+    print_json(summary, as_json)
+
+
+def data_cifar100(
+    archive: Annotated[Path, typer.Argument(help="cifar-100-binary.tar.gz, 169 MB, or the folder unpacked from it.")],
+    out: OutFolder = Path("cifar100"),
+    per_leaf: Annotated[
+        int, typer.Option(help="Pictures of each leaf: 5 of 6 to train and validate, the others to test.", min=6)
+    ] = 600,
+    as_json: Json = False,
+) -> None:
+    """Make a dataset of CIFAR-100: 100 leaves under its 20 superclasses, 32 x 32 pixels.
+
+    Its own test images test; of its training images one in fifteen validates. With fewer pictures of a leaf, the
+    first ones of each part are taken.
+
+    Example: crosstax data cifar100 cifar-100-binary.tar.gz --out cifar100 --per-leaf 60
+    """
+    from cachegen.data.cifar100 import build_cifar100
+
+    dataset, summary = build_cifar100(archive, out, per_leaf=per_leaf)
+    say(dataset.summary())
+    print_json(summary, as_json)
+
+
+def data_taxonomy(
+    leaves: Annotated[Path, typer.Argument(help="Folder of folders, or text file of names, WordNet ids (n01440764).")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", help="wordnet, as Debian or NLTK have it, or a folder with its data.noun and index.noun."
+        ),
+    ] = "wordnet",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The taxonomy to write.")] = Path("taxonomy.csv"),
+    as_json: Json = False,
+) -> None:
+    """Make a first taxonomy.csv for folders of your own, from WordNet.
+
+    Names of several senses are listed with their glosses in OUT's .senses.csv: mark one of each with an x, and give
+    the same command again. Look through the taxonomy before you use it.
+
+    Example: crosstax data taxonomy birds/images --from wordnet --out birds/taxonomy.csv
+    """
+    from cachegen.data.wordnet import build_taxonomy
+
+    summary = build_taxonomy(leaves, out, None if source == "wordnet" else Path(source))
+    say(f"{summary['leaves']:,} leaves under {summary['hypernyms']:,} hypernyms ({summary['version']}): {out}")
+    for line in first_of(summary["notes"]):
+        say(f"note: {line}")
+    print_json(summary, as_json)
+
+
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder: taxonomy.csv and images/<leaf>/.")],
     encoder: Annotated[

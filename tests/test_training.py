@@ -92,7 +92,7 @@ def test_one_step_of_lockstep_gives_the_gradients_of_the_plain_loop(small_study,
 
     shared, plain = projectors(), projectors()
     runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, shared, strict=True)]
-    step = training._loader(runs, cached, taught, 60, sharing == "auto")([np.arange(7), np.arange(12)])
+    step = training._loader(runs, cached, taught, 60, lm)([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     for row, items in step.rows:
         training.step_loss(lm, taught, step, row, shared, items, loss)[0].backward()

@@ -85,7 +85,8 @@ def choose_layer(loaded: Loaded, text: str, number: int | None, device: torch.de
     early = shapes.index(shapes[index])  # the first of that shape: patches have hardly met there
     start = _require_patches(loaded, text, early, side, picture, others)
     if not all(tensor.isfinite().all() for tensor in (layers[index], _tokens(final))):
-        why = f"its weights lack {loaded.lacking[0]} and maybe more" if loaded.lacking else "its features are NaN or infinite"
+        lacking = f"its weights lack {loaded.lacking[0]} and maybe more" if loaded.lacking else None
+        why = lacking or "its features are NaN or infinite"
         raise ModelError(f"encoder {text}: {why}; choose another, or download it again")
 
     def read(pixels_B3SS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -151,7 +151,7 @@ def test_the_papers_figures_are_drawn_where_their_runs_are(drawn_things: Figures
 def test_a_figure_without_its_runs_says_which_it_needs(tmp_path: Path) -> None:
     world = World(families=2, per_leaf=8)
     absent = draw_figures(measure(load_sweep(write_sweep(tmp_path, world, ORIGINAL, seeds=(0,))))).absent
-    assert set(absent) == set(FIGURES) - {"main", "headline", "auc", "loss"}
+    assert set(absent) == set(FIGURES) - {"main", "headline", "auc", "loss", "sensitivity"}
     for sentence in absent.values():
         assert re.fullmatch(r"[A-Z][^.]* needs? .*\.", sentence), sentence
     for name, number in (("encoders", 3), ("ablation", 4), ("shuffles", 6), ("coherence_plain", 7), ("depth", 12)):

@@ -219,7 +219,7 @@ def test_what_is_left_out_is_said_loudly_in_overview_and_report(study, scattered
         assert "LEFT OUT" in error
         assert "--features" in error
     page = (study.parent / "out" / "index.html").read_text()
-    assert page.index("Left out.") < page.index("In short.")
+    assert page.index("Left out.") < page.index("What this study cannot answer.")
     assert "--dataset" in page
 
 

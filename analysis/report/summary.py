@@ -174,9 +174,10 @@ def _contrasts(contrasts: pd.DataFrame) -> Table:
 
 
 def _models(models: pd.DataFrame) -> Table:
-    """Each effect by the step that is tested for equivalence, in points."""
+    """Each effect by the step that is tested for equivalence, in points; reduced models are in `models` only."""
     table = _table("mixed models of held-out F1", "points [95 %]", "df", "p", "verdict", words=1)
-    for row in models[models["tost_step"].fillna("").ne("") | models["estimate"].isna()].to_dict("records"):
+    chosen = (models["tost_step"].fillna("").ne("") & ~models["reduced"].eq(True)) | models["estimate"].isna()
+    for row in models[chosen].to_dict("records"):
         name = ", ".join(filter(None, [row["question"], row["setup"]]))
         if pd.isna(row["estimate"]):
             table.add_row(Text(f"{name}: {row['comparison']}"), MISSING, MISSING, MISSING, Text(row["note"]))
@@ -188,8 +189,7 @@ def _models(models: pd.DataFrame) -> Table:
             name, step = f"{name}, {row['comparison']}", f"{row['term']}, {step}"
         ends = _interval(value, low, high, sign=True)
         text = Text(f"{name}: {step}")
-        verdict = f"singular, reduced: alone {row['alone']}" if row["reduced"] else row["verdict"]
-        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(verdict))
+        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(row["verdict"]))
     return table
 
 

@@ -8,7 +8,8 @@ from analysis.predictions import derive_answers
 from analysis.scores.calibration import BINS, answer_bins, answers_table, reliability_table
 
 RUNS = pd.DataFrame(
-    {"setup": "", "arm": ["original", "original", "across"], "lm_init": "pretrained"}, index=["a", "b", "c"]
+    {"cell": ["one", "one", "other"], "setup": "", "arm": ["original", "original", "across"], "lm_init": "pretrained"},
+    index=["a", "b", "c"],
 )
 
 

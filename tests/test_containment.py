@@ -12,7 +12,7 @@ from run_folders import all_bytes, bytes_of, places_of, sweep_file
 from small_study import SETTINGS, word_tokenizer, write_features
 from test_executors import planned
 from tiny import tiny_lm
-from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, GPT2Config, OPTConfig
+from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
 
 from cachegen.data.dataset import load_dataset
 from engine.runs.directory import RunDirectory
@@ -46,13 +46,6 @@ def saved(model, folder, study):
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder)
     return folder
-
-
-def gemma3(folder, study):
-    text = {**TINY, **LAYERS, "num_key_value_heads": 1, "head_dim": 8}
-    vision = {**LAYERS, "image_size": 8, "patch_size": 4}
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    return saved(Gemma3ForConditionalGeneration(config), folder, study)
 
 
 def gpt2(folder, study):
@@ -110,7 +103,6 @@ def nowhere(folder, _study):
 
 # name -> the LM, what is said of it, and whether it can be known before anything is loaded
 BAD = {
-    "multimodal": (gemma3, "several parts", True),
     "few learned positions": (gpt2, "positions", True),
     "few positions with an offset": (opt, "positions", True),
     "few rotary positions": (rotary, "positions", True),
@@ -226,7 +218,7 @@ def test_train_says_it_in_one_line(small_study, tmp_path, crosstax, make):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("name", ["few learned positions", "no tokenizer", "answers unknown", "multimodal"])
+@pytest.mark.parametrize("name", ["few learned positions", "no tokenizer", "answers unknown"])
 def test_a_dry_run_makes_the_same_checks(small_study, tmp_path, crosstax, name):
     make, says, _ = BAD[name]
     lms = [make(tmp_path / "bad", small_study), small_study.lm, "nobody/nothing"]
@@ -251,7 +243,7 @@ class Panic(BaseException):
 Panic.__name__ = "PanicException"
 RAISED = [AttributeError("no such thing"), IndexError(), KeyError("x" * 5000), RecursionError("deep\nand deeper"),
           OSError(5, "Input/output error", "/elsewhere"), AssertionError("\udcff"), Panic("panicked")]  # fmt: skip
-PLACES = [(group, "load_dataset"), (group, "load_lm"), (group, "tokenise"), (group, "build_questions"),
+PLACES = [(group, "load_dataset"), (group, "load_lm"), (group, "prompt_tokens"), (group, "build_questions"),
           (group, "new_projector"), (training, "step_loss"), (group, "evaluate")]  # fmt: skip
 
 

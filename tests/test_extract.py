@@ -23,9 +23,9 @@ import transformers
 from PIL import Image
 from test_system import LINUX_ONLY
 
-from cachegen.common.errors import RunError, StoreError
+from cachegen.common.errors import ModelError, RunError, StoreError
 from cachegen.data.dataset import Dataset, load_dataset
-from cachegen.data.images import read_image
+from cachegen.data.images import Transform, read_image
 from cachegen.encoders import Encoded, Encoder, load_encoder
 from cachegen.features import extract as extraction
 from cachegen.features.extract import BLOCKS_AHEAD, BLOCKS_BEHIND, extract
@@ -379,7 +379,7 @@ def test_other_images_encoder_or_dtype_are_refused(dataset: Dataset, encoder: st
 
 def test_features_that_are_not_finite_are_refused(dataset: Dataset, tmp_path: Path) -> None:
     broken = save_encoder(tmp_path / "nan", scale=float("nan"))
-    with pytest.raises(StoreError, match=r"crow/crow_0.jpg: encoder .*nan gives NaN or infinite bfloat16 features"):
+    with pytest.raises(ModelError, match=r"encoder .*nan: its features are NaN or infinite"):  # before any picture
         run(dataset, broken, tmp_path / "nan.h5")
     large = save_encoder(tmp_path / "large", scale=1e7)
     run(dataset, large, tmp_path / "large.h5")
@@ -398,7 +398,7 @@ def test_decoding_stays_a_bounded_number_of_blocks_ahead(monkeypatch: pytest.Mon
     monkeypatch.setattr(extraction, "_decode", decode)
     slices = [range(start, start + BATCH) for start in range(0, 400, BATCH)]
     paths = [Path(str(row)) for row in range(400)]
-    transform = extraction.Transform(2, (0, 0, 0), (1, 1, 1))
+    transform = Transform(2, (0, 0, 0), (1, 1, 1))
     blocks = extraction._decoded(slices, paths, transform, workers=8, pinned=False)
     assert next(blocks).start == 0
     time.sleep(0.05)

@@ -110,7 +110,7 @@ def test_a_step_of_lockstep_has_the_loss_and_gradients_of_the_plain_loop(small_s
     packed, looped = ([plain.projector(seed) for seed in (0, 1)] for _ in range(2))
     condition = small_study.sweep(task="name").runs[0][1]
     runs = [training.TrainingRun(None, condition, part, p) for part, p in zip(parts, packed, strict=True)]
-    step = training._loader(runs, plain.features, plain.tokens, 60)([np.arange(7), np.arange(12)])
+    step = training._loader(runs, plain.features, plain.tokens, 60, plain.lm)([np.arange(7), np.arange(12)])
     assert len(step.rows) > 1
     losses = torch.zeros(2)
     for row, items in step.rows:

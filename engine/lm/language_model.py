@@ -25,6 +25,7 @@ from engine.lm.loading import load_model
 from engine.lm.prefix_sharing import IMPLEMENTATION, Layout, packed_as
 
 Way = Literal["shared", "unshared", "single"]
+LOGITS_AT_ONCE = 2**25  # values: 128 MB in float32
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 
 
@@ -35,7 +36,7 @@ class FrozenLM:
     `decoder`: the part of `model` from embeddings to final hidden states. `width`: D, the size of its embeddings;
     `embedding_rms`: root mean square of its input embeddings. `way`: "shared", one pass per row in which all questions
     read their image's prefix; or else, with the `reason` why it is not shared, "unshared": Hugging Face's own forward,
-    one prompt per question, side by side and filled up behind; "single": one after the other.
+    one prompt per question, as a batch padded at the end; "single": one after the other.
     """
 
     model: Any
@@ -198,6 +199,15 @@ class FrozenLM:
         if self._plain_head:
             return self.model.get_output_embeddings()(states_QD).float()
         return self._own_logits(states_QD).float()
+
+    def log_probabilities(self, states_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+        """(N,) float32 log-probability of each target token; logits are in memory for a block of rows at a time."""
+        block = max(1, LOGITS_AT_ONCE // self.rows)
+        found = [
+            torch.log_softmax(self.vocabulary_logits(states), dim=-1).gather(1, target[:, None])[:, 0]
+            for states, target in zip(states_ND.split(block), target_N.split(block), strict=True)
+        ]
+        return torch.cat(found)
 
     def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor:
         """(Q, 2) logits of yes and no from the head's two rows in float32: bf16 logits near 20 step by 0.125."""

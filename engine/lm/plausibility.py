@@ -17,8 +17,6 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.prefix_sharing import Layout
 from engine.lm.prompts import encode, quoted, refuse_beyond, refuse_phrases
 
-HEAD_ROWS = 1024  # tokens whose logits over the whole vocabulary are in memory at once
-
 
 @dataclass(frozen=True)
 class Continuations:
@@ -126,8 +124,5 @@ def _score(lm: FrozenLM, texts: Continuations, prefixes: Prefixes) -> np.ndarray
     rows_N = torch.from_numpy(layout.images * layout.prefix + question_N * suffix + place_N).to(lm.device)
     states_ND = lm.answer_states(lm.embed(ids_T), layout, rows_N, ids_T if lm.reads_tokens else None)
     targets_N = torch.from_numpy(ids_QS[question_N, place_N + 1]).to(lm.device)
-    found = [
-        torch.log_softmax(lm.vocabulary_logits(states), dim=-1).gather(1, targets[:, None])[:, 0].cpu()
-        for states, targets in zip(states_ND.split(HEAD_ROWS), targets_N.split(HEAD_ROWS), strict=True)
-    ]
-    return np.bincount(question_N, weights=torch.cat(found).double().numpy(), minlength=len(numbers))
+    found_N = lm.log_probabilities(states_ND, targets_N).cpu().double().numpy()
+    return np.bincount(question_N, weights=found_N, minlength=len(numbers))

@@ -20,7 +20,6 @@ from engine.training.batches import pack
 from engine.training.features import Features, prefetched
 from engine.training.loop import named_tokens, prompt_row
 
-LOGITS_AT_ONCE = 2**25  # 128 MB in float32
 KEYS = ["image", "kind", "category"]
 
 
@@ -54,12 +53,8 @@ def log_probabilities(
         own = suffix[row.question]
         states = prompt_row(lm, tokens, row, [projector] * count, images, own)
         question, _, target = (on_device(each, lm.device) for each in named_tokens(tokens, own))
-        block = max(1, LOGITS_AT_ONCE // lm.rows)
-        said = [
-            torch.log_softmax(lm.vocabulary_logits(some), dim=-1).gather(1, wanted[:, None])[:, 0]
-            for some, wanted in zip(states.split(block), target.split(block), strict=True)
-        ]
-        found.append(torch.zeros(len(own), device=lm.device).index_add(0, question, torch.cat(said)))
+        said = lm.log_probabilities(states, target)
+        found.append(torch.zeros(len(own), device=lm.device).index_add(0, question, said))
         advance(len(own))
     values = np.empty(len(image), dtype=np.float32)
     for row, each in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it

@@ -66,18 +66,18 @@ def data_things(
 def data_pictograms(
     packages: Annotated[
         Path | None,
-        typer.Option(help="Folder with the .tgz files that npm fetched; without it, instructions are printed."),
+        typer.Option(help="Folder with the .tgz files from npm; without it, instructions are printed."),
     ] = None,
     out: OutFolder = Path("pictograms"),
     partial: Annotated[
-        bool, typer.Option("--partial", help="Build from the sets that are there, in whatever version.")
+        bool, typer.Option("--partial", help="Build from the sets that are there, even if versions differ.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a dataset of everyday things as eleven emoji sets draw them.
 
-    2,186 pictures of 176 leaves under 22 hypernyms in two levels. The sets are fetched by npm (43 MB); without
-    --packages the command line for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
+    2,186 images of 176 leaves under 22 hypernyms in two levels. npm fetches the sets (43 MB); without --packages
+    the command for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
 
     Example: crosstax data pictograms --packages packages --out pictograms
     """
@@ -91,7 +91,7 @@ def data_pictograms(
     say(dataset.summary())
     for line in summary["differences"]:
         say(f"not as recorded: {line}")
-    say(f"licences and credits: {out / 'CREDITS.md'}; all pictures at a glance: {out / 'contact_sheet.png'}")
+    say(f"licences and credits: {out / 'CREDITS.md'}; all images on one sheet: {out / 'contact_sheet.png'}")
     print_json(summary, as_json)
 
 
@@ -99,14 +99,15 @@ def data_cifar100(
     archive: Annotated[Path, typer.Argument(help="cifar-100-binary.tar.gz, 169 MB, or the folder unpacked from it.")],
     out: OutFolder = Path("cifar100"),
     per_leaf: Annotated[
-        int, typer.Option(help="Pictures of each leaf: 5 of 6 to train and validate, the others to test.", min=6)
+        int,
+        typer.Option(help="Images of each leaf: 5 of 6 for training and validation, the others for testing.", min=6),
     ] = 600,
     as_json: Json = False,
 ) -> None:
     """Make a dataset of CIFAR-100: 100 leaves under its 20 superclasses, 32 x 32 pixels.
 
-    Its own test images test; of its training images one in fifteen validates. With fewer pictures of a leaf, the
-    first ones of each part are taken.
+    Its own test images are for testing, and one in fifteen of its training images is for validation. With fewer
+    images of each leaf, the first ones of each part are taken.
 
     Example: crosstax data cifar100 cifar-100-binary.tar.gz --out cifar100 --per-leaf 60
     """
@@ -118,11 +119,14 @@ def data_cifar100(
 
 
 def data_taxonomy(
-    leaves: Annotated[Path, typer.Argument(help="Folder of folders, or text file of names, WordNet ids (n01440764).")],
+    leaves: Annotated[
+        Path,
+        typer.Argument(help="Folder with a folder for each leaf, or a text file of names or WordNet ids (n01440764)."),
+    ],
     source: Annotated[
         str,
         typer.Option(
-            "--from", help="wordnet, as Debian or NLTK have it, or a folder with its data.noun and index.noun."
+            "--from", help="wordnet, as installed by Debian or NLTK, or a folder with its data.noun and index.noun."
         ),
     ] = "wordnet",
     out: Annotated[Path, typer.Option("--out", "-o", help="The taxonomy to write.")] = Path("taxonomy.csv"),
@@ -130,8 +134,8 @@ def data_taxonomy(
 ) -> None:
     """Make a first taxonomy.csv for folders of your own, from WordNet.
 
-    Names of several senses are listed with their glosses in OUT's .senses.csv: mark one of each with an x, and give
-    the same command again. Look through the taxonomy before you use it.
+    Names with several senses are listed with their glosses in a file beside OUT that ends in .senses.csv: mark one
+    sense of each with an x, and give the same command again. Read the taxonomy before you use it.
 
     Example: crosstax data taxonomy birds/images --from wordnet --out birds/taxonomy.csv
     """
@@ -247,11 +251,11 @@ def extract(
         say(line)
     if summary["turned"] and not summary["decoding"].endswith("applied"):
         say(
-            f"note: {summary['turned']:,} pictures are stored turned, as EXIF says, and were encoded as stored, as in "
-            "the paper; to turn them upright extract with --upright into another --out"
+            f"note: {summary['turned']:,} images are stored turned, as EXIF says, and were encoded as stored, as in "
+            "the paper; to turn them upright, extract with --upright into another --out"
         )
     if summary["left_out"]:
-        say(f"note: pictures are resized straight to a square, as in the paper, without the {summary['left_out']} "
+        say(f"note: images are resized straight to a square, as in the paper, without the {summary['left_out']} "
             "that the encoder's own preprocessing has")  # fmt: skip
     say(f"decoding: {summary['decoding']}")
     say(f"{summary['encoded']} of {summary['images']} images encoded in {summary['seconds']:.1f} s: {out}")
@@ -300,13 +304,11 @@ def features_import(
     ] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(
-            help="Match the names with its pictures or items: paths, or file names without a folder or suffix."
-        ),
+        typer.Option(help="Match the names with its images or items: paths, or file names without a folder or suffix."),
     ] = None,
     name: Annotated[str | None, typer.Option("--array", help="Which array, where the file has several.")] = None,
     called: Annotated[
-        str | None, typer.Option("--name", help="What the encoder is called; default: the name of the file.")
+        str | None, typer.Option("--name", help="What to call the encoder; default: the name of the file.")
     ] = None,
     channels_first: Annotated[
         bool, typer.Option("--channels-first", help="The array is (N, D, H, W) or (N, D, P).")
@@ -339,7 +341,7 @@ def features_import(
     grid = f" ({summary['grid']})" if summary["grid"] else ""
     say(f"{rows:,} rows x {patches:,} patches{grid} x {width:,} as {summary['dtype']}: {out}")
     if summary["superfluous"]:
-        say(f"note: {summary['superfluous']:,} rows are of nothing in {dataset} and were left out")
+        say(f"note: {summary['superfluous']:,} rows belong to nothing in {dataset} and were left out")
     print_json(summary, as_json)
 
 

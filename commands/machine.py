@@ -18,16 +18,18 @@ def doctor(
         typer.Option("--deep", help="Compare the content of every image with the store, not only sizes and times."),
     ] = False,
     lm: Annotated[
-        str | None, typer.Option(help="Also load an LM (directory, GGUF file or Hugging Face id): how it would run.")
+        str | None,
+        typer.Option(help="Also load an LM (directory, GGUF file or id); show how it would run."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Also load an encoder: what is read of it; with --lm, what the LM would see.")
+        str | None,
+        typer.Option(help="Also load an encoder; show what is read of it and, with --lm, what the LM sees."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, a dataset, a feature store, an LM and an encoder.
 
-    It says what the engine will use and why. Given a dataset and a feature store, it also checks that the features
+    It prints what the engine will use and why. Given a dataset and a feature store, it also checks that the features
     belong to the images.
 
     Example: crosstax doctor --dataset birds --features birds.h5 --deep
@@ -45,7 +47,7 @@ def doctor(
     )
 
     if deep and (dataset is None or features is None):
-        raise typer.BadParameter("--deep compares pictures with features; give --dataset and --features")
+        raise typer.BadParameter("--deep compares images with features; give --dataset and --features")
 
     findings: dict[str, Any] = examine() | (examine_lm(lm, encoder) if lm else {})
     for name, value in findings.items():

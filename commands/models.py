@@ -127,16 +127,16 @@ def probe(
     method: Annotated[
         ProbeMethod,
         typer.Option(
-            help="question: yes or no to whether a crow is a bird; plausibility: log-probability of the hypernym after "
-            "a sentence about the leaf, less that after a neutral one."
+            help="question: is a crow a bird, yes or no; plausibility: log-probability of the hypernym after "
+            "a sentence about the leaf, minus that after a neutral one."
         ),
     ] = "question",
     phrasing: Annotated[
         list[str] | None,
         typer.Option(
             help="A question with {leaf_phrase} or {leaf_noun}, {hypernym_phrase} or {hypernym_noun}, and {is} or "
-            "{Is}; repeatable. Default: four of them, the paper's first. For plausibility a sentence that ends in the "
-            "hypernym."
+            "{Is}; repeatable. Default: four of them, the paper's first. For plausibility, a sentence that ends in "
+            "the hypernym."
         ),
     ] = None,
     neutral: Annotated[

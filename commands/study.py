@@ -23,7 +23,7 @@ def demo(
 ) -> None:
     """Run a whole study on a generated world, and write its report.
 
-    No GPU, pictures or downloads are needed. The report is OUT/report/index.html.
+    No GPU, images or downloads are needed. The report is OUT/report/index.html.
 
     Example: crosstax demo --out demo --seed 3
     """

@@ -1,4 +1,4 @@
-"""Commands that put any questions to finished runs, and make some."""
+"""Commands that put any questions to finished runs, or make such questions."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,8 +36,8 @@ def transfer_ask(
 ) -> None:
     """Put any questions to finished runs, and print how they are answered.
 
-    Questions about a leaf are put to all test images labelled so, in shared passes. The answers are kept beside each
-    run (RUN/transfer/). Those that are there are not asked again. `analyze` and `report` score them, by group.
+    Questions about a leaf are put to all test images with this label, in shared passes. The answers of each run are
+    kept in RUN/transfer/. Sets that have answers are not asked again. `analyze` and `report` score them, by group.
 
     Example: crosstax transfer ask runs --questions paraphrases.csv
     """
@@ -54,7 +54,7 @@ def transfer_ask(
     scores = transfer_scores([each.run for each in results if not each.problem], [each.called for each in asked])
     say(transfer_text(scores))
     failed = {each.run.name: each.problem for each in results if each.problem}
-    say(f"{sum(each.asked for each in results)} sets asked now, of {len(results)} runs; {len(failed)} runs not asked")
+    say(f"{sum(each.asked for each in results)} sets asked now, over {len(results)} runs; {len(failed)} runs failed")
     rows: Any = scores.astype(object).where(scores.notna(), None).to_dict("records")
     print_json({"runs": [str(each.run) for each in results], "scores": rows, "failed": failed}, as_json)
     if failed:
@@ -63,14 +63,14 @@ def transfer_ask(
 
 def transfer_make(
     maker: Annotated[TransferMaker, typer.Argument(help="What to make.")],
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run with the dataset and the wording.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run whose dataset and wording are used.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
     phrasing: Annotated[
         list[str] | None,
-        typer.Option(help="Of paraphrases: a question with {phrase}, {noun}, {is}, {Is}; repeatable."),
+        typer.Option(help="For paraphrases: a question with {phrase} or {noun}, and {is} or {Is}; repeatable."),
     ] = None,
     negation: Annotated[
-        list[str] | None, typer.Option(help="Of paraphrases: the same, with the opposite answer; repeatable.")
+        list[str] | None, typer.Option(help="For paraphrases: the same, with the opposite answer; repeatable.")
     ] = None,
     table: Annotated[
         Path | None,
@@ -79,7 +79,7 @@ def transfer_make(
             "with yes and no; language: name of a leaf or hypernym, phrase."
         ),
     ] = None,
-    question: Annotated[str | None, typer.Option(help="Of language: the question, with {phrase}.")] = None,
+    question: Annotated[str | None, typer.Option(help="For language: the question, with {phrase}.")] = None,
     dataset: DatasetPlace = None,
     as_json: Json = False,
 ) -> None:

@@ -151,7 +151,7 @@ def load_dataset_of_runs(root: Path) -> Dataset:
     lacking = [part for part in ("train", "test") if part not in given]
     if lacking:
         raise DatasetError(
-            f"dataset {root}: split.csv has no {dataset.noun[:-1]} for {' or '.join(lacking)}; give some that split, "
+            f"dataset {root}: split.csv has no {dataset.noun[:-1]} for {' or '.join(lacking)}; add some, "
             "or remove the file to have splits drawn"
         )
     return dataset

@@ -215,8 +215,8 @@ def _decide(names: list[str], nouns: WordNet, file: Path) -> dict[str, str]:
         rows = [row for row in offered if row[0] not in undecided] + open_rows
         write_atomically(file, lambda path: write_table(path, SENSES, rows))
         raise DatasetError(
-            f"{len(undecided):,} names have several senses or none ({some(undecided)}): see that x marks one of each "
-            f"in {file}, and give the same command again"
+            f"{len(undecided):,} names have several senses or none ({some(undecided)}); mark one sense of each with "
+            f"an x in {file}, and give the same command again"
         )
     return chosen
 

@@ -52,7 +52,7 @@ def _member(text: str) -> EncoderName:
             text, found[what] = match[1], int(match[2])
     if "#" in text and not expanded(text).is_dir():
         raise ModelError(
-            f"encoder {text}: behind # stands a whole number, behind the image size; write NAME@SIZE#LAYER"
+            f"encoder {text}: # needs a whole number after it, and comes after the size; write NAME@SIZE#LAYER"
         )
     return _resolve(text, found.get("size"), found.get("layer"))
 

@@ -143,7 +143,7 @@ def read_question_set(path: Path, name: str) -> QuestionSet:
     table = _read_csv(path, ["text", "answer", "group", "set"])
     table = table.rename(columns={"item": "key"})
     if ("leaf" in table) + ("key" in table) == 0:
-        raise ConditionError(f"{path} has neither a column leaf nor key; say what each question is about")
+        raise ConditionError(f"{path} has no column leaf or key; add one, so that each question is about something")
     if unknown := sorted(set(map(str, table)) - set(COLUMNS)):
         raise ConditionError(f"{path}: unknown column {unknown[0]!r}; columns are {', '.join(COLUMNS)}")
     for column in ("leaf", "key"):
@@ -166,16 +166,14 @@ def read_question_set(path: Path, name: str) -> QuestionSet:
 def _set_of(name: str, table: pd.DataFrame, where: str) -> QuestionSet:
     """Each question once. Raises `ConditionError` for one with two answers, and if there is none."""
     if re.search(r"[^\w .+-]", name) or name.startswith("."):
-        raise ConditionError(
-            f"{name!r} is no name for a set of questions; use letters, digits, spaces, points and dashes"
-        )
+        raise ConditionError(f"{name!r} cannot name a question set; use letters, digits, spaces, points and dashes")
     table = table.assign(answer=table["answer"].astype(bool))
     table = table.reindex(columns=COLUMNS, fill_value="").drop_duplicates(ignore_index=True)
     twice = table.duplicated([column for column in COLUMNS if column != "answer"])
     if twice.any():
         row = table[twice].iloc[0]
         raise ConditionError(
-            f"{where}: {row['text']!r} about {row['leaf'] or row['key']} is answered yes and no; correct it"
+            f"{where}: {row['text']!r} about {row['leaf'] or row['key']} is answered both yes and no; correct it"
         )
     if table.empty:
         raise ConditionError(f"{where} asks nothing; add a question")

@@ -80,8 +80,8 @@ class FrozenLM:
             return lm
         if problem := lm._own_problem():
             raise ModelError(
-                f"{name} takes no image: its own forward fails on embeddings in place of tokens, or gives them no "
-                f"gradient ({problem}); choose another LM"
+                f"{name} cannot read images: its own forward fails on embeddings instead of tokens, or gives them "
+                f"no gradient ({problem}); choose another LM"
             )
         raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
 

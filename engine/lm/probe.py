@@ -131,8 +131,8 @@ class ProbeSettings:
             alike = all(fields) and len({field[1] for field in fields if field}) == 1
             if not alike or "{leaf_" in neutral.lower() or f"{phrasing}{neutral}".count("{hypernym_") > 2:
                 raise ConditionError(
-                    f"{phrasing!r} and {neutral!r} are no carrier and neutral sentence: both end in {{hypernym_noun}}, "
-                    "or both in {hypernym_phrase}, and have it nowhere else; the neutral one names no leaf"
+                    f"{phrasing!r} and {neutral!r} are no pair of carrier and neutral sentence; end both in "
+                    "{hypernym_noun}, or both in {hypernym_phrase}, nowhere else, and leave the leaf out of the neutral one"
                 )
 
     @property

@@ -136,7 +136,7 @@ def tokenise_names(
     refuse_phrases(tokenizer, [phrase for phrase, _ in named])
     before, _, after = condition.template.partition("{question}")
     if MARK in after:
-        raise ConditionError("the template has {image} after {question}; a name is said about what came before it")
+        raise ConditionError("a name needs its image before it; put {image} before {question} in the template")
     ids, offsets, prefix, suffixes = _cut_all(tokenizer, [before + name_text(condition, *name) for name in named])
     kinds = [kind for _, kind in named]
     starts = dict.fromkeys(kinds, 0)
@@ -146,7 +146,7 @@ def tokenise_names(
         first = min(sum(end <= place for _, end in offsets[row]) - len(ids[row]) + len(suffixes[row]) for row in own)
         starts[kind] = _common([suffixes[row][:first] for row in own])
     if min(starts.values()) < 1:
-        raise ConditionError("no token is between the image and {phrase} to name it at; put text before {phrase}")
+        raise ConditionError("no token between the image and {phrase} can predict the name; put text before {phrase}")
     # The last token before a phrase stays in the suffix: the phrase's first token is predicted there.
     between = _common([suffix[: starts[kind] - 1] for suffix, kind in zip(suffixes, kinds, strict=True)])
     inputs = [suffix[between:-1] for suffix in suffixes]

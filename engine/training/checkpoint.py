@@ -95,7 +95,7 @@ def read_checkpoint(
             _check(memoryview(content), header, checkpoint)
             step, sizes = int(header["step"]), [int(size) for size in json.loads(header["log_sizes"])]
             if step < 0 or min(sizes) < 0 or len(sizes) != len(directories):
-                raise ValueError("its step or the sizes of its logs are none")
+                raise ValueError("its step or the sizes of its logs are impossible")
             _restore(load(content), projectors, optimizer)
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {path} cannot be used ({_reason(error)}); {REMEDY}") from None

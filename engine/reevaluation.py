@@ -31,10 +31,7 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
     inputs = Inputs(dataset=dataset.root, features=run.store.path, lm=run.lm[0])
     digests = run.config["digests"]
     shared = Opener(choose_device(execution.device)).open(PlannedRun(inputs, run.condition, "", digests))
-    keys = shared.dataset.images["key"].reindex(questions["image"])
-    if not (keys.to_numpy() == questions["key"].to_numpy()).all():
-        named = f"{folder / 'questions.parquet'} names other {dataset.noun} than its dataset"
-        raise RunError(f"{named}; delete and repeat the run")
+    run.require_about(dataset, questions)
     lm = shared.lm
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
     asked = questions[questions["split"] == split].reset_index(drop=True)

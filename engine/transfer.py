@@ -132,11 +132,7 @@ class _Found:
 def _ask(run: FinishedRun, asked: QuestionSet, found: _Found, execution: Execution) -> None:
     """Put one set to one run, and write its answers."""
     dataset, questions = found.dataset(run), run.questions()
-    keys = dataset.images["key"].reindex(questions["image"]).to_numpy()
-    if not (keys == questions["key"].to_numpy()).all():
-        raise RunError(
-            f"{run.directory.file('questions.parquet')} names other {dataset.noun} than its dataset; repeat it"
-        )
+    run.require_about(dataset, questions)
     rows = put_to(questions, asked, dataset)
     run.weights  # noqa: B018 - a damaged projector is said before models are loaded
     shared = found.shared(run)

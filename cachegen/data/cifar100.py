@@ -152,8 +152,8 @@ def _first_of_each(archive: Path, part: str, images: Labelled, count: int, names
     for label, numbers in found.items():
         if len(numbers) < count:
             raise DatasetError(
-                f"{archive}: {part}.bin has {len(numbers):,} images of {names[label]!r}, fewer than the {count:,} asked for; "
-                "lower --per-leaf"
+                f"{archive}: {part}.bin has {len(numbers):,} images of {names[label]!r}, fewer than "
+                f"{count:,}; lower --per-leaf"
             )
     return found
 

@@ -235,7 +235,8 @@ def load_model(folder: Path, lm_init: str, lm_seed: int, dtype: str) -> tuple[An
     try:
         if lm_init == "random" and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ModelError(
-                f"the LM in {folder} is part of a {config.model_type}, and cannot have random weights; choose another LM"
+                f"the LM in {folder} is part of a {config.model_type}, and cannot have random weights; choose "
+                "another LM"
             )
         if lm_init == "random":
             _check_memory(folder)

@@ -132,7 +132,7 @@ class ProbeSettings:
             if not alike or "{leaf_" in neutral.lower() or f"{phrasing}{neutral}".count("{hypernym_") > 2:
                 raise ConditionError(
                     f"{phrasing!r} and {neutral!r} are no pair of carrier and neutral sentence; end both in "
-                    "{hypernym_noun}, or both in {hypernym_phrase}, nowhere else, and leave the leaf out of the neutral one"
+                    "{hypernym_noun}, or both in {hypernym_phrase}, nowhere else, and name no leaf in the neutral one"
                 )
 
     @property

@@ -84,6 +84,13 @@ class FinishedRun:
             raise RunError(f"{path} has no test questions, or an unknown split; delete the run and repeat it")
         return table
 
+    def require_about(self, dataset: Dataset, questions: pd.DataFrame) -> None:
+        """Raise `RunError` unless the images of `dataset` have the keys that this run's `questions` name."""
+        keys = dataset.images["key"].reindex(questions["image"])
+        if not (keys.to_numpy() == questions["key"].to_numpy()).all():
+            named = f"{self.directory.file('questions.parquet')} names other {dataset.noun} than its dataset"
+            raise RunError(f"{named}; delete and repeat the run")
+
     def logits(self, asked: pd.DataFrame) -> pd.DataFrame:
         """Columns logit_yes, logit_no, mass, a row for each of `asked`: its validation and test questions.
 

@@ -1,4 +1,4 @@
-"""A study of items (`items.csv`) in words: whatever its captions and pages say of images and pictures, of items.
+"""The words of a study of items (`items.csv`): where captions and pages say image or picture, item is written.
 
 Texts are written for images, the paper's case, and pass through here at the edge, where they become files. A name that
 the user gave, such as a category "picture" or a question that ends in "in this image?", stays as it is.

@@ -181,7 +181,7 @@ def sweep(
 
         done = [folder for folder in folders if folder.name not in (*left, *failed)]
         put = transfer(done, questions, execution)
-        say(f"{sum(each.asked for each in put)} sets of questions asked, of {len(done)} runs")
+        say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]

@@ -54,7 +54,8 @@ def transfer_ask(
     scores = transfer_scores([each.run for each in results if not each.problem], [each.called for each in asked])
     say(transfer_text(scores))
     failed = {each.run.name: each.problem for each in results if each.problem}
-    say(f"{sum(each.asked for each in results)} sets asked now, over {len(results)} runs; {len(failed)} runs failed")
+    asked_now = sum(each.asked for each in results)
+    say(f"{asked_now} question sets asked now, over {len(results)} runs; {len(failed)} runs failed")
     rows: Any = scores.astype(object).where(scores.notna(), None).to_dict("records")
     print_json({"runs": [str(each.run) for each in results], "scores": rows, "failed": failed}, as_json)
     if failed:

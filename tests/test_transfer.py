@@ -87,7 +87,7 @@ def test_a_sweep_asks_its_questions_and_says_so_before(swept):
     found = tables(runs)
     assert len(found) == 4
     assert forecast == [{"name": "paraphrases", "questions": sum(map(len, found.values())), "problem": None}]
-    assert "4 sets of questions asked" in said
+    assert "4 question sets asked" in said
 
 
 def test_answers_are_those_of_the_runs_own_evaluation(swept):

@@ -396,7 +396,7 @@ KINDS = {"heldout": "held-out hypernyms", "seen": "seen hypernyms", "new": "othe
 
 
 def transfer(page: Page) -> Data | None:
-    """One row per cell of the headline and set of questions; None where none were asked."""
+    """One row per cell of the headline and question set; None where none were asked."""
     rows = [row for row in page.study.transfer.to_dict("records") if row["shown"]]
     columns = [
         SETUP,

@@ -108,15 +108,15 @@ def objections(page: Page) -> Iterator[str]:
     if all(cell_of_one.pretrained for cell_of_one in cell_of):
         yield "No random-init LM was run, so it is open whether what is known comes from the LM’s training on text."
     if not any(cell.labels.shuffle == "across" for cell in pretrained):
-        yield "No labels were shuffled across categories, so it is open whether pictures alone give the answers."
+        yield "No labels were shuffled across categories, so it is open whether images alone give the answers."
     controls = [c for c in study.compared if c.other in CONTROLS and c.one.labels.shuffle == "original"]
     if not controls:
-        yield "No control without an LM could be computed, so similar pictures alone might give the same answers."
+        yield "No control without an LM could be computed, so similar images alone might give the same answers."
     if beaten_not := [c for c in controls if c.one.pretrained and c.f1.decision is not Decision.ABOVE]:
         strong = max(beaten_not, key=lambda c: c.means[1])
         yield (
-            f"A control without any LM, nearest neighbours among the pictures, reaches F1 {strong.means[1]:.1f}; "
-            f"the pretrained LM beside it: {strong.f1.verdict}. So similar pictures alone may explain the result."
+            f"A control without any LM, nearest neighbours among the images, reaches F1 {strong.means[1]:.1f}; "
+            f"the pretrained LM beside it: {strong.f1.verdict}. So similar images alone may explain the result."
         )
     if page.world is not None and study.runs["dataset_digest"].nunique() == 1:
         yield (

@@ -77,7 +77,7 @@ def data_pictograms(
     """Make a dataset of everyday things as eleven emoji sets draw them.
 
     2,186 images of 176 leaves under 22 hypernyms in two levels. npm fetches the sets (43 MB); without --packages
-    the command for that is printed. Drawing takes a minute or two, and needs crosstax[pictograms].
+    the command for that is printed. Drawing takes a minute or two, and needs the extra `pictograms`.
 
     Example: crosstax data pictograms --packages packages --out pictograms
     """

@@ -1,6 +1,7 @@
 """The command line, in process: one JSON line, one line per error, exit code 2, nothing heavy at import."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -242,3 +243,24 @@ def test_importing_the_command_and_reading_configs_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] False"
+
+
+def words_lost(text):
+    """What a help text in rich's markup says in square brackets after a word, which is not printed."""
+    return re.findall(r"\w\[[a-z]\w*\]", text or "")
+
+
+def test_help_prints_every_word():
+    import typer.main
+
+    from cli import app
+
+    def texts(command):
+        yield command.help
+        yield from (parameter.help for parameter in command.params if hasattr(parameter, "help"))
+        for below in getattr(command, "commands", {}).values():
+            yield from texts(below)
+
+    found = list(texts(typer.main.get_command(app)))
+    assert len(found) > 100 and not [text for text in found if words_lost(text)]
+    assert words_lost("it needs crosstax[pictograms].") == ["x[pictograms]"]

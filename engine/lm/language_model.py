@@ -2,8 +2,8 @@
 
 Only what the loss needs is computed: hidden states are gathered at the answer positions before the head, the
 last block's MLP runs at those rows only, and no weight takes a gradient. At load, two images with two
-questions each are compared with Hugging Face's own forward, one question at a time; beyond the bound the
-model is refused.
+questions each are compared with Hugging Face's own forward, one question at a time. If prefix sharing does
+not pass, each question is a prompt of its own; if that does not pass either, the model is refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ class FrozenLM:
         raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
 
     def _problem(self, way: Way, prunes: bool) -> str:
-        """What the check at load has against this way, from now on taken; empty if nothing."""
+        """Take this way, and say what the check at load finds wrong with it; empty if nothing."""
         try:
             self._take(way, prunes)
             check(self)
@@ -99,7 +99,7 @@ class FrozenLM:
         return ""
 
     def _own_problem(self) -> str:
-        """What keeps the model's own forward from embeddings and their gradient; empty if nothing."""
+        """Why the model's own forward cannot take embeddings and give their gradient; empty if it can."""
         ids = torch.zeros(9, dtype=torch.long, device=self.device)
         try:
             with torch.enable_grad():

@@ -1,7 +1,7 @@
 """LMs in other forms than a folder of transformers: a GGUF file of llama.cpp, an adapter (LoRA) to another LM.
 
 Each is given a view: a small folder in the cache with its config.json and tokenizer in transformers' form, made once,
-so that all that reads those reads any LM alike. `weights.json` in it says where the weights are.
+so that code which reads these reads any LM. `weights.json` in it says where the weights are.
 """
 
 import contextlib

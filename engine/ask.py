@@ -207,7 +207,7 @@ def names_text(names: pd.DataFrame) -> str:
     for image, table in names.groupby("image", sort=False):
         best = [own.nlargest(BEST, "score") for _, own in table.groupby("kind", sort=False)]
         lines = [f"  {row.score:+6.2f}  {row.phrase} ({row.kind})" for row in pd.concat(best).itertuples()]
-        blocks.append("\n".join([f"{image}: log-probability of a name, less its mean over the test images", *lines]))
+        blocks.append("\n".join([f"{image}: log-probability of a name, minus its mean over the test images", *lines]))
     return "\n".join(blocks)
 
 

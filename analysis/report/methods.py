@@ -191,7 +191,7 @@ PROBED = {
     "question": "The LM was also asked in text alone whether each leaf is a kind of each hypernym.",
     "plausibility": (
         "The LM was also read in text alone: the log-probability of each hypernym after a sentence about the leaf, "
-        "less that after the same sentence about nothing in particular, mean over sentences."
+        "minus that after the same sentence without the leaf, mean over sentences."
     ),
 }
 LOSSES = {"vocabulary": "the whole vocabulary", "answers": "the two answers"}

@@ -1,1 +1,1 @@
-"""Everyday things as several emoji sets draw them: a dataset of real pictures from packages of the npm registry."""
+"""Everyday things as several emoji sets draw them: a dataset of real images from packages of the npm registry."""

@@ -281,8 +281,8 @@ def _complete(path: Path, header: Header, config: Any) -> None:
             overlooked.append(name)
     if overlooked:
         raise ModelError(
-            f"{path} has {overlooked[0]}, which transformers overlooks in a GGUF of {kind}: its answers would be "
-            "others; take its version with safetensors"
+            f"{path} has {overlooked[0]}, which transformers overlooks in a GGUF of {kind}, so its answers would "
+            "differ; take its version with safetensors"
         )
 
 
@@ -348,8 +348,8 @@ def check_whole(path: Path, model: Any) -> None:
     held = sum(values.numel() for values in model.parameters())
     if sum(kept.values()) != held:
         raise ModelError(
-            f"{path} holds {sum(kept.values()):,} numbers, of which transformers makes a model of {held:,}: it is not "
-            "read whole; take its version with safetensors"
+            f"{path} holds {sum(kept.values()):,} numbers, but transformers makes a model of {held:,}, so it is not "
+            "read as a whole; take its version with safetensors"
         )
 
 
@@ -378,8 +378,8 @@ def adapter_view(folder: Path, base: Path) -> Path:
     check_small_files(folder)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(
-            f"{folder} has an adapter without {ADAPTER_WEIGHTS}; a pickled one can run code and is not read: load it "
-            "where you trust it, then save_pretrained"
+            f"{folder} has an adapter without {ADAPTER_WEIGHTS}; a pickled one can run code and is not read; load it "
+            "where you trust it, and save it with save_pretrained"
         )
     require_packages(f"{folder} is an adapter, which", "peft")
     from peft import PeftConfig

@@ -58,7 +58,7 @@ def test_tokens_of_a_sentence_are_those_of_the_whole_text(style: str, hypernym: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"template": "{question}{image}"}, "after {question}"),
+        ({"template": "{question}{image}"}, "before {question}"),
         ({"template": "{image}{question}", "carrier_leaf": "{phrase} is here"}, "put text before"),
         ({"carrier_leaf": "no slot"}, "needs {phrase}"),
     ],

@@ -445,7 +445,7 @@ def test_extract_counts_turned_pictures_and_upright_helps(encoder, tmp_path, cro
     words = ["extract", root, "--encoder", encoder, "--device", "cpu", "--out"]
     code, _, message = crosstax(*words, tmp_path / "a.h5")
     assert code == 0
-    assert "8 pictures are stored turned" in message
+    assert "8 images are stored turned" in message
     assert "--upright" in message
     upright = Encoding(encoder, 64, "stop", "cpu", "auto", Decoding(upright=True))
     extract_in_parts(load_dataset(root), tmp_path / "b.h5", upright, 2, in_this_process)

@@ -80,11 +80,11 @@ def test_a_phrase_has_all_tokens_behind_its_carrier(tokenizer):
         ({"neutral": ()}, "0 neutral"),
         (
             {"phrasings": ("{leaf_phrase} is {hypernym_phrase}.",), "neutral": ("this is {hypernym_phrase}",)},
-            "both end in",
+            "end both in",
         ),
         (
             {"phrasings": ("{leaf_phrase} is {hypernym_phrase}",), "neutral": ("this is {hypernym_noun}",)},
-            "both end in",
+            "end both in",
         ),
         ({"neutral": ("{Leaf_phrase} is a type of {hypernym_noun}",)}, "no leaf"),
         ({"phrasings": ("this is {hypernym_noun}",), "neutral": ("this is {hypernym_noun}",)}, "must name both"),

@@ -205,7 +205,7 @@ HEAD = "leaf,text,answer,group,set\n"
     ("text", "message"),
     [
         ("leaf,text,answer,set\ncrow,is it,yes,a\n", "no column group"),
-        ("text,answer,group,set\nis it,yes,g,a\n", "neither a column leaf nor key"),
+        ("text,answer,group,set\nis it,yes,g,a\n", "no column leaf or key"),
         ("leaf,colour,text,answer,group,set\ncrow,,is it,yes,g,a\n", "unknown column 'colour'"),
         (HEAD + "crow,is it,yes,g,a\ncrow,is it,maybe,g,a\n", "line 3 has an answer"),
         (HEAD + ",is it,yes,g,a\n", "line 2 names a leaf and a key"),
@@ -213,7 +213,7 @@ HEAD = "leaf,text,answer,group,set\n"
         (HEAD + "crow,is it,yes,,a\n", "line 2 has no group"),
         (HEAD + "crow,is it,yes,g,\n", "line 2 has no set"),
         (HEAD + f"crow,{'a' * 200_000},yes,g,a\n", "characters"),
-        (HEAD + "crow,is it,yes,g,a\ncrow,is it,no,g,a\n", "answered yes and no"),
+        (HEAD + "crow,is it,yes,g,a\ncrow,is it,no,g,a\n", "answered both yes and no"),
         (HEAD, "asks nothing"),
         ("\0", "no CSV|no column"),
     ],

@@ -349,7 +349,7 @@ def check_whole(path: Path, model: Any) -> None:
     if sum(kept.values()) != held:
         raise ModelError(
             f"{path} holds {sum(kept.values()):,} numbers, but transformers makes a model of {held:,}, so it is not "
-            "read as a whole; take its version with safetensors"
+            "read whole; take its version with safetensors"
         )
 
 

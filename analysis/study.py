@@ -25,7 +25,7 @@ from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
 from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table, measure_table
 from analysis.statistics.hypernym_tests import hypernym_tests
-from analysis.statistics.item_model import item_table
+from analysis.statistics.item_model import MOST, item_table
 from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
 from analysis.statistics.residuals import checks_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
@@ -64,6 +64,7 @@ class Study:
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
         transfer_groups: Answers to questions beyond the runs' own, see `analysis.transfer.transfer_groups`.
+        most_items: Answers that models of single answers may take.
     """
 
     sweep: SavedRuns
@@ -81,6 +82,7 @@ class Study:
     answers: Answers
     notes: tuple[str, ...]
     transfer_groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GROUP_COLUMNS))
+    most_items: int = MOST
 
     def test(self, group: str) -> pd.DataFrame:
         """Test scores of one group ("leaf", "seen" or "heldout"); index run_id, in the order of `runs`."""
@@ -135,7 +137,7 @@ class Study:
     @cached_property
     def items(self) -> pd.DataFrame:
         """Logistic models of single answers, see `analysis.statistics.item_model.item_table`."""
-        return item_table(self.compared, self.runs, self.answers)
+        return item_table(self.compared, self.runs, self.answers, self.most_items)
 
     @cached_property
     def robustness(self) -> pd.DataFrame:
@@ -218,12 +220,13 @@ class Study:
         return transfer_means(self.runs, self.transfer_groups)
 
 
-def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
+def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MOST) -> Study:
     """Score all runs of a sweep. Question tables, answers and pooled features are read once.
 
     Args:
         sweep: The runs, from `load_sweep`.
         probes: Text probes of their LMs, from `analysis.probes.read_probes`.
+        most_items: Answers that models of single answers may take, see `analysis.statistics.item_model`.
 
     Returns:
         The study. What cannot be computed is left out, and its `notes` say why.
@@ -296,6 +299,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = ()) -> Study:
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
         transfer_groups=others,
+        most_items=most_items,
     )
 
 

@@ -1,5 +1,6 @@
 """Commands that turn saved predictions, ours or the authors', into tables, figures and a report."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,10 @@ def analyze(
     dataset: DatasetPlaces = None,
     features: StorePlaces = None,
     r: Annotated[bool, typer.Option("--r", help="Write the mixed models as an R script with its data too.")] = False,
+    items: Annotated[
+        bool,
+        typer.Option("--items", help="Fit all models of single answers; of a large study that takes minutes each."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compute every table and figure of a sweep.
@@ -32,7 +37,8 @@ def analyze(
     from cachegen.common.progress import console
 
     started = time.perf_counter()
-    study = run(load_sweep(folder, dataset or [], features or []), out, read_probes(probe or []))
+    sweep, probes = load_sweep(folder, dataset or [], features or []), read_probes(probe or [])
+    study = run(sweep, out, probes, sys.maxsize) if items else run(sweep, out, probes)
     if r:
         from analysis.statistics.r_script import write_r
 

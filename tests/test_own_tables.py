@@ -345,7 +345,7 @@ def test_analyze_prints_the_essentials(
     monkeypatch.setattr(study_files, "measure", lambda *inputs: given.append(inputs) or study)
     code, out, err = crosstax("analyze", folder / "sweep", *words)
     assert code == 0
-    assert [(len(sweep.runs), len(probes)) for sweep, probes in given] == [(len(study.runs), 1)]
+    assert [(len(sweep.runs), len(probes)) for sweep, probes, *_ in given] == [(len(study.runs), 1)]
     found = json.loads(out.strip().splitlines()[-1])
     assert found == {"out": str(tmp_path / "out"), **essentials(study)}
     assert "fixed in advance" in err

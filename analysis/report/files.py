@@ -20,6 +20,7 @@ from analysis.predictions import SavedRuns
 from analysis.probes import Probe
 from analysis.report.dictionary import describe_columns
 from analysis.scores.dose import dose_table
+from analysis.statistics.item_model import MOST
 from analysis.study import Study, measure
 from cachegen.common.files import write_atomically, write_text
 from cachegen.common.system import begin_worker, cores
@@ -150,9 +151,9 @@ FOLDER = "figures"
 MANY_RUNS = 24  # with fewer, figures are small and a second process takes as long to start as it saves
 
 
-def analyze(sweep: SavedRuns, out: Path, probes: Sequence[Probe] = ()) -> Study:
+def analyze(sweep: SavedRuns, out: Path, probes: Sequence[Probe] = (), most_items: int = MOST) -> Study:
     """Write the tables into `out` and the figures into `out/figures`; return the study that holds them all."""
-    study = measure(sweep, probes)
+    study = measure(sweep, probes, most_items)
     write_study(study, out)
     return study
 

@@ -24,8 +24,8 @@ from analysis.statistics.difference import MARGINS, judged
 from analysis.statistics.laplace import Logistic, Term, fit_logistic
 from analysis.statistics.robustness import Answers
 
-MOST = 200_000  # answers, about half a minute on one core
-TOO_MANY = f"Not fitted: a report models {MOST:,} answers at most; see analysis.statistics.item_model.item_table."
+MOST = 40_000  # answers; larger models take minutes
+TOO_MANY = f"Not fitted: a report models {MOST:,} answers at most; crosstax analyze --items fits all."
 LOG_ODDS = 1.7  # of a logistic model, by unit of d' (of a probit one)
 EFFECTS = {  # term -> what it is, its sign there, and the measure whose contrast decides
     "Intercept": ("criterion, mean of both", -1, ""),
@@ -45,7 +45,7 @@ def item_table(contrasts: list[Contrast], runs: pd.DataFrame, answers: Answers, 
     Columns: status, setup, above, below; effect (what the term is), group (of a random effect), term; estimate in log
     odds with se, z, p, low, high (95 %; of a standard deviation none); alone, verdict (see the module); n (answers),
     levels, converged, note. A model that could not be fitted is one row, the reason in its note. `most`: answers of all
-    models together, in the order of the contrasts; the first model is always fitted.
+    models together, in the order of the contrasts.
     """
     rows: list[dict[str, Any]] = []
     of_cell: dict[Cell, list[str]] = {}
@@ -58,7 +58,7 @@ def item_table(contrasts: list[Contrast], runs: pd.DataFrame, answers: Answers, 
             about = {"status": EXPLORATORY, "setup": c.setup, "above": c.above, "below": c.below}
             here = answer_rows([of_cell[c.one], of_cell[c.other]], runs, answers)
             left -= len(here)
-            found = _rows(c, here) if left >= 0 or not rows else iter([{"n": len(here), "note": TOO_MANY}])
+            found = _rows(c, here) if left >= 0 else iter([{"n": len(here), "note": TOO_MANY}])
             rows += [about | row for row in found]
     return pd.DataFrame(rows, columns=COLUMNS)
 

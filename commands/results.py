@@ -66,10 +66,9 @@ def reanalyze(
     from analysis.release.reanalyze import reanalysis_text, write_reanalysis
     from analysis.release.reanalyze import reanalyze as run
     from cachegen.common.progress import console
-    from engine.design.published import REMOVED_HYPERNYMS
 
     started = time.perf_counter()
-    found = run(release, REMOVED_HYPERNYMS)
+    found = run(release)
     console.print(reanalysis_text(found, console.width))
     if out is not None:
         write_reanalysis(found, out)

@@ -52,7 +52,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(made):
-    return reanalyze(made, REMOVED_HYPERNYMS)
+    return reanalyze(made)
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def test_other_malformed_files(release_dir, file, row, column, value, said):
 
 def test_folders_that_are_no_release(tmp_path, crosstax):
     with pytest.raises(ReleaseError, match="is no folder"):
-        reanalyze(tmp_path / "nowhere", REMOVED_HYPERNYMS)
+        reanalyze(tmp_path / "nowhere")
     (tmp_path / "results").mkdir()
     code, out, err = crosstax("reanalyze", tmp_path, "--json")
     assert (code, out) == (2, "")
@@ -459,7 +459,7 @@ def test_notes_follow_from_the_numbers(found):
 
 @pytest.fixture(scope="module")
 def reference():
-    return reanalyze(REFERENCE / "release", REMOVED_HYPERNYMS)
+    return reanalyze(REFERENCE / "release")
 
 
 def recomputed(found, id):
@@ -583,7 +583,7 @@ def test_any_subset_of_the_files_works(tmp_path):
         target.parent.mkdir(parents=True)
         target.write_bytes(path.read_bytes())
         try:
-            found = reanalyze(tmp_path / path.stem, {})
+            found = reanalyze(tmp_path / path.stem)
         except ReleaseError as error:
             raise AssertionError(path) from error
         if path.stem not in ("coherence_backbone", "qwen3-depthwise", "catwise_leaf_guess_f1_scores"):  # joined ones

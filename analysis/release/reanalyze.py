@@ -13,7 +13,6 @@ from analysis.release.chance import above_chance_claims, chance_claims, table5_c
 from analysis.release.claims import DIFFERS, NO_SOURCE, NOT_PRINTED, OTHER, SAME, STATES, Claim
 from analysis.release.coherence import coherence_claims
 from analysis.release.means import (
-    Removed,
     cell_claims,
     cell_means,
     depth_claims,
@@ -25,6 +24,7 @@ from analysis.release.scores import Release
 from analysis.release.swap import swap_claims
 from analysis.words import MISSING, json_rows
 from cachegen.common.files import write_json, write_text
+from engine.design.published import REMOVED_HYPERNYMS
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ class Reanalysis:
         return {"claims": json_rows(self.claims), "means": json_rows(self.means)}
 
 
-def reanalyze(root: Path, removed: Removed) -> Reanalysis:
+def reanalyze(root: Path) -> Reanalysis:
     """Every published number that the files under `root` allow, beside the paper's, and the means of the figures.
 
-    `removed`: the hypernyms of Table 4 by their number (`REMOVED_HYPERNYMS` of `engine.design.published`).
     Any subset of the release's files works: rows without their source say so. Raises ReleaseError for a folder
     without any of them, and for a malformed file, naming file and line.
     """
@@ -56,8 +55,8 @@ def reanalyze(root: Path, removed: Removed) -> Reanalysis:
         *cell_claims(release),
         *table5_claims(release),
         *chance_claims(release),
-        *above_chance_claims(release, removed),
-        *removed_claims(release, removed),
+        *above_chance_claims(release, REMOVED_HYPERNYMS),
+        *removed_claims(release, REMOVED_HYPERNYMS),
         *encoder_claims(release),
         *coherence_claims(release),
         *probe_claims(release),

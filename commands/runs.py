@@ -173,16 +173,28 @@ def sweep(
         unplanned, count = [], 0
     except UnplannedError as error:
         folders, unplanned, count = error.folders, error.unplanned, error.count
-    left = [folder.name for folder in folders if not RunDirectory(folder).over]
-    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
     silent: dict[str, str] = {}
     if questions:
         from engine.transfer import transfer
 
-        done = [folder for folder in folders if folder.name not in (*left, *failed)]
+        done = [each for each in folders if RunDirectory(each).done and not RunDirectory(each).failed]
         put = transfer(done, questions, execution)
         say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
+    outcome = _outcome(out, folders, unplanned, count) | {"not_asked": silent}
+    if silent:
+        say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
+    print_json(outcome, as_json)
+    if outcome["failed"] or unplanned or silent or (outcome["left"] and (wait or executor != "slurm")):
+        raise typer.Exit(1)
+
+
+def _outcome(out: Path, folders: list[Path], unplanned: list[str], count: int) -> dict[str, Any]:
+    """Say what became of the runs of a sweep; `count` of them failed before they had a folder."""
+    from engine.runs.directory import RunDirectory
+
+    left = [folder.name for folder in folders if not RunDirectory(folder).over]
+    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
@@ -194,12 +206,13 @@ def sweep(
         say(f"{len(left)} runs are not over: crosstax status {out}")
     if failed:
         say("the same command with --retry-failed tries failed runs again")
-    result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
-    if silent:
-        say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
-    print_json(result | {"unplanned": unplanned, "not_asked": silent}, as_json)
-    if failed or unplanned or silent or (left and (wait or executor != "slurm")):
-        raise typer.Exit(1)
+    return {
+        "out": str(out),
+        "runs": [folder.name for folder in folders],
+        "failed": list(failed),
+        "left": left,
+        "unplanned": unplanned,
+    }
 
 
 def _sweep_probe(

@@ -54,7 +54,7 @@ def examine() -> dict[str, str]:
 
 
 def examine_dataset(root: Path) -> tuple[str, Inspection | None]:
-    """(summary, what was seen) of a sound dataset, all of whose pictures are decoded; raises `DatasetError`.
+    """(summary, what was seen) of a sound dataset, all of whose images are decoded; raises `DatasetError`.
 
     Of items there is nothing to see.
     """
@@ -66,7 +66,7 @@ def examine_dataset(root: Path) -> tuple[str, Inspection | None]:
 
 
 def require_readable(root: Path, inspection: Inspection) -> None:
-    """Raise `DatasetError` that lists the unreadable pictures."""
+    """Raise `DatasetError` that lists the unreadable images."""
     if bad := inspection.unreadable:
         lines = [f"{root / 'images' / key} ({reason})" for key, reason in bad.items()]
         raise DatasetError(listing(f"{len(bad):,} unreadable images; repair, replace or remove them:", lines))
@@ -157,25 +157,25 @@ def examine_features(path: Path) -> str:
 
 
 def examine_encoder(name: str) -> str:
-    """What is read of an encoder, and how pictures come to it; raises `ModelError` if it is refused."""
+    """What is read of an encoder, and how images come to it; raises `ModelError` if it is refused."""
     encoder = load_encoder(name)
     said = encoder.attributes
     without = f", without its {said['left_out']}" if "left_out" in said else ""
     return (
         f"encoder {name}: {encoder.n_patches} patches x {encoder.width}, {said['layer']}, by {said['compute']}\n"
-        f"pictures: {said['transform']}{without}"
+        f"images: {said['transform']}{without}"
     )
 
 
 def examine_pictures(root: Path, path: Path, deep: bool) -> str:
-    """Whether a store's features are those of a dataset's pictures, all of which `deep` reads; raises `StoreError`."""
+    """Whether a store's features are those of a dataset's images, all of which `deep` reads; raises `StoreError`."""
     dataset, store = load_dataset(root), FeatureStore.open(path)
     read, count = check_pictures(dataset, store, deep), len(dataset.images)
     if dataset.items or store.by_name:
         return f"{count:,} {dataset.noun} have a row in the store; they are known by name only"
     if store.sha256 is None:
-        return f"names and sizes of {count:,} pictures are the store's; it does not know their content"
-    return f"{count:,} pictures are those of the store: {read:,} by content, {count - read:,} by size and times"
+        return f"names and sizes of {count:,} images are the store's; it does not know their content"
+    return f"{count:,} images are those of the store: {read:,} by content, {count - read:,} by size and times"
 
 
 def _worlds() -> str:

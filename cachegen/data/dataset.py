@@ -48,7 +48,7 @@ class Dataset:
         digest: Hash of the taxonomy, the split, and the key and file size of each image. The order of rows on disk
             does not matter.
         image_digest: Hash of the key and file size of each image. Feature stores depend on this one only.
-        items: There are no pictures, but the items of `items.csv`.
+        items: There are no images, but the items of `items.csv`.
     """
 
     root: Path
@@ -67,11 +67,10 @@ class Dataset:
         return "items" if self.items else "images"
 
     def require_pictures(self, what: str) -> None:
-        """Raise `DatasetError` where there is no picture to do something with."""
+        """Raise `DatasetError` where there is no image to do something with."""
         if self.items:
             raise DatasetError(
-                f"dataset {self.root} has items, not pictures: {what}; `crosstax features import` takes features of "
-                "items"
+                f"dataset {self.root} has items, not images: {what}; `crosstax features import` takes features of items"
             )
 
     @property
@@ -191,7 +190,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 def _scan_leaf(
     leaf: "os.DirEntry[str]", problems: list[str], ignored: list[str], unread: Counter[str]
 ) -> dict[str, int]:
-    """File name -> size in bytes of a leaf's pictures; those that are not read are counted by suffix in `unread`."""
+    """File name -> size in bytes of a leaf's images; those that are not read are counted by suffix in `unread`."""
     sizes: dict[str, int] = {}
     left_out: Counter[str] = Counter()
     try:
@@ -219,7 +218,7 @@ def _scan_leaf(
 
 
 def _file_problem(file: "os.DirEntry[str]") -> str | None:
-    """Why a file cannot be a picture, before any of it is read."""
+    """Why a file cannot be an image, before any of it is read."""
     try:
         status = file.stat()
     except OSError as error:
@@ -233,7 +232,7 @@ def _file_problem(file: "os.DirEntry[str]") -> str | None:
 
 def _of_unread_kinds(counts: Counter[str]) -> str:
     kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()))
-    return f"{counts.total():,} pictures are of kinds that are not read ({kinds})"
+    return f"{counts.total():,} images are of kinds that are not read ({kinds})"
 
 
 def _match_folders(

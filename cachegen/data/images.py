@@ -27,7 +27,7 @@ UNREAD_SUFFIXES = (
 )
 # What else a file can be whose suffix is a picture's: how it starts, and what it is then.
 OTHER_CONTENT = (
-    (rb"version https://git-lfs", "a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the image itself; fetch it with `git lfs pull`"),
     (rb"(\xef\xbb\xbf)?\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, perhaps of an error"),
     (rb"\s*(<\?xml.*?\?>\s*)?(<!--.*?-->\s*)?(<!doctype svg.*?>\s*)?<svg", "an SVG drawing"),
     (rb"\s*<\?xml", "an XML file, perhaps of an error"),
@@ -37,9 +37,9 @@ OTHER_CONTENT = (
     (rb"8BPS", "a Photoshop file"),
     (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "an archive"),
     (rb"\x89HDF", "an HDF5 file"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC picture"),
-    (rb".{4}ftypavi[fs]", "an AVIF picture that is damaged, or that this Pillow was built without"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "a HEIC image"),
+    (rb".{4}ftypavi[fs]", "an AVIF image that is damaged, or that this Pillow was built without"),
     (rb".{4}ftyp", "a video"),
     (rb"\xff\xd8", "a JPEG that is damaged, or cut off near its start"),
     (rb"\x89PNG", "a PNG that is damaged, or cut off near its start"),
@@ -76,7 +76,7 @@ class Decoding:
     background: what shows through transparent parts, "#rrggbb"; None: as in stores without the attribute, made before
     0.1.0 was released, where transparency was dropped and 16-bit greyscale clipped.
     upright: whether a turn that EXIF asks for is carried out. By default it is not: the paper's pipeline, torchvision
-    and timm read pictures as they are stored.
+    and timm read images as they are stored.
     """
 
     background: str | None = "#ffffff"
@@ -86,19 +86,19 @@ class Decoding:
         if self.background is None:
             return (
                 "as in older versions: transparency dropped, 16-bit greyscale clipped, EXIF orientation ignored; "
-                "where pictures are transparent or of 16 bit, extract them anew into another store"
+                "where images are transparent or of 16 bit, extract them anew into another store"
             )
         orientation = "applied" if self.upright else "ignored"
         return f"transparency on {self.background}, 16-bit greyscale scaled, EXIF orientation {orientation}"
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> "Decoding":
-        """How the pictures of a store with these attributes were decoded; raises `StoreError` if that is not known."""
+        """How the images of a store with these attributes were decoded; raises `StoreError` if that is not known."""
         text = attributes.get("decoding")
         background = re.search("on (#[0-9a-f]{6}),", str(text))
         found = cls(background[1], str(text).endswith("applied")) if background else cls(None)
         if text is not None and str(found) != text:
-            raise StoreError(f"this version does not decode pictures as the store says ({text!r}); update crosstax")
+            raise StoreError(f"this version does not decode images as the store says ({text!r}); update crosstax")
         return found
 
     @classmethod
@@ -119,7 +119,7 @@ DECODING = Decoding()
 
 
 class Decoded(NamedTuple):
-    """An RGB picture, and what its file was."""
+    """An RGB image, and what its file was."""
 
     image: Image.Image
     turned: bool  # EXIF asks for a turn or a flip
@@ -139,12 +139,12 @@ def read_image(path: Path, decoding: Decoding = DECODING) -> Image.Image:
 
 
 def decode_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
-    """The picture that a file's bytes hold, as `read_image` gives it."""
+    """The image that a file's bytes hold, as `read_image` gives it."""
     return decode(content, decoding).image
 
 
 def decode(content: bytes, decoding: Decoding = DECODING) -> Decoded:
-    """The picture that a file's bytes hold, and what kind of file it was; raises as `read_image` does."""
+    """The image that a file's bytes hold, and what kind of file it was; raises as `read_image` does."""
     try:
         file = Image.open(io.BytesIO(content), formats=FORMATS)
     except OSError as error:  # an UnidentifiedImageError is one
@@ -228,7 +228,7 @@ def _composited(image: Image.Image, background: str) -> tuple[Image.Image, bool]
 
 
 def what_it_is(content: bytes) -> str:
-    """What a file is that holds no picture of `FORMATS`, as far as its first bytes tell."""
+    """What a file is that holds no image of `FORMATS`, as far as its first bytes tell."""
     if not content:
         return "the file is empty"
     flags = re.DOTALL | re.IGNORECASE
@@ -248,7 +248,7 @@ class Transform:
     """Resize straight to `size` x `size` without keeping the aspect (paper's release), scale to 0..1, normalise.
 
     resample: Pillow's number of the filter. scale: factor of 0..255, None for 1/255. left_out: what the model's own
-    preprocessing would do to a picture's shape besides, in words; features do not depend on it.
+    preprocessing would do to an image's shape besides, in words; features do not depend on it.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""A look at every picture of a dataset: what cannot be read, what occurs twice, and what is odd about the others."""
+"""A look at every image of a dataset: what cannot be read, what occurs twice, and what is odd about the others."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ class Inspection:
         return dict(zip(bad["key"], bad["reason"], strict=True))
 
     def copies(self) -> list[list[str]]:
-        """Keys of pictures that are the same, pixel by pixel, whatever their files: a list for each such picture."""
+        """Keys of images that are the same, pixel by pixel, whatever their files: a list for each such image."""
         sound = self.images[self.images["reason"] == ""]
         several = sound[sound["pixels"].duplicated(keep=False)]
         return sorted(sorted(group["key"]) for _, group in several.groupby("pixels", sort=False))
@@ -64,13 +64,13 @@ class Inspection:
         """A paragraph for each thing found, with up to `SHOWN` lines."""
         drawn = "" if "split" in self.images else "; the drawn split can put one into training, the other into test"
         titles = {
-            "within_leaf": f"pictures are more than once in their leaf{drawn}; keep one of each",
-            "across_leaves": "pictures are in several leaves, whose questions contradict each other; keep each in one",
-            "across_split": "pictures are in several parts of split.csv, so that tests meet training; keep one of each",
+            "within_leaf": f"images are more than once in their leaf{drawn}; keep one of each",
+            "across_leaves": "images are in several leaves, whose questions contradict each other; keep each in one",
+            "across_split": "images are in several parts of split.csv, so that tests meet training; keep one of each",
         }
         blocks = [_paragraph(titles[where], map(_equal, keys)) for where, keys in self.duplicates().items()]
         blocks += [
-            _paragraph(f"pictures are {what}", self.images.loc[self.images[name], "key"]) for name, what in ODD.items()
+            _paragraph(f"images are {what}", self.images.loc[self.images[name], "key"]) for name, what in ODD.items()
         ]
         read = len(self.images) - len(self.unreadable)
         every = "all images can be read" if read == len(self.images) else f"{read:,} images can be read"

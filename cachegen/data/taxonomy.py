@@ -201,7 +201,7 @@ def homonyms_of(leaves: pd.DataFrame, hypernyms: pd.DataFrame) -> dict[str, str]
 def nested_phrases(leaves: pd.DataFrame) -> list[tuple[str, str]]:
     """Pairs of leaf phrases of which one is the other with words before it: ("a measuring cup", "a cup").
 
-    A picture of the first mostly shows the second too, yet "Is there a cup in this image?" may be asked about it as
+    An image of the first mostly shows the second too, yet "Is there a cup in this image?" may be asked about it as
     a negative: 91 pairs in THINGS, kept as the paper keeps them.
     """
     nouns = {_noun(phrase): phrase for phrase in sorted(set(leaves["phrase"]))}

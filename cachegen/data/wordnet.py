@@ -242,7 +242,7 @@ def _marked(file: Path, nouns: WordNet) -> tuple[dict[str, str], list[tuple[str,
 
 
 def _likelihood(sense: str, name: str, nouns: WordNet) -> tuple[bool, bool]:
-    """Whether a sense is of something that a picture shows, and whether it is called so before all.
+    """Whether a sense is of something that an image shows, and whether it is called so before all.
 
     Things, plants, animals and food are shown; a place or person of that name is seldom meant. Of equals the more
     frequent sense stands first.

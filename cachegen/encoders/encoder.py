@@ -58,7 +58,7 @@ class Encoder:
 
     @property
     def left_out(self) -> str:
-        """What the models' own preprocessing does to a picture's shape and the paper's rule does not; "" if nothing."""
+        """What the models' own preprocessing does to an image's shape and the paper's rule does not; "" if nothing."""
         return " + ".join(filter(None, dict.fromkeys(model.transform.left_out for model in self.models)))
 
     @property
@@ -97,7 +97,7 @@ def load_encoder(
     "vit_large_patch14_reg4_dinov2.lvd142m@384+vit_so400m_patch14_siglip_384.webli".
     A timm name needs its tag where there are several: the release's SigLIP is "vit_so400m_patch14_siglip_224.webli",
     which later versions of timm no longer mean without it.
-    preprocess: "paper" resizes pictures straight to a square; "own" does with them what the model's own files say.
+    preprocess: "paper" resizes images straight to a square; "own" does with them what the model's own files say.
     Raises `ModelError` saying what to do.
     """
     place = choose_device(device)

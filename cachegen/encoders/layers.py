@@ -41,7 +41,7 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class VisionModel:
-    """A model with the layer that is read. `side`: patches in a row of the picture. `layer`: which it is, in words."""
+    """A model with the layer that is read. `side`: patches in a row of the image. `layer`: which it is, in words."""
 
     model: nn.Module
     read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # (B, 3, S, S) -> (B, P, D), (B, T, D)
@@ -55,7 +55,7 @@ class VisionModel:
 def choose_layer(loaded: Loaded, text: str, number: int | None, device: torch.device) -> VisionModel:
     """The model reading layer `number`, or its default one, tried on noise; `text` names it in errors.
 
-    Raises `ModelError` if there is no such layer, or its features are not the patches of a picture in reading order.
+    Raises `ModelError` if there is no such layer, or its features are not the patches of an image in reading order.
     """
     size = loaded.transform.size
     noise = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -102,7 +102,7 @@ def choose_layer(loaded: Loaded, text: str, number: int | None, device: torch.de
 
 
 def _grid(shape: torch.Size, size: int, patch: int | None) -> int:
-    """Patches in a row of the picture; 0 if they form no square."""
+    """Patches in a row of the image; 0 if they form no square."""
     if len(shape) == 4:
         return shape[2] if shape[2] == shape[3] or shape[1] == shape[2] else 0
     by_patch = size // patch if patch else 0
@@ -128,11 +128,11 @@ def _tokens(layer: torch.Tensor) -> torch.Tensor:
 def _require_patches(
     loaded: Loaded, text: str, index: int, side: int, picture: torch.Tensor, others: torch.Tensor
 ) -> int:
-    """Where patches start among the tokens of this layer, found by changing one patch of a picture at a time.
+    """Where patches start among the tokens of this layer, found by changing one patch of an image at a time.
 
     Where some token moves much more than all do on average, so must the one of the changed patch, for four patches of
     which three leave the diagonal: another order of patches fails, and tokens of another kind among them. Of a map, a
-    change on the right must not move more on the left, and the other way round. In a picture that is the same, nothing
+    change on the right must not move more on the left, and the other way round. In an image that is the same, nothing
     may move by more than rounding: models that mask patches at random fail.
     """
     places = [(0, 0), (0, side - 1), (side - 1, 0), (side // 3, 2 * side // 3)]
@@ -144,7 +144,7 @@ def _require_patches(
     (layer,), _ = loaded.features(changed, index)
     tokens = _tokens(layer).float()
     if not (tokens[0] - _tokens(alone)[0]).norm() <= SAME * tokens[0].norm() and not tokens.isnan().any():
-        raise ModelError(f"encoder {text}: its features of one picture change from run to run; choose another")
+        raise ModelError(f"encoder {text}: its features of one image change from run to run; choose another")
     moved = (tokens[1:] - tokens[0]).norm(dim=2)  # (4, T)
     start = int(moved[0].argmax()) if layer.ndim == 3 else 0
     start = min(start, tokens.shape[1] - side * side)
@@ -160,6 +160,6 @@ def _require_patches(
     if side > 1 and bool(wrong.any()) and not tokens.isnan().any():
         raise ModelError(
             f"encoder {text}: its {tokens.shape[1]} tokens are not {side} x {side} patches in reading order (changing "
-            "one patch of a picture moves tokens of others); choose another"
+            "one patch of an image moves tokens of others); choose another"
         )
     return start

@@ -160,7 +160,7 @@ def _load_hf(name: EncoderName, preprocess: Preprocess) -> Loaded:
 
 
 def _require_pictures(source: str, config: Any) -> None:
-    """Raise `ModelError` before weights are read if no part of this model reads single pictures."""
+    """Raise `ModelError` before weights are read if no part of this model reads single images."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES as VIDEO
 
@@ -171,13 +171,13 @@ def _require_pictures(source: str, config: Any) -> None:
     found = found[0] if isinstance(found, tuple) else found
     inputs = inspect.signature(found.forward).parameters
     if config.model_type in VIDEO or hasattr(config, "num_frames") or found.main_input_name == "pixel_values_videos":
-        raise ModelError(f"{kind} reads videos, not pictures; choose another")
+        raise ModelError(f"{kind} reads videos, not images; choose another")
     if "pixel_values" not in inputs:
-        raise ModelError(f"{kind} reads {list(inputs)[1]}, not pictures; choose another")
+        raise ModelError(f"{kind} reads {list(inputs)[1]}, not images; choose another")
 
 
 def _tower(source: str, whole: Any) -> Any:
-    """The part of a model of transformers that reads pictures alone: the model itself, or its vision tower."""
+    """The part of a model of transformers that reads images alone: the model itself, or its vision tower."""
     import transformers
 
     for module in whole.modules():
@@ -195,7 +195,7 @@ def _tower(source: str, whole: Any) -> Any:
                     raise ModelError(f"encoder {source}: needs {sorted(others)[0]} besides pixels; choose another")
                 return module
     raise ModelError(
-        f"encoder {source}: no part of model type {whole.config.model_type} reads pictures alone; choose another"
+        f"encoder {source}: no part of model type {whole.config.model_type} reads images alone; choose another"
     )
 
 

@@ -1,4 +1,4 @@
-"""From a picture to pixels: the paper's resizing with values of a model's own files, or their own way throughout."""
+"""From an image to pixels: the paper's resizing with values of a model's own files, or their own way throughout."""
 
 import json
 import math
@@ -53,7 +53,7 @@ AnyTransform = Transform | OwnTransform
 
 
 def own_transform(place: str, size: int | None, pixels: Callable[[Image.Image], np.ndarray], text: str) -> OwnTransform:
-    """`pixels`, tried on a wide picture; raises `ModelError` if it gives no squares (of `size`, if given)."""
+    """`pixels`, tried on a wide image; raises `ModelError` if it gives no squares (of `size`, if given)."""
     try:
         shape = np.shape(pixels(Image.new("RGB", (640, 480))))
     except Exception as error:  # whatever a preprocessor raises about its settings
@@ -61,7 +61,7 @@ def own_transform(place: str, size: int | None, pixels: Callable[[Image.Image], 
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or size not in (None, shape[1]):
         given = " x ".join(map(str, shape))
         raise ModelError(
-            f"{place} own preprocessing gives {given} numbers for a picture of 640 x 480 px, not 3 x {size or 'S'} x "
+            f"{place} own preprocessing gives {given} numbers for an image of 640 x 480 px, not 3 x {size or 'S'} x "
             f"{size or 'S'}; use --preprocess paper"
         )
     return OwnTransform(shape[1], pixels, " ".join(f"own: {text}".split()))

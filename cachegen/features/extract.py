@@ -12,7 +12,7 @@ number of threads.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,7 +32,7 @@ from cachegen.encoders.preprocess import AnyTransform
 from cachegen.features.parts import Part
 from cachegen.features.same_pictures import note_pictures, read_picture, require_same_set
 from cachegen.features.store import PENDING, FeatureStore
-from cachegen.features.writer import open_writer
+from cachegen.features.writer import StoreWriter, open_writer
 
 BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
 BLOCKS_BEHIND = 2  # encoded and not yet durable
@@ -52,7 +52,7 @@ class DecodedFile(NamedTuple):
 class PixelBlock:
     """Rows start, start + 1, ...: pixels (B, 3, S, S) float32, and position -> why an image is unreadable.
 
-    turned: how many of them EXIF asks to be turned. sha256 (B, 32) uint8 and looks (B, 3) int64 are of the pictures'
+    turned: how many of them EXIF asks to be turned. sha256 (B, 32) uint8 and looks (B, 3) int64 are of the images'
     files (see `cachegen.features.same_pictures`).
     """
 
@@ -138,34 +138,18 @@ def extract(
                 f"{model.name} gives {shape[0]} x {shape[1]}; choose another --out, or delete it"
             )
         size = before.attributes["batch"]
-        blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        slices = [block for block in blocks if (before.done[block.start : block.stop] == PENDING).any()]
-        paths = [dataset.image_path(key) for key in keys]
-        encoded, turned = sum(map(len, slices)), 0
-        with progress_bar("encoding", encoded, "images") as advance:
-
-            def write(block: PixelBlock, fetch: Callable[[], list[np.ndarray]]) -> None:
-                *features, finite = fetch()
-                if not finite.all():
-                    key = keys[block.start + int(finite.argmin())]
-                    raise StoreError(
-                        f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
-                    )
-                writer.write(block.start, features, block.reasons, block.sha256)
-                note_pictures(before, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
-                advance(len(finite))
-
-            with _one_thread(write) as write_behind:
-                pinned = model.device.type == "cuda"
-                for block in _decoded(slices, paths, model.transform, workers or cores(), pinned, decoded_as):
-                    turned += block.turned
-                    if block.reasons and on_unreadable == "stop":
-                        position, reason = min(block.reasons.items())
-                        raise StoreError(
-                            f"{paths[block.start + position]}: unreadable ({reason}); replace it, or go on without it "
-                            "with --on-unreadable mark (finished rows are kept)"
-                        )
-                    write_behind(block, _encoded(model, block.pixels, dtype))
+        cut = [rows[start : start + size] for start in range(0, len(rows), size)]
+        slices = [block for block in cut if (before.done[block.start : block.stop] == PENDING).any()]
+        encoded = sum(map(len, slices))
+        blocks = _decoded(
+            slices,
+            [dataset.image_path(key) for key in keys],
+            model.transform,
+            workers or cores(),
+            model.device.type == "cuda",
+            decoded_as,
+        )
+        turned = _encode(model, blocks, encoded, dtype, dataset, writer, on_unreadable)
     store = FeatureStore.open(out, allow_pending=part is not None)
     pending = int((store.done == PENDING).sum())
     seconds = time.perf_counter() - started
@@ -189,6 +173,44 @@ def extract(
         "digest": None if pending else store.digest,
         "seconds": round(seconds, 3),
     }
+
+
+def _encode(
+    model: Encoder,
+    blocks: Iterable[PixelBlock],
+    count: int,
+    dtype: str,
+    dataset: Dataset,
+    writer: StoreWriter,
+    on_unreadable: Literal["mark", "stop"],
+) -> int:
+    """Encode blocks of `count` images into the store; returns how many images are stored turned, as EXIF says."""
+    turned, keys = 0, list(dataset.images["key"])
+    with progress_bar("encoding", count, "images") as advance:
+
+        def write(block: PixelBlock, fetch: Callable[[], list[np.ndarray]]) -> None:
+            *features, finite = fetch()
+            if not finite.all():
+                key = keys[block.start + int(finite.argmin())]
+                raise StoreError(
+                    f"{key}: encoder {model.name} gives NaN or infinite {dtype} features; check its weights"
+                )
+            writer.write(block.start, features, block.reasons, block.sha256)
+            note_pictures(writer.store, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
+            advance(len(finite))
+
+        with _one_thread(write) as write_behind:
+            for block in blocks:
+                turned += block.turned
+                if block.reasons and on_unreadable == "stop":
+                    position, reason = min(block.reasons.items())
+                    path = dataset.image_path(keys[block.start + position])
+                    raise StoreError(
+                        f"{path}: unreadable ({reason}); replace it, or go on without it "
+                        "with --on-unreadable mark (finished rows are kept)"
+                    )
+                write_behind(block, _encoded(model, block.pixels, dtype))
+    return turned
 
 
 def _decoded(
@@ -229,7 +251,7 @@ def _decode(path: Path, transform: AnyTransform, decoding: Decoding, place: np.n
         decoded = decode(content, decoding)
         place[:] = transform(decoded.image)
     except MemoryError as error:
-        raise StoreError(f"picture {path}: not enough memory to decode it; make room and run it again") from error
+        raise StoreError(f"image {path}: not enough memory to decode it; make room and run it again") from error
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
         return DecodedFile(unreadable_reason(path, error), False, digest, look)
     return DecodedFile(None, decoded.turned, digest, look)

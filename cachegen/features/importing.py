@@ -1,4 +1,4 @@
-"""Importing features that were computed elsewhere into a store like any other: of pictures, or of whatever has a name.
+"""Importing features that were computed elsewhere into a store like any other: of images, or of whatever has a name.
 
 Rows come in the order of the array and are written to their places, sorted by key, into a file that gets its name when
 it is whole. So the order of the array does not matter, and no more than a block of it is in memory.
@@ -94,8 +94,8 @@ def import_features(
         array: .npy, .npz, .h5, .safetensors or .parquet with (N, D), (N, P, D) or (N, H, W, D) numbers.
         keys: .txt, .csv, .json or .npy with the N names of the rows; None: the one column of text of a .parquet table.
         out: The store to write.
-        dataset: Names are matched with its pictures or items: paths, or bare file names, with or without suffix.
-            Pictures are hashed, so that later changes are noticed. Without it names are taken as they are.
+        dataset: Names are matched with its images or items: paths, or bare file names, with or without suffix.
+            Images are hashed, so that later changes are noticed. Without it names are taken as they are.
         name: Which array, where the file has several.
         called: What runs and reports call the encoder; default: the name of the file.
         channels_first: The array is (N, D, H, W) or (N, D, P).
@@ -172,8 +172,8 @@ def import_features(
 
 
 def _read_pictures(dataset: Dataset, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (N, 32) and looks (N, 3) of the pictures, as `cachegen.features.same_pictures` has them."""
-    with progress_bar("reading pictures", len(keys), "pictures") as advance:
+    """Hashes (N, 32) and looks (N, 3) of the images, as `cachegen.features.same_pictures` has them."""
+    with progress_bar("reading images", len(keys), "pictures") as advance:
         read = in_threads(lambda row: read_picture(dataset.image_path(keys[row]))[1:], len(keys), advance)
     hashes = np.frombuffer(b"".join(digest for digest, _ in read), np.uint8).reshape(-1, 32)
     return hashes, np.array([look for _, look in read])

@@ -1,8 +1,8 @@
 """Checks that a store's features belong to the dataset's images.
 
-A store has the SHA-256 of each picture's file. `STORE.times` beside it remembers how the file looked when its content
+A store has the SHA-256 of each image's file. `STORE.times` beside it remembers how the file looked when its content
 was last seen to be that: size, times of modification and of change (ctime), and the hash folded to 64 bits, as (N, 4)
-int64, little endian. A picture that looks the same is taken to be the same; any other is read and hashed. ctime counts
+int64, little endian. An image that looks the same is taken to be the same; any other is read and hashed. ctime counts
 because `cp -p` and archives keep the time of modification; the price is that a moved dataset is read once more. An
 entry says nothing where the file is missing, short or another store's. No promise on bytes covers it.
 """
@@ -24,13 +24,13 @@ ENTRY = 4 * 8  # bytes
 
 
 def read_picture(path: Path) -> tuple[bytes, bytes, list[int]]:
-    """A picture file's bytes, their SHA-256, and how the file looked before they were read."""
+    """An image file's bytes, their SHA-256, and how the file looked before they were read."""
     try:
         with path.open("rb") as handle:
             status = os.fstat(handle.fileno())  # before: whoever writes meanwhile makes it look otherwise
             content = handle.read()
     except OSError as error:
-        raise StoreError(f"picture {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
+        raise StoreError(f"image {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
     return content, hashlib.sha256(content).digest(), _look(status)
 
 
@@ -52,10 +52,10 @@ def note_pictures(store: FeatureStore, rows: np.ndarray, sha256: np.ndarray, loo
 
 
 def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) -> int:
-    """Raise `StoreError` unless the store's features are those of the dataset's pictures; how many were read for it.
+    """Raise `StoreError` unless the store's features are those of the dataset's images; how many were read for it.
 
-    The dataset may have fewer pictures than the store. `deep` reads all of them, however they look. A store of an
-    earlier version knows names and sizes only. Items, and rows imported without their pictures, are known by name.
+    The dataset may have fewer images than the store. `deep` reads all of them, however they look. A store of an
+    earlier version knows names and sizes only. Items, and rows imported without their images, are known by name.
     """
     keys = list(dataset.images["key"])
     _require_all(keys, dataset, store)
@@ -64,7 +64,7 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     if store.sha256 is None:
         if store.attributes["image_digest"] != dataset.image_digest:
             raise StoreError(
-                f"{store.path}: an earlier version made it, from other pictures than those of {dataset.root}: names or "
+                f"{store.path}: an earlier version made it, from other images than those of {dataset.root}: names or "
                 "sizes differ, and it knows no more of them; extract them into a new store"
             )
         return 0
@@ -77,7 +77,7 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     doubtful = np.flatnonzero(deep | (known[:, :3] != looks).any(1) | (known[:, 3] == 0))
     if not len(doubtful):
         return 0
-    with progress_bar("comparing pictures", len(doubtful), "pictures") as advance:
+    with progress_bar("comparing images", len(doubtful), "pictures") as advance:
         found = in_threads(lambda place: read_picture(paths[doubtful[place]])[1:], len(doubtful), advance)
     digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, 32)
     same = (digests == store.sha256[rows[doubtful]]).all(1)
@@ -89,7 +89,7 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
 
 
 def require_same_set(dataset: Dataset, store: FeatureStore) -> None:
-    """Raise `StoreError` unless dataset and store have the same pictures, to extract more of them into it."""
+    """Raise `StoreError` unless dataset and store have the same images, to extract more of them into it."""
     _require_all(list(dataset.images["key"]), dataset, store)
     if left := sorted(set(store.keys) - set(dataset.images["key"])):
         raise StoreError(
@@ -117,7 +117,7 @@ def _changed(dataset: Dataset, store: FeatureStore, rows: np.ndarray) -> StoreEr
             f"{store.path}: {len(damaged):,} rows do not match their checksum ({some(damaged)}); restore it"
         )
     return StoreError(
-        f"{store.path}: {len(rows):,} pictures of {dataset.root} have changed since their features were made "
+        f"{store.path}: {len(rows):,} images of {dataset.root} have changed since their features were made "
         f"({some([store.keys[row] for row in rows])}); restore them, or extract them into a new store"
     )
 
@@ -130,7 +130,7 @@ def _look_of(path: Path) -> list[int]:
     try:
         return _look(path.stat())
     except OSError as error:
-        raise StoreError(f"picture {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
+        raise StoreError(f"image {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
 
 
 def _folded(sha256: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ file. A row counts only once its `done` flag says so; the flag reaches the disk 
 
     key (N,) utf-8 | done (N,) uint8 | crc32 (N,) uint32, of the key and the row's bytes in all feature datasets
     patches (N, P, D) 16 bit (bfloat16 as a uint16 view) | pooled_patches (N, D), pooled_all_tokens (N, D) float32
-    sha256 (N, 32) uint8, of the picture's file | crc32_pooled (N,) uint32, of the key, sha256 and the pooled vectors
+    sha256 (N, 32) uint8, of the image's file | crc32_pooled (N,) uint32, of the key, sha256 and the pooled vectors
 
 Stores of earlier versions lack the last two. Checksums are verified when a row is first read. On two busy cores 1 GB
 from the page cache took 1.6 s with that, by threads, and 1.9 s without, by one (0.6 and 1.1 s of CPU); all its pooled

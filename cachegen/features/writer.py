@@ -53,7 +53,7 @@ class StoreWriter:
     def write(self, start: int, features: Sequence[np.ndarray], reasons: dict[int, str], sha256: np.ndarray) -> None:
         """Make rows `start`, `start + 1`, ... durable: features in the order of `FEATURES`, each (n, ...).
 
-        `sha256` (n, 32) uint8 are the hashes of the pictures' files.
+        `sha256` (n, 32) uint8 are the hashes of the images' files.
         `reasons` maps positions in this block to why the image is unreadable; their features become zeros.
         """
         parts = [np.array(part, order="C") if reasons else np.ascontiguousarray(part) for part in features]

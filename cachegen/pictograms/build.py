@@ -1,4 +1,4 @@
-"""The dataset of pictograms: packages of emoji sets -> pictures by leaf, taxonomy, split by set, credits, a sheet.
+"""The dataset of pictograms: packages of emoji sets -> images by leaf, taxonomy, split by set, credits, a sheet.
 
 Which leaves there are and which drawings show them is in `leaves.csv`; what they are kinds of, in `hypernyms.csv`;
 where each set comes from, which part of the split it is in, and what it must give, in `sets.csv`.
@@ -38,14 +38,14 @@ def read_table(name: str) -> list[dict[str, str]]:
 
 
 def how_to_get_packages() -> str:
-    """The command line that fetches all packages, 43 MB, in the versions whose pictures were looked through."""
+    """The command line that fetches all packages, 43 MB, in the versions whose images were looked through."""
     names = " ".join(f"{row['package']}@{row['version']}" for row in read_table("sets.csv"))
     return f"mkdir -p packages && cd packages && {NPM} {names}"
 
 
 @dataclass(frozen=True)
 class Pictogram:
-    """One picture: its key inside images/, and where it is from."""
+    """One image: its key inside images/, and where it is from."""
 
     key: str
     leaf: str
@@ -56,11 +56,11 @@ class Pictogram:
 def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tuple[Dataset, dict[str, Any]]:
     """Make the dataset folder `out` from the .tgz files in `packages`, as `npm pack` leaves them.
 
-    The split goes by set: renderings of one drawing (three of Fluent) are in the same part, and test pictures are of
+    The split goes by set: renderings of one drawing (three of Fluent) are in the same part, and test images are of
     sets that training has not seen. partial: build from the sets that are there, in whatever version; leaves with
     fewer than five designs go, and hypernyms with fewer than two leaves.
     Returns the dataset, and a summary: counts, and how sets differ from what is recorded.
-    Raises `DatasetError` if packages are missing or give other pictures, `CrosstaxError` without the rasteriser.
+    Raises `DatasetError` if packages are missing or give other images, `CrosstaxError` without the rasteriser.
     """
     require_new(out)
     render = _renderer()
@@ -81,7 +81,7 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
             drawn += pictures
             advance(1)
     if differences and not partial:
-        what = f"the pictures are not those recorded; fetch these packages anew, or give --partial; {GET}"
+        what = f"the images are not those recorded; fetch these packages anew, or give --partial; {GET}"
         raise DatasetError(listing(f"{packages}: {what}:", differences))
     split = {row["set"]: row["split"] for row in sets}
     with new_folder(out) as folder:
@@ -94,7 +94,7 @@ def build_pictograms(packages: Path, out: Path, *, partial: bool = False) -> tup
 
 
 def _renderer() -> Any:
-    """A function SVG text -> picture."""
+    """A function SVG text -> image."""
     try:
         import resvg_py
     except ImportError:
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _draw(name: str, package: dict[str, Any], render: Any) -> list[Pictogram]:
-    """The pictures of a set, each leaf's identical ones once; a drawing that cannot be rendered is an error."""
+    """The images of a set, each leaf's identical ones once; a drawing that cannot be rendered is an error."""
     try:
         drawings = _svg(package) if "icons.json" in package else _webp(package)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -205,7 +205,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def digest_of_keys(pictures: list[Pictogram]) -> str:
-    """What `sets.csv` records of a set's pictures: a hash of their keys, since rasterisers differ in last bits."""
+    """What `sets.csv` records of a set's images: a hash of their keys, since rasterisers differ in last bits."""
     return digest_bytes("\n".join(sorted(picture.key for picture in pictures)).encode())[:16]
 
 
@@ -213,13 +213,13 @@ def _compare(row: dict[str, str], package: dict[str, Any], pictures: list[Pictog
     if digest_of_keys(pictures) == row["keys"]:
         return []
     return [
-        f"{row['set']}: {len(pictures):,} pictures of version {package['version']}, not the {row['pictures']} of "
+        f"{row['set']}: {len(pictures):,} images of version {package['version']}, not the {row['pictures']} of "
         f"{row['version']}"
     ]
 
 
 def _write(folder: Path, drawn: list[Pictogram], split: dict[str, str]) -> dict[str, list[str]]:
-    """Pictures, `taxonomy.csv` and `split.csv` of leaves with enough designs; returns leaf -> keys, in order."""
+    """Images, `taxonomy.csv` and `split.csv` of leaves with enough designs; returns leaf -> keys, in order."""
     designs = {row["set"]: row["design"] for row in read_table("sets.csv")}
     keys, kinds = defaultdict(list), defaultdict(set)
     for picture in drawn:
@@ -273,16 +273,16 @@ def _credit(row: dict[str, str], package: dict[str, Any]) -> str:
 
 def _credits(lines: list[str]) -> str:
     return "\n".join([
-        "# Credits and licences of the pictures",
+        "# Credits and licences of the images",
         "",
-        "The name of a picture begins with its set. Pictures were rendered at 224 x 224 pixels on white, and are "
+        "The name of an image begins with its set. Images were rendered at 224 x 224 pixels on white, and are "
         "otherwise as drawn. What the packages say of themselves:",
         "",
         "| set | name | by | from | licence | text | package | remark |",
         "|---|---|---|---|---|---|---|---|",
         *lines,
         "",
-        "CC-BY asks for credit, also in figures. CC-BY-SA asks that changed pictures are passed on under the same "
+        "CC-BY asks for credit, also in figures. CC-BY-SA asks that changed images are passed on under the same "
         "licence. A dataset of all sets, passed on, is bound by all of these licences.",
         "",
     ])  # fmt: skip

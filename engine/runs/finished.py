@@ -62,7 +62,7 @@ class FinishedRun:
 
     @property
     def items(self) -> bool:
-        """Whether its questions are about items with names (`items.csv`), not pictures."""
+        """Whether its questions are about items with names (`items.csv`), not images."""
         return self.config.get("stimuli") == "items"
 
     @property
@@ -244,7 +244,7 @@ class FinishedRun:
         if self.imported:
             raise RunError(
                 f"{self.directory.path}: its features were imported ({wanted['encoder']}), so there is no encoder; ask "
-                "about pictures or items of its store, by name"
+                "about images or items of its store, by name"
             )
         preprocess: Any = wanted.get("preprocess", "paper")
         compute: Any = "bfloat16" if wanted["compute"].startswith("bfloat16") else "float32"

@@ -141,7 +141,7 @@ def _transfer(
 
 
 def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> list[str]:
-    """A note for each feature store whose features are not those of the dataset's pictures."""
+    """A note for each feature store whose features are not those of the dataset's images."""
     notes = []
     for place, features in dict.fromkeys((run.dataset, run.features) for run in runs):
         if (dataset := opened(place)) is not None and features is not None and features.is_file():

@@ -57,7 +57,7 @@ class Unplanned:
 
 
 def plan_runs(sweep: Sweep) -> list[PlannedRun]:
-    """Open every input once, see that the features are the pictures', and give each run its digests.
+    """Open every input once, see that the features are the images', and give each run its digests.
 
     Raises what the first input that cannot be read raises.
     """

@@ -444,7 +444,7 @@ def damaged(name, how, command="evaluate RUN --device cpu", says="do not match t
 DOCTOR = "doctor --features features.h5"
 BOTH = f"{DOCTOR} --dataset dataset"
 ANALYZE = "analyze runs --out new"
-CHANGED = r"features\.h5: 1 pictures of .*dataset have changed"
+CHANGED = r"features\.h5: 1 images of .*dataset have changed"
 USED = [
     "rows, used",
     damaged("patches zero", hdf5(lambda f: f["patches"].__setitem__(..., 0))),

@@ -155,7 +155,7 @@ def test_a_layer_is_named_behind_the_size_and_a_folder_may_be_called_so(tmp_path
 )
 def test_what_reads_no_pictures_is_refused_with_the_reason(name: str, reason: str, tmp_path: Path) -> None:
     save_tiny(name, tmp_path)
-    with pytest.raises(ModelError, match=f"reads {reason}, not pictures"):
+    with pytest.raises(ModelError, match=f"reads {reason}, not images"):
         load_encoder(str(tmp_path), "cpu")
 
 

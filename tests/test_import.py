@@ -170,7 +170,7 @@ def test_pictures_are_matched_hashed_and_watched(tmp_path, pictures, crosstax):
     assert check_pictures(pictures, store) == 0  # remembered from the import
     assert check_pictures(pictures, store, deep=True) == len(keys)
     pictures.image_path(keys[3]).write_bytes(b"another")
-    with pytest.raises(StoreError, match=r"1 pictures .* have changed"):
+    with pytest.raises(StoreError, match=r"1 images .* have changed"):
         check_pictures(load_dataset(pictures.root), store)
     assert crosstax("doctor", "--features", out)[0] == 0
     with pytest.raises(CrosstaxError, match="exists"):

@@ -110,7 +110,7 @@ class TestPictograms:
         icons = json.loads(less["package/icons.json"])
         del icons["icons"]["plum"]
         write_tar(packages / "iconify-json-c-1.0.0.tgz", less | {"package/icons.json": json.dumps(icons).encode()})
-        with pytest.raises(DatasetError, match="c: 4 pictures"):
+        with pytest.raises(DatasetError, match="c: 4 images"):
             build.build_pictograms(packages, tmp_path / "out")
         (packages / "iconify-json-b-1.0.0.tgz").unlink()
         with pytest.raises(DatasetError, match="no @iconify-json/b"):

@@ -325,7 +325,7 @@ def test_pictures_that_are_not_read_are_counted_and_converting_them_helps(suffix
     (root / "images" / "crow" / "Thumbs.db").write_bytes(b"x")
     dataset = load_dataset(root)
     counted, ignored = dataset.notes
-    assert f"{len(UNREAD_SUFFIXES) + 1} pictures" in counted
+    assert f"{len(UNREAD_SUFFIXES) + 1} images" in counted
     assert "2 .heic" in counted
     assert "1 .svg" in counted
     assert "Thumbs.db" in ignored
@@ -342,7 +342,7 @@ def test_a_leaf_of_unread_pictures_only_says_so(tmp_path, crosstax):
         path.rename(path.with_suffix(".heic"))
     code, _, message = crosstax("stats", root)
     assert code == 2
-    assert "images/owl: 6 pictures are of kinds that are not read (6 .heic)" in message
+    assert "images/owl: 6 images are of kinds that are not read (6 .heic)" in message
 
 
 # Through extraction and back

@@ -35,7 +35,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, encoder):
-    """21 pictures, all of one size in bytes, and their store."""
+    """21 images, all of one size in bytes, and their store."""
     home, rng = tmp_path_factory.mktemp("made"), np.random.default_rng(0)
     root = write_dataset(home / "dataset", {"thing": ["crow", "gull", "saw"]}, images=7)
     for path in sorted(root.glob("images/*/*.png")):

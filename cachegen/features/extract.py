@@ -12,7 +12,7 @@ number of threads.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -177,7 +177,7 @@ def extract(
 
 def _encode(
     model: Encoder,
-    blocks: Iterable[PixelBlock],
+    blocks: Generator[PixelBlock],
     count: int,
     dtype: str,
     dataset: Dataset,
@@ -199,7 +199,7 @@ def _encode(
             note_pictures(writer.store, np.arange(block.start, block.start + len(finite)), block.sha256, block.looks)
             advance(len(finite))
 
-        with _one_thread(write) as write_behind:
+        with contextlib.closing(blocks), _one_thread(write) as write_behind:
             for block in blocks:
                 turned += block.turned
                 if block.reasons and on_unreadable == "stop":
@@ -220,7 +220,7 @@ def _decoded(
     workers: int,
     pinned: bool,
     decoding: Decoding = DECODING,
-) -> Iterator[PixelBlock]:
+) -> Generator[PixelBlock]:
     """Blocks in order, decoded by threads (Pillow frees the GIL) up to `BLOCKS_AHEAD` ahead of the consumer.
 
     `pinned`: in memory that CUDA copies from without holding up the host.

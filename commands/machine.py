@@ -25,6 +25,10 @@ def doctor(
         str | None,
         typer.Option(help="Also load an encoder; show what is read of it and, with --lm, what the LM sees."),
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="With --lm: a field of a condition, such as template."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine, a dataset, a feature store, an LM and an encoder.
@@ -36,6 +40,7 @@ def doctor(
 
     Example: crosstax doctor --lm Qwen/Qwen3-0.6B --encoder vit_large_patch14_reg4_dinov2.lvd142m
     """
+    from engine.design.condition import parse_settings
     from engine.doctor import (
         examine,
         examine_dataset,
@@ -49,7 +54,10 @@ def doctor(
     if deep and (dataset is None or features is None):
         raise typer.BadParameter("--deep compares images with features; give --dataset and --features")
 
-    findings: dict[str, Any] = examine() | (examine_lm(lm, encoder) if lm else {})
+    if sets and lm is None:
+        raise typer.BadParameter("--set is about the prompt; give --lm")
+    fields = parse_settings(sets or [])
+    findings: dict[str, Any] = examine() | (examine_lm(lm, encoder, fields) if lm else {})
     for name, value in findings.items():
         if isinstance(value, str):
             say(f"{name:<14}{value}")

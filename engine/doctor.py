@@ -72,25 +72,26 @@ def require_readable(root: Path, inspection: Inspection) -> None:
         raise DatasetError(listing(f"{len(bad):,} unreadable images; repair, replace or remove them:", lines))
 
 
-def examine_lm(name: str, encoder: str | None = None) -> dict[str, Any]:
+def examine_lm(name: str, encoder: str | None = None, fields: dict[str, Any] | None = None) -> dict[str, Any]:
     """How the engine would run an LM on this machine, and what it would see of an encoder's image; nothing is trained.
 
-    `tokens_per_second`: measured on one packed row, forward and backward. Raises `ModelError`, also of the encoder.
+    `fields` of a condition, such as `template`, replace their defaults. `tokens_per_second`: measured on one packed
+    row, forward and backward. Raises `ModelError`, also of the encoder, and `ConditionError`.
     """
     device = choose_device("auto")
-    dtype, _ = best_dtype(device)
+    condition = Condition.of({"dtype": best_dtype(device)[0], **(fields or {})}, "--set")
     patches, width, image = PATCHES, WIDTH, f"{PATCHES} patches, as of the paper's encoders (give --encoder)"
     if encoder is not None:
         opened = load_encoder(encoder, "cpu")
         patches, width = opened.n_patches, opened.width
         image = f"{patches} patches of width {width}, from {encoder}"
-    lm = load_lm(resolve_lm(name), "pretrained", 0, dtype, device)
+    c = condition
+    lm = load_lm(resolve_lm(name), c.lm_init, c.lm_seed, c.dtype, device, c.lm_sharing)
     found = {
-        "lm": f"{name}: {type(lm.model).__name__} of {lm.model.num_parameters() / 1e6:,.0f} M weights, in {dtype}",
+        "lm": f"{name}: {type(lm.model).__name__} of {lm.model.num_parameters() / 1e6:,.0f} M weights, in {c.dtype}",
         "questions": lm.described,
         "image": image,
     }
-    condition = Condition.model_validate({"dtype": dtype})
     try:
         tokens = tokenise(condition, lm.tokenizer, [("a bird", "singular")], lm.rows)
     except CrosstaxError as error:

@@ -17,7 +17,7 @@ from engine.lm.prefix_sharing import Layout
 from engine.lm.shape import UNSHARED
 
 CPU = torch.device("cpu")
-LAYOUT = Layout(((1, 1), (1, 3)), prefix=9, suffix=5)
+LAYOUTS = {prefix: Layout(((1, 1), (1, 3)), prefix, suffix=5) for prefix in (9, 150)}
 LENGTHS = [5, 2, 4, 5]
 QUICK = {
     "gemma2": "shared",  # soft caps in attention and after the head, windows
@@ -30,17 +30,19 @@ QUICK = {
     "qwen3_vl": "shared",  # a text part
     "lfm2": "unshared",  # convolutions
     "falcon": "unshared",  # an attention of its own
+    "deepseek_v32": "single",  # attention that picks tokens by rank
 }
 TABLE = documented(Path(__file__).parents[1] / "docs" / "models.md")
 
 
-def distances(lm):
+def distances(lm, prefix=9):
     """Largest deviations of logits and gradients from the plain forward, as shares of what may be."""
+    layout = LAYOUTS[prefix]
     rng = torch.Generator().manual_seed(7)
-    ids_T = torch.cat([torch.full((18,), -1), torch.randint(8, lm.rows, (20,), generator=rng)])
-    row_TD = torch.randn(18, lm.width, generator=rng) * lm.embedding_rms
-    row_TD = torch.cat([row_TD, lm.embed(ids_T[18:])]).detach().requires_grad_()
-    states = lm.answer_states(row_TD * 1, LAYOUT, LAYOUT.answer_rows(torch.tensor(LENGTHS)), ids_T)
+    ids_T = torch.cat([torch.full((2 * prefix,), -1), torch.randint(8, lm.rows, (20,), generator=rng)])
+    row_TD = torch.randn(2 * prefix, lm.width, generator=rng) * lm.embedding_rms
+    row_TD = torch.cat([row_TD, lm.embed(ids_T[2 * prefix :])]).detach().requires_grad_()
+    states = lm.answer_states(row_TD * 1, layout, layout.answer_rows(torch.tensor(LENGTHS)), ids_T)
     logits = lm.vocabulary_logits(states)
     weights = torch.randn(logits.shape, generator=rng)
     (gradient,) = torch.autograd.grad((logits * weights).sum(), row_TD)
@@ -48,8 +50,8 @@ def distances(lm):
     def plain(noise):
         x = (row_TD * (1 + noise * torch.randn(row_TD.shape, generator=rng).sign())).detach().requires_grad_()
         found = []
-        for places, length in zip(LAYOUT.prompts(CPU), LENGTHS, strict=True):
-            places = places[: 9 + length]
+        for places, length in zip(layout.prompts(CPU), LENGTHS, strict=True):
+            places = places[: prefix + length]
             found.append(lm.plain_logits(x[places] * 1, ids_T[places]))
         return torch.stack(found).detach(), torch.autograd.grad((torch.stack(found) * weights).sum(), x)[0]
 
@@ -127,6 +129,7 @@ def test_a_family_does_what_its_table_says(kind):
     if way in ("refused", "not tried"):
         return
     assert (way != "shared") == (kind in UNSHARED)
-    assert max(distances(FrozenLM.wrap(tiny_of(kind), None, CPU))) < 1
+    lm = FrozenLM.wrap(tiny_of(kind), None, CPU)
+    assert max(distances(lm) + distances(lm, prefix=150)) < 1
     assert FrozenLM.wrap(tiny_of(kind).bfloat16(), None, CPU).way == way
     assert language_model.FrozenLM.wrap(tiny_of(kind), None, CPU, sharing="never").way in ("unshared", "single")

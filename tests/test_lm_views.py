@@ -436,3 +436,9 @@ def test_doctor_says_how_an_lm_would_run(plain, crosstax, tmp_path):
         assert f"{word!r} is token" in found["answer"].replace("'No' ", "'No' is token ")
         assert str(tokenizer.convert_tokens_to_ids(word)) in found["answer"]
     assert "GiB" in found["LM memory"]
+    other = ["--set", "template={image} {question} Yes or no?", "--set", "lm_sharing=never"]
+    code, out, err = crosstax("doctor", "--lm", folder, *other, "--json")
+    assert code == 0, err
+    assert "Yes or no?" in json.loads(out.splitlines()[-1])["prompt"]
+    assert "lm_sharing = never" in json.loads(out.splitlines()[-1])["questions"]
+    assert crosstax("doctor", "--lm", folder, "--set", "dtype=float8")[0] == 2

@@ -25,6 +25,8 @@ from engine.lm.loading import load_model
 from engine.lm.prefix_sharing import IMPLEMENTATION, Layout, packed_as
 
 Way = Literal["shared", "unshared", "single"]
+# Sizes in configurations of LMs whose attention picks tokens, or blocks of them, by rank.
+RANKED = ("index_topk", "index_topk_blocks", "keep_window_size", "token_budget")
 LOGITS_AT_ONCE = 2**25  # values: 128 MB in float32
 RMS_BLOCK = 2**26  # values: 256 MB in float32; smaller tables are one block
 
@@ -73,7 +75,7 @@ class FrozenLM:
         can_prune = lm._prune_last_block()
         tries: list[tuple[Way, bool]] = [("shared", True), ("shared", False)] if can_prune else [("shared", False)]
         for way, prunes in [*(tries if sharing == "auto" else []), ("unshared", False), ("single", False)]:
-            if problem := lm._problem(way, prunes):
+            if problem := (way != "single" and lm._by_rank()) or lm._problem(way, prunes):
                 reasons.append(problem)
                 continue
             lm.reason = "" if way == "shared" else reasons[len(tries) - 1 if sharing == "auto" else 0]
@@ -85,6 +87,15 @@ class FrozenLM:
             )
         raise ModelError(f"{name} does not run here: {reasons[-1]}; choose another LM")
 
+    def _by_rank(self) -> str:
+        """Why prompts cannot be computed side by side if attention picks the tokens that rank highest; else empty.
+
+        Which of two nearly equal tokens is picked hangs on the last bit, and so on the shape of a batch. Short prompts
+        of the check at load may not show it.
+        """
+        named = [name for name in RANKED if getattr(self.decoder.config, name, None) is not None]
+        return f"it attends to the tokens that rank highest ({named[0]})" if named else ""
+
     def _problem(self, way: Way, prunes: bool) -> str:
         """Take this way, and say what the check at load finds wrong with it; empty if nothing."""
         try:
@@ -95,7 +106,8 @@ class FrozenLM:
         except Exception as error:  # any family's code, called as it may not expect: any type
             if not is_fault(error):
                 raise
-            return first_line(error)
+            own = isinstance(error, ModelError)
+            return first_line(error) if own else f"its own layers fail on several prompts at once ({first_line(error)})"
         return ""
 
     def _own_problem(self) -> str:

@@ -64,11 +64,14 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quick_pdf():
-    """Fonts of PDF files take most of a report's time as Type 42, which `test_figures.py` looks at."""
-    from analysis.figures.style import STYLE
+def _svg_only():
+    """PDF and PNG take a third of a report's time; only `test_figures.py`, which looks at them, has them drawn."""
+    from analysis.figures.style import Drawn
 
-    STYLE["pdf.fonttype"] = 3
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("pdf", "png"):
+            patch.setattr(Drawn, kind, lambda _, kind=kind: f"a {kind} that no test looks at".encode())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -73,10 +73,14 @@ def draw(world: World, study: Study) -> Figures:
         return draw_figures(study)
 
 
+PDF, PNG = Drawn.pdf, Drawn.png  # before other tests do without
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _fonts_as_for_users() -> Iterator[None]:
+def _all_kinds_of_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STYLE, "pdf.fonttype", 42)
+        patch.setattr(Drawn, "pdf", PDF)
+        patch.setattr(Drawn, "png", PNG)
         yield
 
 

@@ -14,6 +14,7 @@ standard error and the degrees of freedom of a t with that width, and all tests 
 Legend: S, T seeds of the two sides, H hypernyms; leading dimensions (...) are many tables at once.
 """
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -237,7 +238,12 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna()
     if known.empty:
         return p
-    return pd.Series(multipletests(known, method="holm")[1], index=known.index).reindex(p.index)
+    gc.freeze()  # `multipletests` collects garbage first, which takes a second where a study is in memory
+    try:
+        p_adjusted = multipletests(known, method="holm")[1]
+    finally:
+        gc.unfreeze()
+    return pd.Series(p_adjusted, index=known.index).reindex(p.index)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,9 +38,9 @@ UNSHARED: frozenset[str] = frozenset(
     axk2 bailing_hybrid bamba bart big_bird bigbird_pegasus blenderbot blenderbot-small bloom camembert codegen
     data2vec-text deepseek_v32 doge dots3_note_text falcon falcon_h1 falcon_mamba git glm_moe_dsa gpt_neo
     gpt_neox_japanese gptj granitemoehybrid hy_v4 inkling2_text inkling_mm_model inkling_text jamba kimi_linear
-    kosmos-2.5 lfm2 lfm2_moe lfm3 lfm3_vl mamba mamba2 marian mbart megatron-bert minicpm_ocr minicpmv4_6
-    minicpmv4_7 minimax mistral_large4 mpt mvp nemotron_h olmo_hybrid openai-gpt paligemma pegasus plbart
-    qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next recurrent_gemma rembert roberta
+    kosmos-2.5 lfm2 lfm2_moe lfm3 lfm3_vl mamba mamba2 marian mbart megatron-bert minicpm_ocr minicpmv4_6 minicpmv4_7
+    minimax minimax_m3_vl minimax_m3_vl_text mistral_large4 mpt mvp nemotron_h olmo_hybrid openai-gpt paligemma
+    pegasus plbart qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next recurrent_gemma rembert roberta
     roberta-prelayernorm roformer rwkv trocr unlimited_ocr xglm xlm xlm-roberta xlm-roberta-xl xlnet xlstm zamba
     zamba2 zaya
     """.split()  # noqa: SIM905

@@ -276,7 +276,8 @@ class Factor:
         upper_rr, _ = dpotri(self.root_rr)
         inverse_rr = np.triu(upper_rr) + np.triu(upper_rr, 1).T
         inverse_lr = -self.Y_lr @ inverse_rr
-        inverse_mr = -(self.X @ np.r_[inverse_lr, inverse_rr])
+        inverse_wr = np.r_[inverse_lr, inverse_rr]  # w = l + r
+        inverse_mr = -(self.X @ inverse_wr)
         if l:
             near_ll, place_l = inverse_where_filled(self.lu), self.lu.perm_c
             i, j = self.K.nonzero()
@@ -286,8 +287,7 @@ class Factor:
 
         def entries(a: int, b: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
             if b > problem.inner:
-                block, i = (inverse_mr, i) if a == 0 else (np.r_[inverse_lr, inverse_rr], i - m)
-                return block[i, j - m - l]
+                return inverse_mr[i, j - m - l] if a == 0 else inverse_wr[i - m, j - m - l]
             if a > 0:
                 return np.asarray(inverse_ll[i - m, j - m]).ravel()
             own = np.asarray(inner_ml[i, j - m]).ravel()

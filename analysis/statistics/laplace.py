@@ -8,12 +8,15 @@ sigma_t x_t at their levels, u at its mode, W = diag(w), w = mu (1 - mu) and A =
 
 is minimal at the estimates of (beta, sigma). Its gradient is exact, so that a fit takes a few dozen evaluations (glmer,
 which has none, takes hundreds). M is never formed: cross-products are sums over pairs of levels. The term with most
-levels has a diagonal block in A, which is eliminated first; the rest is dense and small.
+levels (images) has a diagonal block in A, which is eliminated first. What this leaves of the next group (leaves) is
+sparse where a leaf shares images with few others: none where images keep their labels, two where labels are exchanged
+between leaves. It is eliminated next by a sparse factor. The rest (categories, runs) is dense and small.
 
 statsmodels' `BinomialBayesMixedGLM` was not taken: its variational posterior treats effects as independent of each
 other, and needs a prior for the variances that moves them where levels are few.
 
-Legend: n rows, p fixed effects, T terms, q levels of all terms together, of these m of the largest term and r others.
+Legend: n rows, p fixed effects, T terms, q levels of all terms together: m of the largest term, l of the next group if
+that is sparse (else 0), r of the others.
 """
 
 from collections.abc import Sequence
@@ -283,15 +286,17 @@ class Factor:
             i, j = self.K.nonzero()
             inverse_k = near_ll[place_l[i], place_l[j]] - np.einsum("kr,kr->k", inverse_lr[i], self.Y_lr[j])
             inverse_ll = csr_matrix((inverse_k, (i, j)), (l, l))
-            inner_ml, X_mr = (self.X[:, :l] @ inverse_ll).tocsr(), self.X[:, l:].toarray()
+            inner_ml, X_mr = (self.X[:, :l] @ inverse_ll).tocsr(), self.X[:, l:]
 
         def entries(a: int, b: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
             if b > problem.inner:
                 return inverse_mr[i, j - m - l] if a == 0 else inverse_wr[i - m, j - m - l]
             if a > 0:
                 return np.asarray(inverse_ll[i - m, j - m]).ravel()
-            own = np.asarray(inner_ml[i, j - m]).ravel()
-            return -own - np.einsum("kr,kr->k", X_mr[i], inverse_lr[j - m])
+            rows = X_mr[i]
+            at = np.repeat(np.arange(len(i)), np.diff(rows.indptr))
+            outer = np.bincount(at, rows.data * inverse_lr[j[at] - m, rows.indices], len(i))
+            return -np.asarray(inner_ml[i, j - m]).ravel() - outer
 
         found, d_m = [], 1 / self.d_m
         for (a, b, _, place_n, i, j), sum_k in zip(problem.meetings[1:], self.sums[1:], strict=True):

@@ -36,7 +36,7 @@ from scipy.special import expit
 Array = NDArray[np.float64]
 
 SPARSE = 8  # levels that meet each of a group's; with more, eliminating it first saves nothing
-NEWTON_STEPS, NEWTON_SMALL = 100, 1e-10  # of the mode; the decrement, half of what a step gains of the deviance
+NEWTON_STEPS, NEWTON_SMALL = 100, 1e-14  # of the mode; the decrement, half of what a step gains of the deviance
 SLOW = 0.1  # a step whose gain is not this much smaller than the last one calls for a new factor
 LARGEST = 20.0  # of a fixed effect or standard deviation in log odds; beyond it an estimate is infinite
 ZERO = 0.01  # a smaller standard deviation, in log odds, counts as none
@@ -193,7 +193,8 @@ class Mode:
                 step_q = factor.solve(slope_q)
             last = float(slope_q @ step_q)
             size, along_n = 1.0, self.times(step_q)
-            while (moved := _joint(y_n, eta_n + size * along_n, u_q + size * step_q)) > joint and size > 1e-6:
+            # A gain smaller than the deviance's rounding is not looked for.
+            while (moved := _joint(y_n, eta_n + size * along_n, u_q + size * step_q)) > joint and size**2 * last > 1e-6:
                 size /= 2
             u_q, eta_n, joint = u_q + size * step_q, eta_n + size * along_n, moved
             if last < NEWTON_SMALL:

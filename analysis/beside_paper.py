@@ -156,7 +156,7 @@ def _verdict(row: Row, low: float) -> str:
 def _same_models(cell: Published, rows: Sequence[Row]) -> Row | None:
     for row in rows:
         ours = row["cell"]
-        models = paper_models(ours.setup.lm, ours.setup.encoder)
+        models = paper_models(ours.setup.lm.name, ours.setup.encoder)
         if models == (cell.lm, cell.encoder) and _condition(ours) == cell.condition:
             return row
     return None

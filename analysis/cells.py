@@ -5,6 +5,7 @@ change here. Cells are compared, joined, grouped and sorted by value. `Names` ma
 edge: it says only what tells the cells apart that are shown together.
 """
 
+import os
 import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ Value = TypeVar("Value", bound=Any)
 
 
 class Input(NamedTuple):
-    """A dataset or feature store: the short name of the first place where it was found, and its digest."""
+    """A dataset or feature store, the short name of the first place where it was found, or an LM; and its digest."""
 
     name: str
     digest: str
@@ -88,7 +89,7 @@ class Setup:
     dataset: Input
     encoder: str
     features: Input
-    lm: str
+    lm: Input
     ablation: Ablation | None
     asked: Settings
     settings: Settings
@@ -101,7 +102,7 @@ class Setup:
     @property
     def rest(self) -> "Setup":
         """The same with any encoder, its features, and any LM."""
-        return replace(self, encoder="", features=Input("", ""), lm="")
+        return replace(self, encoder="", features=Input("", ""), lm=Input("", ""))
 
     def __hash__(self) -> int:
         return self._hash
@@ -167,7 +168,7 @@ def cells_of(runs: pd.DataFrame) -> pd.Series:
     known: dict[Cell, Cell] = {}
     fields = _setting_fields()
     found = []
-    for run in runs.to_dict("records"):
+    for run, lm in zip(runs.to_dict("records"), _lms(runs), strict=True):
         own = {str(name): value for name, value in run.items()}
         labels = Labels(own["shuffle"], own["shuffled"], _variant("shuffle", own))
         ablation = Ablation(own["ablation_kind"], _variant("ablation_kind", own), own["ablation"])
@@ -175,7 +176,7 @@ def cells_of(runs: pd.DataFrame) -> pd.Series:
             places["dataset"][own["dataset_digest"]],
             str(own["encoder"]),
             places["store"][own["store_digest"]],
-            base_lm(own["lm"], own["lm_init"]),
+            lm,
             ablation,
             (("subset", own["subset"]), *_variant("subset", own)),
             tuple((name, own[name]) for name in fields if _applies(name, own)),
@@ -222,13 +223,39 @@ def _inputs(runs: pd.DataFrame, what: str) -> dict[str, Input]:
     return found
 
 
+def _lms(runs: pd.DataFrame) -> list[Input]:
+    """The LM of each run.
+
+    Pretrained weights of one digest (and tokenizer) have one name, wherever they lay. A random-init LM has the digest
+    of its configuration only. It counts as the pretrained LM of its name, beside which it is shown, unless the name
+    means several of either.
+    """
+    rows = runs[["lm", "lm_init", "lm_digest"]].astype(str)
+    names = [base_lm(name, init) for name, init in rows[["lm", "lm_init"]].itertuples(index=False)]
+    digests = (rows["lm_digest"] + " " + runs.get("tokenizer_digest", pd.Series("", runs.index))).str.strip().tolist()
+    known: dict[str, str] = {}  # digest of pretrained weights -> name
+    meant: dict[tuple[str, str], set[str]] = {}
+    for name, init, digest in zip(names, rows["lm_init"], digests, strict=True):
+        meant.setdefault((name, init), set()).add(digest)
+        if init == "pretrained":
+            known.setdefault(digest, name)
+    found = []
+    for name, init, digest in zip(names, rows["lm_init"], digests, strict=True):
+        twins = meant.get((name, "pretrained"), set())
+        if init == "random" and len(twins) == len(meant[name, init]) == 1:
+            (digest,) = twins
+        found.append(Input(known.get(digest, name), digest))
+    return found
+
+
 def label_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with their cells, sorted by cell and seeds.
 
     New columns: cell; in words kind (random or systematic ablation, with its variant where a sweep holds several), arm
     (the labels), setup and series (what else tells cells apart, the latter at any ablation; empty when there is only
     one); partial (a shuffle of some of the leaves only), shown (in the headline) and shown_setup (what tells the setups
-    of the headline apart). `lm` loses the number of a random twin.
+    of the headline apart). `lm` and `encoder` are names that tell models apart: with digits of the digest where several
+    LMs have one name, with the features where an encoder has several; `lm` without the number of a random twin.
     """
     cells = cells_of(runs)
     strongest: dict[Setup, int] = {}
@@ -241,7 +268,8 @@ def label_runs(runs: pd.DataFrame) -> pd.DataFrame:
     names, short = Names(cells), Names(cells, shown)
     place = {cell: number for number, cell in enumerate(sorted(set(cells)))}
     labelled = runs.assign(
-        lm=[cell.setup.lm for cell in cells],
+        lm=[names.full_lm(cell.setup) for cell in cells],
+        encoder=[names.full_encoder(cell.setup) for cell in cells],
         cell=cells,
         kind=[names.method(cell.ablation) for cell in cells],
         arm=[names.labels(cell.labels) for cell in cells],
@@ -370,11 +398,9 @@ class Names:
         self._rules = _differing((cell.labels.shuffle, cell.labels.rules) for cell in known)
         self._methods = _differing((cell.ablation.kind, cell.ablation.variant) for cell in known)
         self._asked = _differing((str(setup.asked[0][1]), setup.asked[1:]) for setup in setups)
-        encoders = [setup.encoder for setup in setups]
-        self._models = {
-            "encoder": encoder_names(encoders),
-            "lm": _telling([setup.lm for setup in setups], FORMS),
-        }
+        self._encoders = encoder_names(setup.encoder for setup in setups)
+        self._lms = _telling([setup.lm.name for setup in setups], FORMS)
+        self._digits = _digits(setup.lm for setup in setups)
         of_images: dict[Hashable, set[Input]] = {}
         for setup in setups:
             of_images.setdefault((setup.dataset, setup.encoder), set()).add(setup.features)
@@ -402,12 +428,22 @@ class Names:
 
     def encoder(self, setup: Setup) -> str:
         """The encoder, with its features where there are several of it."""
-        named = f" {self._inputs['features'][setup.features]}" if self._many_features else ""
-        return self._models["encoder"][setup.encoder] + named
+        return self._encoders[setup.encoder] + self._told_features(setup)
 
-    def lm(self, lm: str) -> str:
+    def lm(self, lm: Input) -> str:
         """An LM as shortly as tells it from the others."""
-        return self._models["lm"][lm]
+        return self._lms[lm.name] + self._digits[lm]
+
+    def full_lm(self, setup: Setup) -> str:
+        """The name that its runs give the LM, with digits of its digest where others have that name too."""
+        return setup.lm.name + self._digits[setup.lm]
+
+    def full_encoder(self, setup: Setup) -> str:
+        """The name that its runs give the encoder, with its features where there are several of it."""
+        return setup.encoder + self._told_features(setup)
+
+    def _told_features(self, setup: Setup) -> str:
+        return f" {self._inputs['features'][setup.features]}" if self._many_features else ""
 
     def labels(self, labels: Labels) -> str:
         """The shuffle, with its dose where it is partial and its rules where there are several."""
@@ -448,8 +484,10 @@ class Names:
     def _word(self, setup: Setup, part: str) -> str:
         if part == "task":
             return TASKS.get(dict(setup.settings).get(part, ""), "")
-        if part in self._models:
-            return self._models[part][getattr(setup, part)]
+        if part == "encoder":
+            return self._encoders[setup.encoder]
+        if part == "lm":
+            return self.lm(setup.lm)
         if part in self._inputs:
             named = part == "dataset" or self._many_features
             return f"{part} {self._inputs[part][getattr(setup, part)]}" if named else ""
@@ -475,11 +513,18 @@ def _telling(values: Iterable[object], forms: Iterable[Callable[[object], str]])
 
 def _input_names(inputs: Iterable[Input]) -> dict[Input, str]:
     """The name of each input, with digits of its digest where others have that name too."""
+    return {one: (one.name or "unknown") + digits for one, digits in _digits(inputs).items()}
+
+
+def _digits(inputs: Iterable[Input]) -> dict[Input, str]:
+    """As many digits of the digest, six at least, as tell an input from the others of its name; "" if there are none."""
     known = set(inputs)
-    shared = [one.name for one in known]
-    return {
-        one: (one.name or "unknown") + (f" {one.digest[:6]}" if shared.count(one.name) > 1 else "") for one in known
-    }
+    found = {}
+    for one in known:
+        others = [other.digest for other in known if other.name == one.name and other != one]
+        alike = (len(os.path.commonprefix([one.digest, other])) for other in others)
+        found[one] = f" {one.digest[: max(6, 1 + max(alike))]}" if others else ""
+    return found
 
 
 def _differing(variants: Iterable[tuple[str, Settings]]) -> dict[str, set[str]]:

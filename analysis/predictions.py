@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.inputs import FoundInputs
 from analysis.tuning import read_tuning
-from cachegen.common.errors import CrosstaxError, RunError
+from cachegen.common.errors import CrosstaxError, RunError, listing
 from engine.design.condition import SEEDS
 from engine.runs.config import read_config
 from engine.runs.directory import HASHED, RunDirectory
@@ -27,7 +27,7 @@ class SavedRuns:
     Attributes:
         folder: The sweep folder.
         runs: Index run_id, sorted. One column per field of the condition, and encoder, lm, dataset_path, store_path,
-            dataset_digest, store_digest, lm_digest. A path says where the input is now, or where it was if it is gone.
+            dataset_digest, store_digest, lm_digest, tokenizer_digest. A path says where the input is now, or where it was if it is gone.
         failed: Columns run_id (name of the folder) and reason. These runs have no results and are never averaged.
         copies: The same columns, for folders that hold a run for the second time.
         opened: Each run by its id.
@@ -121,14 +121,23 @@ def load_sweep(folder: Path, datasets: Sequence[Path] = (), stores: Sequence[Pat
     opened: dict[str, FinishedRun] = {}
     failed: list[tuple[str, str]] = []
     copies: list[tuple[str, str]] = []
+    damaged: list[CrosstaxError] = []
     for place in sorted(places, key=lambda place: place.name != _claimed_id(place)):  # a run before its copies
-        run = None if (reason := RunDirectory(place).unfinished) else open_run(place)
-        if run is None or (reason := run.bad_logits()):
+        try:
+            run = None if (reason := RunDirectory(place).unfinished) else open_run(place)
+            reason = reason if run is None else run.bad_logits()
+        except CrosstaxError as error:
+            damaged.append(error)
+            continue
+        if run is None or reason:
             failed.append((place.name, str(reason)))
         elif run.id in opened:
             copies.append((place.name, _copied(run, opened[run.id])))
         else:
             opened[run.id] = run
+    if damaged:  # without them it would be an analysis of other runs than were asked about
+        says = f"{len(damaged)} runs in {folder} are damaged; move them elsewhere, or delete and repeat them"
+        raise damaged[0] if len(damaged) == 1 else RunError(listing(says, sorted(map(str, damaged))))
     if not opened and not failed:
         raise RunError(f"{folder} is a tuning study without a best trial yet; let `crosstax tune` go on")
     if not opened:
@@ -167,5 +176,5 @@ def _row(run: FinishedRun, inputs: FoundInputs) -> dict[str, Any]:
         **run.condition.model_dump(),
         "dataset_path": run.named("dataset") if dataset is None else dataset[0],
         "store_path": run.named("features") if store is None else store[0],
-        **{f"{name}_digest": digests[name] for name in ("dataset", "store", "lm")},
+        **{f"{name}_digest": digests.get(name, "") for name in ("dataset", "store", "lm", "tokenizer")},
     }

@@ -153,6 +153,51 @@ def test_two_datasets_with_one_encoders_name_are_kept_apart(tmp_path: Path) -> N
     assert runs["setup"].tolist() == ["dataset data/birds", "dataset data/tools"]
 
 
+SAME_NAME = [  # two inputs under one name; digests that begin alike
+    ({"lm": "abcdef12"}, {"lm": "abcdef34"}),
+    ({"tokenizer": "abcdef12"}, {"tokenizer": "abcdef34"}),
+    ({"store": "abcdef12"}, {"store": "abcdef34"}),
+    ({"dataset": "abcdef12"}, {"dataset": "abcdef34"}),
+]
+
+
+@pytest.mark.parametrize("inputs", SAME_NAME, ids=lambda digests: next(iter(digests[0])))
+def test_inputs_of_one_name_are_kept_apart_everywhere(tmp_path: Path, inputs: tuple[dict, dict]) -> None:
+    """In tables, names and models; runs of the same input are averaged."""
+    for digests in inputs:
+        write_sweep(tmp_path, WORLD, ORIGINAL, seeds=(0, 1), digests=digests, paths={"features": "/data/f.h5"})
+    study = measure(load_sweep(tmp_path))
+    cells = study.runs.groupby("cell", sort=False)
+    assert cells.size().tolist() == [2, 2]
+    assert study.runs["setup"].nunique() == 2
+    assert study.f1.groupby(["setup", "group"]).size().max() == 1
+    (what,) = inputs[0]
+    compared = study.models[study.models["question"].isin(["encoder", "LM"])]
+    assert bool(len(compared)) == (what != "dataset")  # one against the other, not both as one
+    if what in ("lm", "tokenizer"):
+        assert study.runs["lm"].nunique() == 2
+    if what == "store":
+        assert study.runs["encoder"].nunique() == 2
+
+
+def test_weights_of_one_digest_are_one_lm_under_any_name(tmp_path: Path) -> None:
+    for seed, lm in enumerate(("/here/lm", "/moved/lm")):
+        write_sweep(tmp_path, WORLD, ORIGINAL, seeds=(seed,), digests={"lm": "weights"}, lm=lm)
+    write_sweep(tmp_path, WORLD, {("random", "original"): (1.0, 0.0, 0.0)}, digests={"lm": "config"}, lm="/moved/lm")
+    runs = label_runs(load_sweep(tmp_path).runs)
+    assert runs["setup"].unique().tolist() == [""]
+    assert runs.groupby("lm_init")["cell"].nunique().tolist() == [1, 1]
+
+
+def test_a_random_init_lm_of_two_models_name_is_beside_neither(tmp_path: Path) -> None:
+    """Its digest is of the configuration, which does not say which weights it is the twin of."""
+    for weights in ("one", "two"):
+        write_sweep(tmp_path, WORLD, ORIGINAL, seeds=(0,), digests={"lm": weights})
+    write_sweep(tmp_path, WORLD, {("random", "original"): (1.0, 0.0, 0.0)}, seeds=(0,), digests={"lm": "config"})
+    runs = label_runs(load_sweep(tmp_path).runs)
+    assert runs["setup"].nunique() == 3
+
+
 # --- Values and words
 
 
@@ -161,6 +206,7 @@ PLACES = {
     "store_digest": ["s0", "s1"],
     "encoder": ["/worlds/a/enc", "/worlds/b/enc", "/other/b/enc", "vit_dinov2", "vit_large_dinov2"],
     "lm": ["/worlds/a/lm", "/worlds/b/lm", "Qwen/Qwen3-0.6B", "other/Qwen3-0.6B"],
+    "revision": [0, 1],  # of the LM: another digest of weights, and of configuration
 }
 FIELDS = {
     "lm_init": ["pretrained", "random"],
@@ -184,9 +230,10 @@ def frame(runs: list[dict[str, Any]]) -> pd.DataFrame:
     """Runs as `load_sweep` gives them, from some of their fields."""
     rows = []
     for run in runs:
-        own = {**Condition().model_dump(), **run}
+        own = {**Condition().model_dump(), "revision": 0, **run}
+        own["lm_digest"] = f"digest of {own['lm_init']} {own['lm']} {own.pop('revision')}"
         rows.append({**own, **{f"{what}_path": f"/data/{own[f'{what}_digest'][:1]}" for what in ("dataset", "store")}})
-    return pd.DataFrame(rows).assign(lm_digest="").rename_axis("run_id")
+    return pd.DataFrame(rows).rename_axis("run_id")
 
 
 def matters(run: dict[str, Any]) -> tuple:

@@ -51,10 +51,20 @@ def test_a_model_without_one_factor_is_told_from_glmers() -> None:
     assert gap.max() > 0.02
 
 
-def test_gradient_is_the_derivative() -> None:
+@pytest.mark.parametrize("label_maps", [0, 1, 5])
+def test_gradient_is_the_derivative(label_maps: int) -> None:
+    """With images nested in leaves, in two leaves each (the labels of two conditions), and in so many that all meet."""
     y, X, terms, _ = fixture("middle")
+    rng, runs = np.random.default_rng(0), next(t.level_n for t in terms if t.group == "run")
+    for run in range(label_maps):
+        moved = {t.group: rng.permutation(t.levels) for t in terms}["leaf"]
+        terms = [
+            replace(t, level_n=np.where(runs == run, moved[t.level_n], t.level_n)) if t.group == "leaf" else t
+            for t in terms
+        ]
     at = np.r_[-0.3, 1.0, 0.2, 0.8, np.linspace(0.2, 1.1, len(terms))]
     problem, step = Problem(y, X, terms), 1e-3
+    assert bool(problem.l) == (label_maps < 5)  # whether leaves are eliminated sparsely
     by_hand = [(problem.at(at + e).value - problem.at(at - e).value) / (2 * step) for e in step * np.eye(len(at))]
     gradient = problem.value_and_gradient(at)[1]
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-3)

@@ -27,11 +27,11 @@ CPU = Execution(device="cpu")
 
 def means(values_PV, rows, columns, pool):
     """Cell means of one image, patch by patch, in float64."""
-    cells = {}
+    windows = {}
     for patch, value in enumerate(values_PV):
         row, column = divmod(patch, columns)
-        cells.setdefault((row // pool, column // pool), []).append(value)
-    return np.stack([np.mean(cells[cell], axis=0, dtype=np.float64) for cell in sorted(cells)])
+        windows.setdefault((row // pool, column // pool), []).append(value)
+    return np.stack([np.mean(windows[window], axis=0, dtype=np.float64) for window in sorted(windows)])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 4), (5, 5), (16, 16), (3, 7)])
@@ -48,7 +48,7 @@ def test_cells_are_those_of_a_plain_loop(rows, columns, pool, dtype):
     assert np.abs(pooled.float().numpy() - expected).max() <= rounding * np.abs(expected).max()
     alone = torch.cat([pool_patches(image[None], attributes, pool) for image in values])
     assert torch.equal(alone, pooled)
-    if pool > 1:  # control: patches listed column by column have other cells
+    if pool > 1:  # control: patches listed column by column have other windows
         turned = values.reshape(3, columns, rows, 5).transpose(1, 2).reshape(3, -1, 5)
         other = pool_patches(turned, attributes, pool).float().numpy()
         assert np.abs(other - expected).max() > 0.1 or pooled.shape[1] == 1
@@ -75,7 +75,7 @@ def test_no_cell_is_smaller_than_a_patch():
 
 
 def with_means(path, store, pool):
-    """A copy of a store that holds the cell means in place of the patches."""
+    """A copy of a store that holds the window means in place of the patches."""
     pooled = pool_patches(store.patch_tensor(np.arange(len(store.keys))), store.attributes, pool)
     bits = pooled.view(torch.uint16).numpy()
     names = ("pooled_patches", "pooled_all_tokens")

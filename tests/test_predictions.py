@@ -155,6 +155,22 @@ def test_damaged_runs_are_refused_in_one_line(sweep: Path, damage, says: str) ->
     assert first_run(sweep).name in str(caught.value)
 
 
+def test_all_damaged_runs_are_named_at_once_and_moving_them_helps(sweep: Path, tmp_path: Path) -> None:
+    write_sweep(sweep, WORLD, ORIGINAL, seeds=(2, 3))
+    kinds = (damage_byte, damage_schema, damage_table)
+    damaged = sorted(sweep.iterdir())[: len(kinds)]
+    for damage, run in zip(kinds, damaged, strict=True):
+        damage(run)
+    with pytest.raises(RunError) as caught:
+        load_sweep(sweep)
+    head, *lines = str(caught.value).splitlines()
+    assert "3 runs" in head
+    assert [run.name in line for run, line in zip(damaged, lines, strict=True)] == [True] * 3
+    for run in damaged:
+        run.rename(tmp_path / f"moved-{run.name}")
+    assert len(load_sweep(sweep).runs) == 1
+
+
 @pytest.mark.parametrize("change", ["drop", "repeat", "stranger"])
 def test_every_question_is_answered_once(sweep: Path, change: str) -> None:
     place = first_run(sweep) / "predictions.parquet"

@@ -267,7 +267,7 @@ def _keys(curves: Curves, score: str) -> list[Artist]:
 
 
 def _is_llama(cell: Cell) -> bool:
-    return "llama" in cell.setup.lm.lower()
+    return "llama" in cell.setup.lm.name.lower()
 
 
 def ablation_figure(study: Study, score: str = "f1", llama: bool = False) -> Drawn:

@@ -96,8 +96,11 @@ def _compare(statement: Statement, found: Found) -> Claim:
         agrees = bool(found.value < float(paper.removeprefix("<")))
     elif paper is not None:
         agrees = prints_as(found.value, paper, decimals)
-        if agrees and abs(found.value - paper) > 0.5001 * 10**-decimals:
+        if agrees and not _rounds_to(found.value, paper, decimals):
             why = f"The paper's {paper:.{decimals}f} is {found.value:.{decimals + 2}f} cut off, not rounded."
+        elif not agrees and _cut_to(found.value, paper, decimals):
+            rounded = f"{found.value:.{decimals + 2}f}, {found.value:.{decimals}f} when rounded"
+            why = f"The files give {rounded}; the paper's {paper:.{decimals}f} would be it cut off."
         elif not agrees and not found.note:
             why = f"Neither rounding nor cutting off {found.value:.5g} gives {paper:.{decimals}f}."
     note = " ".join(part for part in (why, found.note) if part)
@@ -116,8 +119,22 @@ def _claim(
 
 
 def prints_as(value: float, printed: float, decimals: int) -> bool:
-    """Whether `value`, rounded or cut off after that many decimals, is `printed`: the paper does both."""
-    step, slack = 10.0**-decimals, 1e-9 * max(1.0, abs(printed))
-    rounded = abs(value - printed) <= step / 2 + slack
-    cut = value * printed >= 0 and -slack <= abs(value) - abs(printed) < step - slack
-    return bool(rounded or cut)
+    """Whether `printed` is `value` rounded to that many decimals, or cut off there: the paper does both.
+
+    A number of one digit, such as 0.6, counts rounded only: cut off, it would be that of any value up to 0.7.
+    """
+    digits = round(abs(printed) * 10**decimals)
+    return _rounds_to(value, printed, decimals) or (digits >= 10 and _cut_to(value, printed, decimals))
+
+
+def _rounds_to(value: float, printed: float, decimals: int) -> bool:
+    return bool(abs(value - printed) <= 10.0**-decimals / 2 + _slack(printed))
+
+
+def _cut_to(value: float, printed: float, decimals: int) -> bool:
+    slack = _slack(printed)
+    return bool(value * printed >= 0 and -slack <= abs(value) - abs(printed) < 10.0**-decimals - slack)
+
+
+def _slack(printed: float) -> float:
+    return 1e-9 * max(1.0, abs(printed))

@@ -24,7 +24,7 @@ from analysis.statistics.difference import MARGINS, judged
 from analysis.statistics.laplace import Logistic, Term, fit_logistic
 from analysis.statistics.robustness import Answers
 
-MOST = 40_000  # answers; larger models take minutes
+MOST = 100_000  # answers, about 15 seconds of one core
 TOO_MANY = f"Not fitted: a report models {MOST:,} answers at most; crosstax analyze --items fits all."
 LOG_ODDS = 1.7  # of a logistic model, by unit of d' (of a probit one)
 EFFECTS = {  # term -> what it is, its sign there, and the measure whose contrast decides

@@ -8,29 +8,35 @@ sigma_t x_t at their levels, u at its mode, W = diag(w), w = mu (1 - mu) and A =
 
 is minimal at the estimates of (beta, sigma). Its gradient is exact, so that a fit takes a few dozen evaluations (glmer,
 which has none, takes hundreds). M is never formed: cross-products are sums over pairs of levels. The term with most
-levels has a diagonal block in A, which is eliminated first; the rest is dense and small.
+levels (images) has a diagonal block in A, which is eliminated first. What this leaves of the next group (leaves) is
+sparse where a leaf shares images with few others: none where images keep their labels, two where labels are exchanged
+between leaves. It is eliminated next by a sparse factor. The rest (categories, runs) is dense and small.
 
 statsmodels' `BinomialBayesMixedGLM` was not taken: its variational posterior treats effects as independent of each
 other, and needs a prior for the variances that moves them where levels are few.
 
-Legend: n rows, p fixed effects, T terms, q levels of all terms together, of these m of the largest term and r others.
+Legend: n rows, p fixed effects, T terms, q levels of all terms together: m of the largest term, l of the next group if
+that is sparse (else 0), r of the others.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
+from scipy.sparse import csr_matrix, diags_array, tril, triu
+from scipy.sparse.linalg import SuperLU, splu
 from scipy.special import expit
 
 Array = NDArray[np.float64]
 
-NEWTON_STEPS, NEWTON_SMALL = 100, 1e-10  # of the mode; the decrement, half of what a step gains of the deviance
+SPARSE = 8  # levels that meet each of a group's; with more, eliminating it first saves nothing
+NEWTON_STEPS, NEWTON_SMALL = 100, 1e-14  # of the mode; the decrement, half of what a step gains of the deviance
 SLOW = 0.1  # a step whose gain is not this much smaller than the last one calls for a new factor
 LARGEST = 20.0  # of a fixed effect or standard deviation in log odds; beyond it an estimate is infinite
 ZERO = 0.01  # a smaller standard deviation, in log odds, counts as none
@@ -101,24 +107,27 @@ def _plain(y_n: NDArray[np.bool_], X_np: Array) -> Array:
     return np.clip(beta_p, -LARGEST / 2, LARGEST / 2)
 
 
-class TermPair(NamedTuple):
-    """Two terms: the product of their values (n,), and where each row is in a block of their levels (n,), of `shape`.
+class Meeting(NamedTuple):
+    """Two terms, and the k pairs of their levels that have rows.
 
-    Of the largest term with itself the block is diagonal, and only that is kept.
+    x_n: product of the terms' values. place_n: the pair of each row. first_k, second_k: the levels, as places in A.
     """
 
     a: int
     b: int
     x_n: Array
     place_n: NDArray[np.int64]
-    shape: tuple[int, int]
+    first_k: NDArray[np.int64]
+    second_k: NDArray[np.int64]
 
 
 class Problem:
     """The deviance and its gradient in (beta, sigma). It remembers the last mode, from which the next search starts."""
 
     def __init__(self, y_n: NDArray[np.bool_], X_np: Array, terms: Sequence[Term]) -> None:
-        self.order = sorted(range(len(terms)), key=lambda t: -terms[t].levels)  # the largest first
+        by_size = sorted(range(len(terms)), key=lambda t: -terms[t].levels)
+        first, inner = by_size[0], [t for t in by_size[1:] if terms[t].group == terms[by_size[1]].group]
+        self.order = [first, *inner, *(t for t in by_size[1:] if t not in inner)]
         self.terms = [terms[t] for t in self.order]
         rows = np.argsort(self.terms[0].level_n, kind="stable")  # what is read together lies together
         self.y_n, self.X_np = y_n[rows].astype(float), X_np[rows]
@@ -129,14 +138,19 @@ class Problem:
         self.x_Tn = np.array([term.value_n[rows] for term in self.terms])
         self.u_q = np.zeros(self.q)
         self.factor: Factor | None = None
-        self.pairs = [self._pair(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
+        self.meetings = [self._meeting(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
+        self.inner = len(inner) if inner and self._joined() <= SPARSE else 0
+        self.l = int(self.edges[1 + self.inner]) - self.m
 
-    def _pair(self, a: int, b: int) -> "TermPair":
-        x_n = self.x_Tn[a] * self.x_Tn[b]
-        if a == b == 0:
-            return TermPair(a, b, x_n, self.level_Tn[0], (self.m, 1))
-        shape = (self.terms[a].levels, self.terms[b].levels)
-        return TermPair(a, b, x_n, self.level_Tn[a] * shape[1] + self.level_Tn[b], shape)
+    def _meeting(self, a: int, b: int) -> Meeting:
+        pairs_k, place_n = np.unique(self.place_Tn[a] * self.q + self.place_Tn[b], return_inverse=True)
+        return Meeting(a, b, self.x_Tn[a] * self.x_Tn[b], place_n, *divmod(pairs_k, self.q))
+
+    def _joined(self) -> float:
+        """How many levels of the second group the levels of the largest term join with each of them, on average."""
+        _, _, _, _, first_k, second_k = self.meetings[1]
+        joins = csr_matrix((np.ones(len(first_k)), (first_k, second_k - self.m)))
+        return float((joins.T @ joins).nnz / self.terms[1].levels)
 
     def at(self, parameters: Array) -> "Mode":
         p = self.X_np.shape[1]
@@ -179,7 +193,8 @@ class Mode:
                 step_q = factor.solve(slope_q)
             last = float(slope_q @ step_q)
             size, along_n = 1.0, self.times(step_q)
-            while (moved := _joint(y_n, eta_n + size * along_n, u_q + size * step_q)) > joint and size > 1e-6:
+            # A gain smaller than the deviance's rounding is not looked for.
+            while (moved := _joint(y_n, eta_n + size * along_n, u_q + size * step_q)) > joint and size**2 * last > 1e-6:
                 size /= 2
             u_q, eta_n, joint = u_q + size * step_q, eta_n + size * along_n, moved
             if last < NEWTON_SMALL:
@@ -204,7 +219,7 @@ class Mode:
         left_n, w_n = problem.y_n - self.mu_n, self.factor.w_n
         inverse = self.factor.inverse_at(problem)  # (pairs, n): entries of A^-1 where the levels of two terms meet
         own_Tn = np.zeros_like(self.scaled_Tn)  # A^-1 M' at each row's own levels
-        for (a, b, *_), inverse_n in zip(problem.pairs, inverse, strict=True):
+        for (a, b, *_), inverse_n in zip(problem.meetings, inverse, strict=True):
             own_Tn[a] += inverse_n * self.scaled_Tn[b]
             if a != b:
                 own_Tn[b] += inverse_n * self.scaled_Tn[a]
@@ -223,47 +238,90 @@ class Mode:
 
 
 class Factor:
-    """A = M'WM + I, the largest term eliminated: its diagonal d (m,), D = C / d with C what joins it to the rest,
-    and the root of their Schur complement."""
+    """A = M'WM + I, factored block by block: (m) the largest term, (l) the second group, (r) the others.
+
+    The first block is diagonal, d (m,); X (m, l + r) is what joins it to the others, divided by d. Without it (l) is
+    sparse, as a leaf shares images with few others. Y (l, r) solves (l) for what joins it to (r), and root_rr is the
+    root of what is then left of (r).
+    """
 
     def __init__(self, problem: Problem, sigma_T: Array, w_n: Array) -> None:
-        self.w_n, self.m = w_n, problem.m
-        self.at = [slice(start - self.m, end - self.m) for start, end in pairwise(problem.edges)]  # among the others
-        r = problem.q - problem.m
-        self.d_m = np.ones(problem.m)
-        C_mr, rest_rr = np.zeros((problem.m, r)), np.zeros((r, r))
-        for a, b, x_n, place_n, shape in problem.pairs:
-            sums = np.bincount(place_n, x_n * w_n, shape[0] * shape[1]).reshape(shape)
-            block = sigma_T[a] * sigma_T[b] * sums
-            if a == b == 0:
-                self.d_m += block[:, 0]
-            elif a == 0:
-                C_mr[:, self.at[b]] = block
-            else:
-                rest_rr[self.at[b], self.at[a]] = block.T  # the lower half
-        rest_rr[np.diag_indices(r)] += 1
-        C_mr /= np.sqrt(self.d_m)[:, None]
-        self.root_rr = cholesky(rest_rr - C_mr.T @ C_mr, lower=True, overwrite_a=True, check_finite=False)
-        self.D_mr = C_mr / np.sqrt(self.d_m)[:, None]
-        self.log_det = float(np.log(self.d_m).sum() + 2 * np.log(np.diagonal(self.root_rr)).sum())
+        m, l, q = self.m, self.l, _ = problem.m, problem.l, problem.q
+        self.w_n = w_n
+        self.sums = [
+            sigma_T[a] * sigma_T[b] * np.bincount(place_n, x_n * w_n, len(first_k))
+            for a, b, x_n, place_n, first_k, _ in problem.meetings
+        ]
+        first, second = (np.concatenate([*(meeting[k] for meeting in problem.meetings), np.arange(q)]) for k in (4, 5))
+        upper_qq = csr_matrix((np.concatenate([*self.sums, np.ones(q)]), (first, second)), (q, q))
+        self.d_m = upper_qq.diagonal()[:m]
+        joins, rest = upper_qq[:m, m:], upper_qq[m:, m:]
+        self.X = (diags_array(1 / self.d_m) @ joins).tocsr()
+        left = (rest + triu(rest, 1).T - joins.T @ self.X).tocsr()
+        G_lr = left[:l, l:].toarray()
+        self.K, self.Y_lr, log_det = left[:l, :l].tocsc(), G_lr, 0.0
+        if l:
+            self.lu = splu(self.K, "MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
+            self.Y_lr, log_det = self.lu.solve(G_lr), np.log(self.lu.U.diagonal()).sum()
+        self.root_rr = cholesky(left[l:, l:].toarray() - G_lr.T @ self.Y_lr, overwrite_a=True, check_finite=False)
+        self.log_det = float(np.log(self.d_m).sum() + log_det + 2 * np.log(np.diagonal(self.root_rr)).sum())
 
     def solve(self, v_q: Array) -> Array:
         """A^-1 v."""
-        top_m, rest_r = v_q[: self.m], v_q[self.m :]
-        x_r = cho_solve((self.root_rr, True), rest_r - self.D_mr.T @ top_m, check_finite=False)
-        return np.r_[top_m / self.d_m - self.D_mr @ x_r, x_r]
+        v_l, v_r = np.split(v_q[self.m :] - self.X.T @ v_q[: self.m], [self.l])
+        x_r = cho_solve((self.root_rr, False), v_r - self.Y_lr.T @ v_l, check_finite=False)
+        x_l = self.lu.solve(v_l) - self.Y_lr @ x_r if self.l else v_l
+        x = np.r_[x_l, x_r]
+        return np.r_[v_q[: self.m] / self.d_m - self.X @ x, x]
 
-    def inverse_at(self, problem: Problem) -> Array:
-        """Entries of A^-1 at the levels of each row, for every pair of terms: (pairs, n)."""
-        root_rr = solve_triangular(self.root_rr, np.eye(len(self.root_rr)), lower=True, check_finite=False)
-        inverse_rr = root_rr.T @ root_rr
-        side_mr = -self.D_mr @ inverse_rr
-        d_m = 1 / self.d_m - np.einsum("mr,mr->m", side_mr, self.D_mr)
-        found = np.empty((len(problem.pairs), len(self.w_n)))
-        for place, (a, b, _, place_n, _) in enumerate(problem.pairs):
-            block = d_m if a == b == 0 else side_mr[:, self.at[b]] if a == 0 else inverse_rr[self.at[a], self.at[b]]
-            block.take(place_n, out=found[place])
-        return found
+    def inverse_at(self, problem: Problem) -> list[Array]:
+        """Entries of A^-1 at the levels of each row (n,), for every pair of terms."""
+        m, l = self.m, self.l
+        upper_rr, _ = dpotri(self.root_rr)
+        inverse_rr = np.triu(upper_rr) + np.triu(upper_rr, 1).T
+        inverse_lr = -self.Y_lr @ inverse_rr
+        inverse_wr = np.r_[inverse_lr, inverse_rr]  # w = l + r
+        inverse_mr = -(self.X @ inverse_wr)
+        if l:
+            near_ll, place_l = inverse_where_filled(self.lu), self.lu.perm_c
+            i, j = self.K.nonzero()
+            inverse_k = near_ll[place_l[i], place_l[j]] - np.einsum("kr,kr->k", inverse_lr[i], self.Y_lr[j])
+            inverse_ll = csr_matrix((inverse_k, (i, j)), (l, l))
+            inner_ml, X_mr = (self.X[:, :l] @ inverse_ll).tocsr(), self.X[:, l:]
+
+        def entries(a: int, b: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
+            if b > problem.inner:
+                return inverse_mr[i, j - m - l] if a == 0 else inverse_wr[i - m, j - m - l]
+            if a > 0:
+                return np.asarray(inverse_ll[i - m, j - m]).ravel()
+            rows = X_mr[i]
+            at = np.repeat(np.arange(len(i)), np.diff(rows.indptr))
+            outer = np.bincount(at, rows.data * inverse_lr[j[at] - m, rows.indices], len(i))
+            return -np.asarray(inner_ml[i, j - m]).ravel() - outer
+
+        found, d_m = [], 1 / self.d_m
+        for (a, b, _, place_n, i, j), sum_k in zip(problem.meetings[1:], self.sums[1:], strict=True):
+            inverse_k = entries(a, b, i, j)
+            if a == 0:
+                d_m -= np.bincount(i, sum_k * inverse_k, m) / self.d_m
+            found.append(inverse_k[place_n])
+        return [d_m[problem.level_Tn[0]], *found]
+
+
+def inverse_where_filled(lu: SuperLU) -> Array:
+    """The inverse of a symmetric matrix, in the order of its factor, at the places where that has entries; else zero.
+
+    By the equations of Takahashi, Fagan and Chin (1973), from the last row to the first.
+    """
+    below, d_l = tril(lu.L, -1, format="csc"), lu.U.diagonal()
+    found_ll = np.zeros(below.shape)
+    for j in range(len(d_l) - 1, -1, -1):
+        of_column = slice(below.indptr[j], below.indptr[j + 1])
+        i, v = below.indices[of_column], below.data[of_column]
+        column = -(found_ll[i[:, None], i] @ v)
+        found_ll[i, j] = found_ll[j, i] = column
+        found_ll[j, j] = 1 / d_l[j] - v @ column
+    return found_ll
 
 
 def _by_level(problem: Problem, v_Tn: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL, LM_NAMES, Cell, Names, Setup, encoder_names, parts, setup_of, short_name, where
+from analysis.cells import CELL, LM_NAMES, Cell, Input, Names, Setup, encoder_names, parts, setup_of, short_name, where
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import Difference, judged
 from analysis.statistics.formula import MixedModelError
@@ -351,8 +351,8 @@ def _originals(rows: pd.DataFrame) -> pd.DataFrame:
     return where(rows, lambda cell: cell.pretrained and cell.labels.shuffle == "original")
 
 
-def _encoder_and_rest(cell: Cell) -> tuple[str, Setup]:
-    return cell.setup.encoder, cell.setup.rest
+def _encoder_and_rest(cell: Cell) -> tuple[str, Input, Setup]:
+    return cell.setup.encoder, cell.setup.features, cell.setup.rest
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Fewer tokens per image: the mean over k x k patches of the grid, taken before the projector (condition `pool`).
 
-Cells lie side by side from the upper left corner, so that every patch counts in exactly one. Where k does not divide a
-side of the grid, the cells at its right or lower edge are narrower, and are the means of what they have: 16 x 16
+Windows lie side by side from the upper left corner, so that every patch counts in exactly one. Where k does not divide a
+side of the grid, the windows at its right or lower edge are narrower, and are the means of what they have: 16 x 16
 patches with k = 3 become 6 x 6. Means are float32 sums, rounded to the type of the features as a store would be.
 """
 
@@ -28,7 +28,7 @@ def grid_of(attributes: Mapping[str, Any], patches: int) -> Grid | None:
 
 
 def pooled_grid(attributes: Mapping[str, Any], patches: int, pool: int) -> Grid:
-    """Rows and columns of cells; (1, P) without pooling, whatever the grid. Raises `StoreError` if it cannot be."""
+    """Rows and columns of windows; (1, P) without pooling, whatever the grid. Raises `StoreError` if it cannot be."""
     if pool == 1:
         return 1, patches
     grid = grid_of(attributes, patches)
@@ -50,7 +50,7 @@ def pooled_count(attributes: Mapping[str, Any], patches: int, pool: int) -> int:
 
 
 def pool_patches(features_IPV: "torch.Tensor", attributes: Mapping[str, Any], pool: int) -> "torch.Tensor":
-    """(I, C, V) cell means of (I, P, V) features, in their type. Raises as `pooled_grid`."""
+    """(I, W, V) window means of (I, P, V) features, in their type. Raises as `pooled_grid`."""
     if pool == 1:
         return features_IPV
     from torch.nn import functional
@@ -60,5 +60,5 @@ def pool_patches(features_IPV: "torch.Tensor", attributes: Mapping[str, Any], po
     grid = grid_of(attributes, patches)
     assert grid is not None
     x_IVHW = features_IPV.float().reshape(images, *grid, width).permute(0, 3, 1, 2)
-    cells_IVHW = functional.avg_pool2d(x_IVHW, pool, ceil_mode=True)
-    return cells_IVHW.permute(0, 2, 3, 1).reshape(images, rows * columns, width).to(features_IPV.dtype)
+    means_IVHW = functional.avg_pool2d(x_IVHW, pool, ceil_mode=True)
+    return means_IVHW.permute(0, 2, 3, 1).reshape(images, rows * columns, width).to(features_IPV.dtype)

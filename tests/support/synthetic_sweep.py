@@ -199,11 +199,15 @@ def write_run(
     predictions: pd.DataFrame,
     paths: dict[str, str] | None = None,
     digest: str = "dataset digest",
+    digests: dict[str, str] | None = None,
 ) -> Path:
     """One finished run directory, DONE included; it counts under its `id_of`, not under `name`."""
     place = folder / name
     place.mkdir(parents=True)
-    digests = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
+    known = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
+    if condition.get("lm", CONDITION["lm"]) != CONDITION["lm"]:
+        known["lm"] = f"digest of {condition['lm']}"
+    digests = known | (digests or {})
     config = {"schema": 1, "digests": digests, "paths": paths or {}, "counts": {}}
     write_config(place, config | {"condition": {**CONDITION, **condition}})
     questions.to_parquet(place / "questions.parquet", index=False)
@@ -269,6 +273,7 @@ def write_sweep(
     seeds: tuple[int, ...] = (0, 1, 2),
     paths: dict[str, str] | None = None,
     digest: str = "dataset digest",
+    digests: dict[str, str] | None = None,
     **condition: Any,
 ) -> Path:
     """A sweep with one run per cell and seed; a cell's values are (leaf strength, hypernym strength, bias to no)."""
@@ -286,5 +291,7 @@ def write_sweep(
             number = len(list(folder.glob("*"))) if folder.exists() else 0
             predictions = answer_questions(asked, strength, bias, 1000 * number + seed)
             tag = "".join("-" + str(value).split("/")[-1] for value in condition.values())
-            write_run(folder, f"{lm_init}-{shuffle}-r{seed}{tag}", about, questions, predictions, paths, digest)
+            tag += "".join("-" + value for value in (digests or {}).values())
+            name = f"{lm_init}-{shuffle}-r{seed}{tag}"
+            write_run(folder, name, about, questions, predictions, paths, digest, digests)
     return folder

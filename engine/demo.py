@@ -23,6 +23,7 @@ from engine.sweeps.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = 8
+NAMING: dict[str, Any] = {"task": "name", "batch": 16, "epochs": 12}  # by the accuracy on leaves in world 0
 SIGLIP = "encoder-siglip"
 
 
@@ -39,19 +40,22 @@ class Demo:
     seconds: dict[str, float]
 
 
-def study_sweep(world: World, features: Path, siglip_features: Path | None = None) -> Sweep:
+def study_sweep(world: World, features: Path, siglip_features: Path | None = None, naming: bool = False) -> Sweep:
     """Original, across and within with the pretrained LM, and original with random-init LMs; three seeds each.
 
-    With features of the SigLIP twin also original with it, and original with each twin of the LM. The data seed is
-    the world's, so that other worlds have other permutations and negatives too.
+    With features of the SigLIP twin also original with it, and original with each twin of the LM. With `naming` also
+    the first four with the task `name`. The data seed is the world's, so that other worlds have other permutations and
+    negatives too.
     """
     paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
     shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS, "data_seed": world.seed}
-    grids: list[dict[str, Any]] = [shared | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS}]
-    grids += [
-        shared | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
-        for twin, seed in enumerate(RUN_SEEDS)
-    ]
+    grids: list[dict[str, Any]] = []
+    for task in [shared, shared | NAMING] if naming else [shared]:
+        grids.append(task | {"shuffle": ["original", "across", "within"], "run_seed": RUN_SEEDS})
+        grids += [
+            task | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
+            for twin, seed in enumerate(RUN_SEEDS)
+        ]
     if siglip_features is not None:
         twins = [str(world.twin(name)) for name in TWINS if name != SIGLIP]
         grids.append(shared | {"lm": twins, "run_seed": RUN_SEEDS})
@@ -60,7 +64,14 @@ def study_sweep(world: World, features: Path, siglip_features: Path | None = Non
 
 
 def run_study(
-    out: Path, size: str, seed: int, execution: Execution, twins: bool = False, executor: Executor = in_this_process
+    out: Path,
+    size: str,
+    seed: int,
+    execution: Execution,
+    *,
+    twins: bool = False,
+    naming: bool = False,
+    executor: Executor = in_this_process,
 ) -> Demo:
     """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
     record = out / "seconds.json"
@@ -93,7 +104,7 @@ def run_study(
         stage("twins", started, worked=extracted["encoded"] > 0)
 
     started = time.perf_counter()
-    sweep = study_sweep(world, features, siglip_features)
+    sweep = study_sweep(world, features, siglip_features, naming)
     done = set((out / "runs").glob("*/DONE"))
     runs = tuple(run_sweep(sweep, out / "runs", execution, retry_failed=True, executor=executor))
     for directory in map(RunDirectory, runs):
@@ -119,10 +130,12 @@ def probe_lms(study: Demo, out: Path) -> list[Path]:
 RECORD = "replication.json"
 
 
-def replicate(out: Path, size: str, seeds: Sequence[int], twins: bool, execution: Execution) -> dict[int, Demo]:
+def replicate(
+    out: Path, size: str, seeds: Sequence[int], execution: Execution, *, twins: bool = False, naming: bool = False
+) -> dict[int, Demo]:
     """Carry out the study in the worlds `seeds`, each below `out/world-<seed>`; return world seed -> study.
 
-    Whatever is done is kept, so the same call resumes, and one with more worlds or with `twins` goes on from there.
+    Whatever is done is kept, so the same call resumes, and one with more worlds, twins or naming goes on from there.
     Raises `RunError` if `out` holds worlds of another size.
     """
     record = out / RECORD
@@ -133,5 +146,5 @@ def replicate(out: Path, size: str, seeds: Sequence[int], twins: bool, execution
     studies = {}
     for number, seed in enumerate(seeds, 1):
         console.print(f"[bold]world {seed}[/] ({number} of {len(seeds)})")
-        studies[seed] = run_study(out / f"world-{seed}", size, seed, execution, twins)
+        studies[seed] = run_study(out / f"world-{seed}", size, seed, execution, twins=twins, naming=naming)
     return studies

@@ -23,7 +23,8 @@ from engine.sweeps.sweep_file import default_fields
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = 8
-NAMING: dict[str, Any] = {"task": "name", "batch": 16, "epochs": 12}  # by the accuracy on leaves in world 0
+# Chosen by the accuracy on leaves in one world (smoke, seed 0), see docs/naming.md.
+NAMING: dict[str, Any] = {"task": "name", "batch": 4, "epochs": 24, "learning_rate": 6e-3}
 SIGLIP = "encoder-siglip"
 
 

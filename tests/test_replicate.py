@@ -117,8 +117,9 @@ def test_a_second_call_does_nothing_again_and_another_size_is_refused(replicatio
     again = crosstax("world", "replicate", "--worlds", 2, "--size", "smoke", "--twins", "--naming", "--out", out)
     assert again == (0, result)
     assert {path: path.stat().st_mtime_ns for path in out.glob("world-*/runs/*/*")} == stamps
-    fewer = crosstax("world", "replicate", "--worlds", 1, "--size", "smoke", "--out", out)[1]
+    fewer = crosstax("world", "replicate", "--worlds", 1, "--size", "smoke", "--runs", 1, "--out", out)[1]
     assert fewer["worlds"] == [101]
+    assert set(pd.read_csv(out / "worlds.csv")["n_runs"]) == {1}
     assert {row["condition"] for row in fewer["conditions"]} == CONDITIONS | CONTROLS - {
         "kNN, no LM: encoder-siglip"  # what was not asked for is not tabled
     }

@@ -1,7 +1,8 @@
 """One study repeated over worlds. The world is the unit, so intervals are about new worlds.
 
 Runs of a condition are averaged inside a world first; a world then counts once, whatever its number of runs or
-hypernyms. Conditions are compared world by world.
+hypernyms. Conditions are compared world by world: to `analysis.statistics.difference` a world is a seed, and the only
+column is the mean over a scope.
 """
 
 import io
@@ -10,14 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.predictions import load_sweep
 from analysis.scores.f1 import BASELINES
-from analysis.statistics.difference import EQUIVALENCE_MARGIN
-from analysis.statistics.intervals import mean_interval
+from analysis.statistics.difference import Decision, Difference, difference
 from analysis.study import measure as measure_sweep
 from analysis.words import json_rows, number
 from cachegen.common.errors import RunError
@@ -25,11 +23,12 @@ from cachegen.common.files import write_json, write_text
 
 OWN_LM, OWN_ENCODER = "lm", "encoder"  # names of a world's own models; others are its twins
 RANDOM = "random-init LM"
+BY_NAMES = ", by names"  # ends the name of a condition of the task `name`
 COIN = "coin"
 CONTROL, CONTROL_NAME = "knn_whitened", "kNN, no LM: "  # the stronger visual control, see `analysis.scores.yardsticks`
 SCOPES = {"leaf": "leaves", "heldout": "held-out"}
 PARTS = {*SCOPES.values(), *(f"depth {depth}" for depth in range(100))}  # the other scopes are single hypernyms
-MEASURES = {"f1": 100.0, "auc": 1.0}  # measure -> its largest value
+MEASURES = {"f1": "points", "auc": "AUC"}  # measure -> its unit in a difference
 COIN_AUC = 0.5
 # Fixed before any result: what should be above, and below what. A condition that was not run gives no contrast.
 CONTRASTS = [
@@ -43,6 +42,10 @@ CONTRASTS = [
     *((name, COIN) for name in ("original", "within", "across", RANDOM)),
     *((name, CONTROL_NAME + name) for name in ("original", "within", "across", "encoder-siglip")),
     *((name, COIN) for name in ("lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip")),
+    *((above + BY_NAMES, below + BY_NAMES) for above, below in (("original", "across"), ("within", "across"))),
+    *((above + BY_NAMES, below + BY_NAMES) for above, below in (("original", RANDOM), ("original", "within"))),
+    *((name + BY_NAMES, COIN) for name in ("original", "within", "across", RANDOM)),
+    *((name, name + BY_NAMES) for name in ("original", "within", "across", RANDOM)),
 ]
 
 
@@ -89,7 +92,8 @@ def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
         name, depth = condition_name(about), depths[str(about["dataset_path"])]
         parts.append(_scopes(test[test["run_id"] == run_id], depth).assign(condition=name))
         # The control depends on images and labels only: once for each encoder and shuffle.
-        if about["lm_init"] == "pretrained" and Path(str(about["lm"])).name == OWN_LM:
+        own_lm = about["lm_init"] == "pretrained" and Path(str(about["lm"])).name == OWN_LM
+        if own_lm and about["task"] == "verify":
             own = study.yardsticks[(study.yardsticks["run_id"] == run_id) & (study.yardsticks["yardstick"] == CONTROL)]
             parts.append(_scopes(own, depth).assign(condition=CONTROL_NAME + name))
     rows = pd.concat(parts)
@@ -100,14 +104,14 @@ def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
 
 
 def condition_name(run: Mapping[str, Any]) -> str:
-    """Short name of a run's condition: twin models or random weights, and the shuffle where there is one to tell."""
+    """Short name of a run's condition: twin models or random weights, the shuffle where there is one to tell, task."""
     names = [Path(str(run[kind])).name for kind in ("encoder", "lm")]
     parts = [name for name, own in zip(names, (OWN_ENCODER, OWN_LM), strict=True) if name != own]
     if run["lm_init"] == "random":
         parts.append(RANDOM)
     if run["shuffle"] != "original" or not parts:
         parts.append(str(run["shuffle"]))
-    return ", ".join(parts)
+    return ", ".join(parts) + (BY_NAMES if run["task"] == "name" else "")
 
 
 def _scopes(categories: pd.DataFrame, depth: pd.Series) -> pd.DataFrame:
@@ -129,7 +133,7 @@ def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
     for (condition, scope), group in table.groupby(["condition", "scope"], sort=False):
         for measure in (*MEASURES, "coin_f1"):
             about = {"condition": condition, "scope": scope, "measure": measure}
-            rows.append(about | _spread(group[measure].to_numpy(float)))
+            rows.append(about | _spread(difference(group[[measure]], unit=MEASURES.get(measure, "points"))))
     return pd.DataFrame(rows)
 
 
@@ -138,36 +142,32 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
     `shown`: the interval lies above zero. `equivalent`: the 90 % interval lies within 5 points of F1 (or .05 of AUC).
     """
-    wide = {measure: table.pivot(index="world", columns=["condition", "scope"], values=measure) for measure in MEASURES}
-    coin = table.pivot(index="world", columns=["condition", "scope"], values="coin_f1")
+    wide = table.pivot(index="world", columns=["condition", "scope"], values=[*MEASURES, "coin_f1"])
     present = set(table["condition"])
     rows = []
     for above, below in CONTRASTS:
         if above not in present or below not in present | {COIN}:
             continue
         for scope in [name for name in table["scope"].unique() if name in PARTS]:
-            for measure, largest in MEASURES.items():
-                reference = wide[measure].get((below, scope), coin[above, scope] if measure == "f1" else COIN_AUC)
-                gaps = (wide[measure][above, scope] - reference).dropna().to_numpy(float)
-                spread, margin = _spread(gaps), EQUIVALENCE_MARGIN / 100 * largest
-                _, low, high = mean_interval(gaps, 0.90)
-                verdict = {"shown": bool(spread["low"] > 0), "equivalent": bool(-margin < low and high < margin)}
+            for measure, unit in MEASURES.items():
+                coin = wide["coin_f1", above, scope] if measure == "f1" else COIN_AUC
+                reference = coin if below == COIN else wide[measure, below, scope]
+                gap = difference((wide[measure, above, scope] - reference).to_frame(), unit=unit)
                 about = {"above": above, "below": below, "scope": scope, "measure": measure}
-                rows.append(about | spread | verdict)
+                verdict = {"shown": gap.decision is Decision.ABOVE, "equivalent": gap.equivalent}
+                rows.append(about | _spread(gap) | verdict)
     return pd.DataFrame(rows)
 
 
-def _spread(values: NDArray[np.float64]) -> dict[str, float]:
-    values = values[np.isfinite(values)]
-    mean, low, high = mean_interval(values, 0.95)
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-    return {"n": len(values), "mean": mean, "sd": sd, "low": low, "high": high}
+def _spread(gap: Difference) -> dict[str, float]:
+    n = gap.n_seeds[0]  # worlds
+    return {"n": n, "mean": gap.estimate, "sd": gap.se * n**0.5, "low": gap.low, "high": gap.high}
 
 
 def markdown(conditions: pd.DataFrame, contrasts: pd.DataFrame, n_worlds: int) -> str:
     """Two tables for people: conditions by scope, and contrasts on held-out hypernyms."""
     scopes = [name for name in conditions["scope"].unique() if name in PARTS]
-    columns = [(scope, measure) for scope in scopes for measure in MEASURES if (scope, measure) != ("leaves", "auc")]
+    columns = [(scope, measure) for scope in scopes for measure in MEASURES]
     cells = {(row["condition"], row["scope"], row["measure"]): row for row in conditions.to_dict("records")}
     names = list(dict.fromkeys(conditions["condition"]))
     lines = [["condition", *(f"{scope}, {measure.upper()}" for scope, measure in columns)]]

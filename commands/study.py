@@ -94,6 +94,8 @@ def world_replicate(
     ] = 101,
     size: Annotated[WorldSize, typer.Option(help="Size of the worlds.")] = "demo",
     twins: Annotated[bool, typer.Option("--twins", help="Also train with the worlds' variants.")] = False,
+    runs: Annotated[int, typer.Option(help="Runs of each condition in a world.", min=1, max=3)] = 3,
+    naming: Annotated[bool, typer.Option("--naming", help="Also train by names: the task name beside verify.")] = False,
     out: OutFolder = Path("replication"),
     threads: Threads = 1,
     as_json: Json = False,
@@ -110,8 +112,9 @@ def world_replicate(
     from engine.demo import replicate
     from engine.runs.planned import Execution
 
-    seeds = range(first_seed, first_seed + worlds)
-    studies = replicate(out, size, seeds, twins, Execution(device="cpu", max_tokens=16384))
+    chosen = range(first_seed, first_seed + worlds)
+    execution = Execution(device="cpu", max_tokens=16384)
+    studies = replicate(out, size, chosen, execution, twins=twins, naming=naming, seeds=runs)
     result = write_replication(out, {seed: study.runs for seed, study in studies.items()})
     say((out / "replicate.md").read_text(encoding="utf-8"))
     print_json({"out": str(out), **result}, as_json)

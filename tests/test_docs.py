@@ -134,9 +134,9 @@ def for_stand_ins(words: list[str]) -> list[str]:
 
 
 def test_examples_run(workspace: Path, crosstax) -> None:
-    """Those of the pages on THINGS, own data and notebooks, one after the other, and the README's Python."""
+    """Those of the pages on THINGS, own data, naming and notebooks, one after the other, and the README's Python."""
     names: dict[str, object] = {}
-    pages = [ROOT / "docs" / name for name in ("things.md", "own-data.md", "notebook.md")]
+    pages = [ROOT / "docs" / name for name in ("things.md", "own-data.md", "naming.md", "notebook.md")]
     readme = [(language, text) for language, text in blocks(ROOT / "README.md") if language == "python"]
     for language, text in [*(block for page in pages for block in blocks(page)), *readme]:
         if language == "bash":  # needs what no test has
@@ -156,6 +156,7 @@ def test_examples_run(workspace: Path, crosstax) -> None:
             exec(compile(text, "documentation", "exec"), names)  # noqa: S102
     assert (workspace / "fig6-report" / "index.html").is_file()
     assert (workspace / "figures" / "main.pdf").is_file()
+    assert len(pd.read_csv(workspace / "tasks-report" / "naming.csv")) == 2 * 2  # leaves and held-out hypernyms
     assert list(names["model"].groups) == ["run_seed", "category"]
 
 

@@ -1,18 +1,20 @@
 """The task `name`: its tokens, losses and scores against the plainest computation, its questions, its candidates."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from picture_study import train_run
-from run_folders import bytes_of
+from run_folders import bytes_of, kill_on_call, killed
 from tiny import STYLES, tiny_lm, tiny_tokenizer
 from torch.nn import functional
 
 from analysis.scores.naming import name_scores
 from cachegen.common.errors import ConditionError
+from cachegen.common.files import read_json
 from cachegen.data.dataset import load_dataset
 from engine.design.candidates import candidates_of
 from engine.design.condition import Condition
@@ -26,8 +28,9 @@ from engine.runs.finished import open_run
 from engine.runs.planned import Execution
 from engine.sweeps.cost import Sizes, cost_of, question_counter, text_tokens
 from engine.sweeps.sweep import run_sweep
+from engine.training import group
 from engine.training import loop as training
-from engine.training.batches import QuestionArrays
+from engine.training.batches import QuestionArrays, pack
 from engine.training.features import Features
 from engine.training.naming import answers_of_names, log_probabilities, unconditional
 
@@ -71,10 +74,10 @@ def test_sentences_that_cannot_be_scored_are_refused(fields: dict, message: str)
 class Plain:
     """Images, candidates and projectors of a tiny study; and log-probabilities by one forward for each candidate."""
 
-    def __init__(self, study, between: int) -> None:
+    def __init__(self, study, between: int, dtype: torch.dtype = torch.float32) -> None:
         dataset = load_dataset(study.dataset)
         self.features = Features(study.features, list(dataset.images["key"]), torch.device("cpu"))
-        self.lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
+        self.lm = FrozenLM.wrap(tiny_lm("qwen3", dtype=dtype), None, torch.device("cpu"))
         rng = np.random.default_rng(0)
         self.sentences = [[*range(3, 3 + between), *rng.integers(1, 61, n).tolist()] for n in (3, 4, 6, 4, 2)]
         inputs = np.zeros((5, 5), dtype=np.int64)
@@ -93,11 +96,16 @@ class Plain:
 
     def losses(self, projector: torch.nn.Module, image: int | None, row: int) -> torch.Tensor:
         """Cross-entropy of each token of a phrase, by Hugging Face's own forward."""
+        seen = None if image is None else self.features.fetch(np.array([image]))
+        return self.losses_after(projector, seen, row)
+
+    def losses_after(self, projector: torch.nn.Module, patches: torch.Tensor | None, row: int) -> torch.Tensor:
+        """The same after patches (1, P, V)."""
         ids = torch.tensor(self.sentences[row])
-        seen = [] if image is None else [projector(self.features.fetch(np.array([image])))[0]]
+        seen = [] if patches is None else [projector(patches)[0].to(self.lm.dtype)]
         text = torch.cat([self.lm.embed(torch.tensor([4])), *seen, self.lm.embed(ids)])
         with self.lm.plain() as model:
-            logits = model(inputs_embeds=text[None], use_cache=False).logits[0]
+            logits = model(inputs_embeds=text[None], use_cache=False).logits[0].float()
         wanted = ids[self.between + 1 :]
         return functional.cross_entropy(logits[-len(wanted) - 1 : -1], wanted, reduction="none")
 
@@ -150,6 +158,36 @@ def test_scores_are_those_of_one_candidate_at_a_time(small_study, between: int, 
     np.testing.assert_allclose(unconditional(projector, plain.lm, plain.tokens, 4096), alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_name_depends_on_its_image_alone_in_every_precision(small_study, dtype: torch.dtype) -> None:
+    """No gradient at all at other images; numbers within a few times what the plain forward moves by."""
+    plain = Plain(small_study, 2, dtype)
+    projector = plain.projector(0)
+    image, suffix = np.array([7, 3, 9, 3, 7]), np.arange(5)
+    (row,) = pack(image, np.zeros(5, dtype=int), 1, plain.tokens.shared + plain.features.patches, 5, 4096)
+    patches = plain.features.fetch(row.items[0]).float().requires_grad_()
+    own = suffix[row.question]
+    states = training.prompt_row(plain.lm, plain.tokens, row, [projector], [patches], own)
+    question, _, target = training.named_tokens(plain.tokens, own)
+    found = -plain.lm.log_probabilities(states, torch.from_numpy(target))
+    for number, sentence in enumerate(own):
+        one = int(np.flatnonzero(row.items[0] == image[row.question[number]])[0])
+        alone = patches.detach()[one : one + 1].requires_grad_()
+        expected = plain.losses_after(projector, alone, sentence)
+        shift = torch.finfo(dtype).eps * alone.detach()
+        moved = [plain.losses_after(projector, alone.detach() + way * shift, sentence) for way in (1, -1)]
+        noise = max((each - expected).abs().max() for each in moved).clamp(min=torch.finfo(dtype).eps)
+        mine = found[torch.from_numpy(question) == number]
+        assert (mine - expected).abs().max() <= 16 * noise
+        (gradient,) = torch.autograd.grad(mine.sum(), patches, retain_graph=True)
+        (wanted,) = torch.autograd.grad(expected.sum(), alone)
+        assert not gradient[torch.arange(len(patches)) != one].any()
+        assert gradient[one].any(-1).equal(wanted[0].any(-1))
+        assert wanted.any(-1).all()
+    other = plain.losses_after(projector, patches.detach()[:1], own[-1])  # another image's is told apart
+    assert (found[torch.from_numpy(question) == len(own) - 1] - other).abs().max() > 16 * noise
+
+
 def test_both_tasks_are_scored_on_the_same_questions(small_study) -> None:
     dataset = load_dataset(small_study.dataset)
     for fields in ({}, {"ablation": 50, "scope": "mapping"}, {"shuffle": "across"}):
@@ -197,17 +235,21 @@ def test_a_score_is_relative_to_the_images_that_are_asked() -> None:
 
 @pytest.fixture(scope="module")
 def runs(small_study, tmp_path_factory):
-    """Both tasks, and names twice."""
-    out = tmp_path_factory.mktemp("names")
+    """Two named runs in lockstep, and one of the task `verify`."""
     sweep = small_study.sweep(task=["name", "verify"], **WORDED)
-    again = small_study.sweep(task="name", **WORDED)
-    return [*run_sweep(sweep, out / "a", CPU), *run_sweep(again, out / "b", CPU)]
+    more = small_study.sweep(task="name", run_seed=8, **WORDED)
+    out = tmp_path_factory.mktemp("names")
+    name, verify, other = run_sweep(type(sweep)(runs=sweep.runs + more.runs), out, CPU)
+    assert [len(group["runs"]) for group in read_json(out / "plan.json")["groups"]] == [2, 1]
+    return name, verify, other
 
 
-def test_runs_of_both_tasks_are_finished_and_have_the_same_bytes_again(runs) -> None:
-    name, verify, again = runs
-    assert bytes_of(name) == bytes_of(again)
-    assert (name / "names.parquet").read_bytes() == (again / "names.parquet").read_bytes()
+def names_and_bytes(folder):
+    return {**bytes_of(folder), "names.parquet": (folder / "names.parquet").read_bytes()}
+
+
+def test_runs_of_both_tasks_are_finished(runs) -> None:
+    name, verify, _ = runs
     opened = open_run(name)
     assert "names.parquet" in opened.hashes
     assert not (verify / "names.parquet").exists()
@@ -217,6 +259,33 @@ def test_runs_of_both_tasks_are_finished_and_have_the_same_bytes_again(runs) -> 
     named = opened.names()
     assert np.isfinite(named[["log_p", "log_p_alone"]]).all(axis=None)
     assert named.groupby("category")["log_p_alone"].nunique().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "number"),
+    [
+        pytest.param(training, "write_checkpoint", 7, id="in training"),
+        pytest.param(group, "name_candidates", 2, id="between the runs' names"),
+        pytest.param(group, "answers_of_names", 1, id="before names are written", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_has_the_same_bytes(small_study, runs, tmp_path, monkeypatch, module, name, number) -> None:
+    sweep = small_study.sweep(task="name", run_seed=[0, 8], **WORDED)
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, module, name, number)
+        killed(lambda: run_sweep(sweep, tmp_path, replace(CPU, checkpoint_seconds=0.0)))
+    assert not all((folder / "DONE").exists() for folder in tmp_path.glob("*-name-*"))
+    first, second = map(names_and_bytes, run_sweep(sweep, tmp_path, CPU))
+    assert (first, second) == (names_and_bytes(runs[0]), names_and_bytes(runs[2]))
+    assert first["names.parquet"] != second["names.parquet"]
+
+
+def test_lockstep_gives_the_names_of_a_run_alone(small_study, runs, tmp_path) -> None:
+    (alone,) = run_sweep(small_study.sweep(task="name", **WORDED), tmp_path, CPU)
+    assert alone.name == runs[0].name
+    together, expected, other = (open_run(run).names() for run in (runs[0], alone, runs[2]))
+    pd.testing.assert_frame_equal(together, expected, atol=1e-4)
+    assert (together["log_p"] - other["log_p"]).abs().max() > 0.01
 
 
 def test_evaluate_and_ask_give_the_scores_of_the_run(crosstax, picture_run, tmp_path) -> None:

@@ -13,7 +13,7 @@ from cachegen.common.files import read_json
 from cachegen.microworld import recipe
 from engine import demo as study
 
-# Small enough to train 28 projectors in seconds; nothing is learnt.
+# Small enough to train 44 projectors in seconds; nothing is learnt.
 TINY = recipe.Size(
     "smoke",
     families=5,
@@ -25,6 +25,7 @@ TINY = recipe.Size(
 )
 TWINS = {"lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip"}
 CONDITIONS = {"original", "across", "within", "random-init LM"}
+NAMED = {f"{name}, by names" for name in CONDITIONS}
 CONTROLS = {f"kNN, no LM: {name}" for name in ("original", "across", "within", "encoder-siglip")}
 
 
@@ -45,15 +46,16 @@ def crosstax(tmp_path_factory):
         patch.setenv("CROSSTAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setitem(recipe.SIZES, "smoke", TINY)
         patch.setattr(study, "EPOCHS", 1)
+        patch.setitem(study.NAMING, "epochs", 1)
         patch.setattr(study, "RUN_SEEDS", study.RUN_SEEDS[:2])
         yield run
 
 
 @pytest.fixture(scope="module")
 def replication(crosstax, tmp_path_factory):
-    """Two worlds with their twins; returns (folder, JSON summary)."""
+    """Two worlds with their twins and both tasks; returns (folder, JSON summary)."""
     out = tmp_path_factory.mktemp("replication")
-    code, result = crosstax("world", "replicate", "--worlds", 2, "--size", "smoke", "--twins", "--out", out)
+    code, result = crosstax("world", "replicate", "--worlds", 2, "--size", "smoke", "--twins", "--naming", "--out", out)
     assert code == 0
     return out, result
 
@@ -63,12 +65,12 @@ def test_every_world_has_every_condition_and_its_own_seeds(replication):
     table = pd.read_csv(out / "worlds.csv")
     assert set(table["world"]) == {101, 102} == set(result["worlds"])
     for _, world in table.groupby("world"):
-        assert set(world["condition"]) == CONDITIONS | TWINS | CONTROLS
+        assert set(world["condition"]) == CONDITIONS | NAMED | TWINS | CONTROLS
         assert set(world["n_runs"]) == {2}
         scopes = world.groupby("condition")["scope"].agg(set)
         assert all({"leaves", "held-out", "depth 1", "depth 2", "animal", "bird"} <= scope for scope in scopes)
     configs = [read_json(path)["condition"] for path in out.glob("world-*/runs/*/config.json")]
-    assert len(configs) == 2 * 14
+    assert len(configs) == 2 * 22
     assert {config["data_seed"] for config in configs} == {101, 102}  # negatives and permutations
     assert len({config["lm_seed"] for config in configs if config["lm_init"] == "random"}) == 4
     maps = {}
@@ -90,7 +92,7 @@ def test_world_means_are_those_of_their_runs(replication):
         runs = []
         for path in sorted((out / f"world-{world}" / "runs").glob("*/config.json")):
             config = read_json(path)
-            if config["condition"]["shuffle"] != "within":
+            if (config["condition"]["shuffle"], config["condition"]["task"]) != ("within", "verify"):
                 continue
             asked = pd.read_parquet(path.with_name("questions.parquet"))
             answers = asked.merge(pd.read_parquet(path.with_name("predictions.parquet")), on="question")
@@ -111,12 +113,13 @@ def test_world_means_are_those_of_their_runs(replication):
 def test_a_second_call_does_nothing_again_and_another_size_is_refused(replication, crosstax):
     out, result = replication
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("world-*/runs/*/*")}
-    assert len(stamps) > 28 * 5
-    again = crosstax("world", "replicate", "--worlds", 2, "--size", "smoke", "--twins", "--out", out)
+    assert len(stamps) > 44 * 5
+    again = crosstax("world", "replicate", "--worlds", 2, "--size", "smoke", "--twins", "--naming", "--out", out)
     assert again == (0, result)
     assert {path: path.stat().st_mtime_ns for path in out.glob("world-*/runs/*/*")} == stamps
-    fewer = crosstax("world", "replicate", "--worlds", 1, "--size", "smoke", "--out", out)[1]
+    fewer = crosstax("world", "replicate", "--worlds", 1, "--size", "smoke", "--runs", 1, "--out", out)[1]
     assert fewer["worlds"] == [101]
+    assert set(pd.read_csv(out / "worlds.csv")["n_runs"]) == {1}
     assert {row["condition"] for row in fewer["conditions"]} == CONDITIONS | CONTROLS - {
         "kNN, no LM: encoder-siglip"  # what was not asked for is not tabled
     }

@@ -19,8 +19,6 @@ from engine.runs.lens import lens_problem, read_lens
 
 GROUP_WORDS = {"leaf": "leaves", "seen": "seen hypernyms", "heldout": "held-out hypernyms"}
 KNOWN = 0.6  # AUC at the last layer from which on a rise is looked for
-RUN_KEYS = ["run_id", "group", "layer"]
-RUN_SCORES = ["depth", "n_yes", "n_no", "auc", "veridical_auc", "margin", "score_yes", "score_no"]
 WORD_KEYS = ["lens", "layer", "about", "role", "first"]
 CELL_KEYS = [*KEYED, "shown"]
 RISE_COLUMNS = [*CELL_KEYS, "group", "n_runs", "layers", "auc", "rise", "rise_low", "rise_high", "n_risen"]
@@ -29,36 +27,40 @@ LAYER_COLUMNS = [
     "margin_low", "margin_high", "score_yes", "score_no",
 ]  # fmt: skip
 WORD_COLUMNS = [*CELL_KEYS, *WORD_KEYS, "n_runs", "share", "share_low", "share_high", "names"]
+NAME_COLUMNS = [*CELL_KEYS, "kind", "about", "layer", "n_runs", "auc", "auc_low", "auc_high"]
 ENDS = (("", "mean"), ("_low", "min"), ("_high", "max"))
 
 
 @dataclass(frozen=True)
 class Lenses:
-    """Of single runs: `layers`, scores by group and layer; `words`, shares of patches; `notes`: what is left out."""
+    """Of single runs: `layers`, scores by group and layer; `names`, how well nearness tells names; `words`, shares of
+    patches; `notes`: what is left out."""
 
     layers: pd.DataFrame
+    names: pd.DataFrame
     words: pd.DataFrame
     notes: tuple[str, ...]
 
 
 def read_lenses(folders: Iterable[tuple[str, Path]]) -> Lenses:
     """The lens tables of runs that have some; `folders`: run id and folder."""
-    layers, words, notes = [], [], []
+    notes: list[str] = []
+    found: dict[str, list[pd.DataFrame]] = {"layers": [], "names": [], "words": []}
     for run_id, folder in folders:
         problem = lens_problem(RunDirectory(folder))
         if problem:
             notes.append(f"the lens of {folder.name} is left out: {problem}; repeat crosstax lens")
         elif problem is not None:
-            layers.append(_scored(read_lens(folder, "layers")).assign(run_id=run_id))
-            words.append(read_lens(folder, "words").assign(run_id=run_id))
-    if not layers:
-        return Lenses(pd.DataFrame(columns=[*RUN_KEYS, *RUN_SCORES]), pd.DataFrame(columns=["run_id"]), tuple(notes))
-    stacked = [pd.concat(tables, ignore_index=True) for tables in (layers, words)]
-    return Lenses(stacked[0][[*RUN_KEYS, *RUN_SCORES]], stacked[1], tuple(notes))
+            for name, tables in found.items():
+                table = read_lens(folder, name)
+                tables.append((_scored(table) if name == "layers" else table).assign(run_id=run_id))
+    none = pd.DataFrame(columns=["run_id", "group"])
+    stacked = {name: pd.concat(tables, ignore_index=True) if tables else none for name, tables in found.items()}
+    return Lenses(**stacked, notes=tuple(notes))
 
 
 def _scored(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per group and layer of a run: `RUN_SCORES`."""
+    """One row per group and layer of a run, whose number of layers is the unit of depth."""
     rows = []
     for (group, layer), asked in table.groupby(["group", "layer"], sort=True):
         answer, score = asked["answer"].to_numpy(bool), asked["score"].to_numpy(float)
@@ -79,7 +81,8 @@ def rises(layers: pd.DataFrame) -> pd.DataFrame:
     The rise is missing where the last layer's AUC is below `KNOWN`: there is nothing that could have risen.
     """
     rows = []
-    for (run_id, group), own in layers.sort_values("layer").groupby(["run_id", "group"], sort=False):
+    for (run_id, group), rising in layers.groupby(["run_id", "group"], sort=False):
+        own = rising.sort_values("layer")
         area, layer = own["auc"].to_numpy(float), own["layer"].to_numpy(float)
         rows.append({"run_id": run_id, "group": group, "layers": int(layer[-1]), "auc": area[-1], "rise": np.nan})
         half = 0.5 + (area[-1] - 0.5) / 2
@@ -93,13 +96,22 @@ def rises(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def rise_means(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and group: layers, auc (at the last layer), rise with the runs' extremes, n_risen (of n_runs)."""
+    """One row per cell and group: layers, auc (at the last one), rise with the runs' extremes, n_risen (of n_runs)."""
     return _cells(runs, rises(layers).assign(n_risen=lambda table: table["rise"].notna().astype(int)), ["group"], RISES)
 
 
 def layer_means(runs: pd.DataFrame, layers: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, group and layer: means over runs with their extremes. Columns: `LAYER_COLUMNS`."""
     return _cells(runs, layers, ["group", "layer"], LAYERS)
+
+
+def name_means(runs: pd.DataFrame, names: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, layer, about and kind of name: how well nearness tells an image's own names from others.
+
+    auc: over pairs of an image and a name, by the cosine of patches with the name in text, less the name's mean over
+    images; mean over runs with their extremes.
+    """
+    return _cells(runs, names, ["kind", "about", "layer"], NAMES)
 
 
 def word_means(runs: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame:
@@ -114,6 +126,7 @@ def word_means(runs: pd.DataFrame, words: pd.DataFrame) -> pd.DataFrame:
 # Columns and how runs are put together: (columns of the table, means only, means with extremes, sums).
 RISES = (RISE_COLUMNS, ("layers", "auc"), ("rise",), ("n_risen",))
 LAYERS = (LAYER_COLUMNS, ("depth", "veridical_auc", "score_yes", "score_no"), ("auc", "margin"), ())
+NAMES = (NAME_COLUMNS, (), ("auc",), ())
 WORDS = (WORD_COLUMNS, ("names",), ("share",), ())
 Form = tuple[list[str], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
@@ -145,7 +158,7 @@ def lens_scores(folders: Sequence[Path]) -> pd.DataFrame:
 def lens_text(scores: pd.DataFrame) -> str:
     """Lines for people: of each run and group, where answers rise."""
     lines = []
-    for row in scores.itertuples():
-        rise = "no rise" if np.isnan(row.rise) else f"half of it at layer {row.rise:.1f} of {row.layers}"
-        lines.append(f"{row.run}: {GROUP_WORDS[str(row.group)]}: AUC {row.auc:.2f}, {rise}")
+    for row in scores.to_dict("records"):
+        rise = "no rise" if np.isnan(row["rise"]) else f"half of it at layer {row['rise']:.1f} of {row['layers']}"
+        lines.append(f"{row['run']}: {GROUP_WORDS[row['group']]}: AUC {row['auc']:.2f}, {rise}")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
-from analysis.lens import Lenses, layer_means, read_lenses, rise_means, word_means
+from analysis.lens import Lenses, layer_means, name_means, read_lenses, rise_means, word_means
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import OfRun, Probe, first_method, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -231,6 +231,11 @@ class Study:
     def lens_layers(self) -> pd.DataFrame:
         """What each layer would answer, see `analysis.lens.layer_means`."""
         return layer_means(self.runs, self.lenses.layers)
+
+    @cached_property
+    def lens_names(self) -> pd.DataFrame:
+        """Whether nearness to patches tells an image's own names, see `analysis.lens.name_means`."""
+        return name_means(self.runs, self.lenses.names)
 
     @cached_property
     def lens_words(self) -> pd.DataFrame:

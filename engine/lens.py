@@ -1,7 +1,8 @@
 """`crosstax lens`: what the LM makes of projected patches, layer by layer, in finished runs.
 
-Four tables for each run (`engine.runs.lens`): the answer that each layer would give, which names are nearest to the
-patches, what is nearest to each patch, and maps over a few pictures. The runs' own files are not touched.
+Five tables for each run (`engine.runs.lens`): the answer that each layer would give, which names are nearest to the
+patches, whether nearness tells an image's own names, what is nearest to each patch, and maps over a few pictures. The
+runs' own files are not touched.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import rankdata
 
 from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import CrosstaxError
@@ -85,20 +87,21 @@ def look(
 class _Reader:
     """What runs with one LM and dataset share. W names: leaves, then hypernyms.
 
-    `role_LW`: what each name is to each leaf, as a place in `ROLES`, -1 where a name reads like a true one. `codes_V`,
-    `codes_W`: numbers of what tokens and names spell, -1 for a name that no single token spells. `above`: for each
-    leaf its hypernym with the fewest leaves.
+    `names` (L + 1, W, D): their states in text. `roles` (leaves, W): what each name is to each leaf, as a place in
+    `ROLES`, -1 where a name reads like a true one. `above`: for each leaf its hypernym with the fewest leaves.
+    `tokens` (V): what tokens spell, `token_codes` and `name_codes` the same as numbers, -1 for a name that no single
+    token spells.
     """
 
     of: tuple[FrozenLM, Dataset, tuple[str, ...]]
     known: Categories
     finish: Finish
-    names_LWD: torch.Tensor
-    role_LW: np.ndarray
+    names: torch.Tensor
+    roles: np.ndarray
     above: np.ndarray
     tokens: list[str]
-    codes_V: np.ndarray
-    codes_W: np.ndarray
+    token_codes: np.ndarray
+    name_codes: np.ndarray
 
     @classmethod
     def new(cls, lm: FrozenLM, dataset: Dataset, sentences: tuple[str, ...]) -> "_Reader":
@@ -124,7 +127,7 @@ class _Reader:
 def _tables(
     run: FinishedRun, shared: Shared, reader: _Reader, settings: LensSettings, limit: int
 ) -> dict[str, pd.DataFrame]:
-    """The four tables of a run."""
+    """The five tables of a run."""
     lm, known = shared.lm, reader.known
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
     test = run.answers("test")
@@ -133,6 +136,7 @@ def _tables(
     asked = test[test["image"].isin(chosen["image"])].reset_index(drop=True)
     grid = _grid(run, shared.features.patches)
     words, nearest, maps = [], [], []
+    near: dict[int, list[np.ndarray]] = {}
     with progress_bar(f"lens: {run.id[-8:]}", len(asked) + len(chosen), "questions and images") as advance:
         scores_LN = layer_scores(
             projector, lm, shared.features, shared.tokens, shared.arrays(asked), reader.finish,
@@ -147,13 +151,17 @@ def _tables(
             for view in seen:
                 words.append(_shares(view, reader, leaves))
                 nearest.append(_listed(view, part))
-                if view.lens == "contextual" and first < settings.pictures:
+                if view.values is None:
+                    continue
+                near.setdefault(view.layer, []).append(view.values.mean(axis=1))
+                if first < settings.pictures:
                     shown = part.iloc[: settings.pictures - first]
                     maps.append(_mapped(view, reader, shown, leaves["label"][: len(shown)], grid))
             advance(len(part))
     return {
         "layers": _by_layer(asked, scores_LN),
         "words": _means(pd.concat(words, ignore_index=True)),
+        "names": _names_told(near, reader, chosen),
         "nearest": pd.concat(nearest, ignore_index=True),
         "maps": pd.concat(maps, ignore_index=True) if maps else pd.DataFrame(columns=MAP_COLUMNS),
     }
@@ -213,19 +221,27 @@ def _by_embedding(lm: FrozenLM, reader: _Reader, patches_IPD: torch.Tensor) -> _
     ids = ids.reshape(shape)
     labels = np.array(reader.tokens, dtype=object)
     return _View(
-        "embedding", 0, ids, labels, cosines.reshape(shape), np.zeros(shape, int), reader.codes_V[ids], reader.codes_W
+        "embedding",
+        0,
+        ids,
+        labels,
+        cosines.reshape(shape),
+        np.zeros(shape, int),
+        reader.token_codes[ids],
+        reader.name_codes,
     )
 
 
 def _by_names(reader: _Reader, states_IPD: torch.Tensor, layer: int) -> _View:
     """Nearest among the names' states in text, at whatever layer a name is nearest."""
     known = reader.known
-    values, layers = nearness(states_IPD.flatten(0, 1), reader.names_LWD)
+    values, layers = nearness(states_IPD.flatten(0, 1), reader.names)
     values, layers = (each.reshape(*states_IPD.shape[:2], -1) for each in (values, layers))
     order = np.argsort(-values, axis=-1, kind="stable")[..., : max(FIRST)]
     labels = np.array([*known.leaves, *known.hypernyms], dtype=object)
-    near = (np.take_along_axis(each, order, axis=-1) for each in (values, layers))
-    return _View("contextual", layer, order, labels, *near, order, np.arange(values.shape[-1]), values)
+    cosines, near_layer = (np.take_along_axis(each, order, axis=-1) for each in (values, layers))
+    wanted = np.arange(values.shape[-1])
+    return _View("contextual", layer, order, labels, cosines, near_layer, order, wanted, values)
 
 
 def _shares(view: _View, reader: _Reader, leaves: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -238,7 +254,7 @@ def _shares(view: _View, reader: _Reader, leaves: dict[str, np.ndarray]) -> pd.D
         hits_IPW = (view.codes[..., :first, None] == view.wanted).any(axis=2)
         share_IW = 100 * hits_IPW.mean(axis=1)
         for about, leaf_I in leaves.items():
-            role_IW = np.where(view.wanted >= 0, reader.role_LW[leaf_I], -1)
+            role_IW = np.where(view.wanted >= 0, reader.roles[leaf_I], -1)
             for place, role in enumerate(ROLES):
                 own_IW = role_IW == place
                 count_I = own_IW.sum(axis=1)
@@ -253,8 +269,32 @@ def _means(words: pd.DataFrame) -> pd.DataFrame:
     """Means over images: lens, layer, about, role, first, share (percent of patches), names (mean number), images."""
     known = words.dropna(subset=["share"])
     keys = ["lens", "layer", "about", "role", "first"]
-    means = known.groupby(keys, sort=False).agg(share=("share", "mean"), names=("names", "mean"), images=("share", "size"))
+    means = known.groupby(keys, sort=False).agg(
+        share=("share", "mean"), names=("names", "mean"), images=("share", "size")
+    )
     return means.reset_index()
+
+
+def _names_told(near: dict[int, list[np.ndarray]], reader: _Reader, chosen: pd.DataFrame) -> pd.DataFrame:
+    """layer, about, kind (of the name), auc, images: how well nearness tells an image's own names from others.
+
+    `near`: of each layer, (I, W) cosines of names, means over an image's patches. A name's mean over images is taken
+    off first, since some names are near to everything. AUC over all pairs of an image and a name of the kind.
+    """
+    rows, count = [], len(reader.known.leaves)
+    for layer, parts in near.items():
+        values_IW = np.concatenate(parts)
+        values_IW = values_IW - values_IW.mean(axis=0)
+        for about in ABOUT:
+            role_IW = reader.roles[reader.known.leaf_numbers(chosen[f"{about}_leaf"])]
+            for kind, kin in (("leaf", slice(0, count)), ("hypernym", slice(count, None))):
+                role, value = role_IW[:, kin].ravel(), values_IW[:, kin].ravel()
+                own = role == ROLES.index(kind)
+                ranks = rankdata(value[role >= 0])[own[role >= 0]]
+                others = int((role >= 0).sum()) - len(ranks)
+                area = (ranks.sum() - len(ranks) * (len(ranks) + 1) / 2) / (len(ranks) * others) if others else np.nan
+                rows.append({"layer": layer, "about": about, "kind": kind, "auc": area, "images": len(values_IW)})
+    return pd.DataFrame(rows)
 
 
 def _listed(view: _View, part: pd.DataFrame) -> pd.DataFrame:
@@ -286,15 +326,13 @@ def _mapped(
     rows = []
     for number, (image, leaf) in enumerate(zip(part.itertuples(), leaf_I, strict=True)):
         values_PW = view.values[number]
+        patch = np.arange(len(values_PW))
         kinds = (("leaf", slice(0, count), leaf), ("hypernym", slice(count, None), count + reader.above[leaf]))
         for kind, kin, own in kinds:
-            nearer_P = values_PW[:, own] - values_PW[:, kin].mean(axis=1)
-            patch = np.arange(len(nearer_P))
-            place = (-1, -1) if grid is None else (patch // grid[1], patch % grid[1])
-            name = [*known.leaves, *known.hypernyms][own]
-            about = {"image": image.image, "key": image.key, "label_leaf": image.label_leaf, "layer": view.layer}
-            about |= {"kind": kind, "name": name, "patch": patch, "row": place[0], "column": place[1]}
-            rows.append(pd.DataFrame(about | {"nearer": nearer_P}))
+            table = pd.DataFrame({"patch": patch, "nearer": values_PW[:, own] - values_PW[:, kin].mean(axis=1)})
+            table = table.assign(image=image.image, key=image.key, label_leaf=image.label_leaf, layer=view.layer)
+            table["row"], table["column"] = (-1, -1) if grid is None else (patch // grid[1], patch % grid[1])
+            rows.append(table.assign(kind=kind, name=[*known.leaves, *known.hypernyms][own]))
     return pd.concat(rows, ignore_index=True)[MAP_COLUMNS]
 
 

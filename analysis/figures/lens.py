@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis.cells import Names, condition_of, lines_of, parts, setup_of
@@ -12,10 +13,8 @@ from analysis.figures.style import (
     COIN_DASH,
     DOUBLE,
     GREY,
-    LOOKS,
     SMALL,
     Drawn,
-    Look,
     NotDrawnError,
     coin_key,
     grid,
@@ -34,13 +33,7 @@ from cachegen.data.images import read_image
 from engine.runs.lens import read_lens
 
 NEEDS = "It needs what `crosstax lens` writes beside the runs."
-ROLE_LOOKS: dict[str, Look] = {
-    "leaf": LOOKS["original"],
-    "sibling": LOOKS["within"],
-    "hypernym": LOOKS["random"],
-    "other leaf": Look("#b4b4b4", "#8a8a8a", "o", (0, (1, 1))),
-    "other hypernym": Look("#b4b4b4", "#8a8a8a", "D", (0, (6, 2))),
-}
+KIND_WORDS = {"leaf": "names of leaves", "hypernym": "names of hypernyms"}
 PICTURES, PICTURE_PX = 4, 160
 
 
@@ -49,36 +42,59 @@ def lens_figure(study: Study) -> Drawn:
 
     Raises NotDrawnError where no run was read.
     """
-    table = study.lens_layers[study.lens_layers["shown"].astype(bool)]
-    if table.empty:
-        raise NotDrawnError(NEEDS)
-    groups = [group for group in GROUP_WORDS if (table["group"] == group).any()]
-    setups, names = parts(table, setup_of), study.names
-    with style():
-        figure, axes = grid(len(setups), len(groups), DOUBLE, shared=True, height=2.1)
-        for row, (setup, here) in zip(axes, setups.items(), strict=True):
-            for ax, group in zip(row, groups, strict=True):
-                own = here[here["group"] == group]
-                for (lm_init, labels), curve in parts(own, condition_of).items():
-                    look = look_of(lm_init, labels)
-                    plot_line(ax, curve["layer"], curve["auc"], look, ms=2.6)
-                    ax.fill_between(
-                        curve["layer"].astype(float), curve["auc_low"], curve["auc_high"], color=look.colour,
-                        alpha=0.15, lw=0,
-                    )  # fmt: skip
-                ax.axhline(0.5, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
-                ax.set_title(GROUP_WORDS[group].capitalize())
-                ax.set_xlabel("layer")
-                ax.tick_params(labelbottom=True)
-            row[0].set_ylabel("AUC of the layer's answer")
-            if len(setups) > 1:
-                row_title(row[0], names.setup(setup))
-        legend(figure, [*(key(names.key(*line), look_of(*line)) for line in lines_of(table)), coin_key("chance")])
+    figure = _by_layer(study.lens_layers, study.names, "group", GROUP_WORDS, "AUC of the layer's answer")
     caption = (
         "The last norm and the head read each layer's state where the answer is due (logit lens); 0 is the embedding, "
         "the last layer gives the answer itself. AUC over all questions of a group; bands span the runs."
     )
-    return Drawn(figure, "What each layer would answer", caption, _said(study.lens, names))
+    return Drawn(figure, "What each layer would answer", caption, _said(study.lens, study.names))
+
+
+def lens_names_figure(study: Study) -> Drawn:
+    """AUC of an image's own names by how near they are to its patches: a panel per kind of name, a line per condition.
+
+    Raises NotDrawnError where no run was read.
+    """
+    table = study.lens_names
+    table = table[table["about"] == "label"]
+    figure = _by_layer(table, study.names, "kind", KIND_WORDS, "AUC by nearness")
+    caption = (
+        "States of patches at each layer beside those of names inside sentences, at whatever layer of the text a name "
+        "is nearest (contextual lens, after LatentLens). AUC of the names of an image's label against all others by "
+        "the cosine, less the name's mean over images; bands span the runs."
+    )
+    said = []
+    for (cell, kind), rows in table[table["shown"].astype(bool)].groupby(["cell", "kind"], sort=False):
+        best = rows.loc[rows["auc"].astype(float).idxmax()]
+        where = f"AUC {number(rows['auc'].iloc[-1], 2)} at the last layer, most at layer {best['layer']}"
+        said.append(f"{study.names.cell(cell)}, {KIND_WORDS[str(kind)]}: {where} ({number(best['auc'], 2)}).")
+    return Drawn(figure, "Names near patches", caption, " ".join(said))
+
+
+def _by_layer(table: pd.DataFrame, names: Names, column: str, panels: dict[str, str], ylabel: str) -> Figure:
+    """`auc` of the headline over layers: a row per setup, a panel per value of `column`, a line per condition."""
+    table = table[table["shown"].astype(bool)]
+    if table.empty:
+        raise NotDrawnError(NEEDS)
+    known = [value for value in panels if (table[column] == value).any()]
+    setups = parts(table, setup_of)
+    with style():
+        figure, axes = grid(len(setups), len(known), DOUBLE, shared=True, height=2.1)
+        for row, (setup, here) in zip(axes, setups.items(), strict=True):
+            for ax, value in zip(row, known, strict=True):
+                for (lm_init, labels), curve in parts(here[here[column] == value], condition_of).items():
+                    look, x = look_of(lm_init, labels), curve["layer"].astype(float)
+                    plot_line(ax, x, curve["auc"], look, ms=2.6)
+                    ax.fill_between(x, curve["auc_low"], curve["auc_high"], color=look.colour, alpha=0.15, lw=0)
+                ax.axhline(0.5, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
+                ax.set_title(panels[value].capitalize())
+                ax.set_xlabel("layer")
+                ax.tick_params(labelbottom=True)
+            row[0].set_ylabel(ylabel)
+            if len(setups) > 1:
+                row_title(row[0], names.setup(setup))
+        legend(figure, [*(key(names.key(*line), look_of(*line)) for line in lines_of(table)), coin_key("chance")])
+    return figure
 
 
 def _said(rises: pd.DataFrame, names: Names) -> str:
@@ -86,47 +102,8 @@ def _said(rises: pd.DataFrame, names: Names) -> str:
     said = []
     for row in rises[rises["shown"].astype(bool)].to_dict("records"):
         where = f"half of it at layer {number(row['rise'])}" if row["n_risen"] else "no rise"
-        name = ", ".join(filter(None, [names.condition(row["cell"]), names.setup(row["cell"].setup)]))
-        said.append(f"{name}, {GROUP_WORDS[row['group']]}: AUC {number(row['auc'], 2)}, {where}.")
+        said.append(f"{names.cell(row['cell'])}, {GROUP_WORDS[row['group']]}: AUC {number(row['auc'], 2)}, {where}.")
     return " ".join(said)
-
-
-def lens_names_figure(study: Study) -> Drawn:
-    """Which names are nearest to patches, by layer: a panel per condition, a line per role of the name.
-
-    Raises NotDrawnError where no run was read.
-    """
-    table = study.lens_words
-    table = table[table["shown"].astype(bool) & (table["about"] == "label")] if len(table) else table
-    table = table[(table["lens"] == "contextual") & (table["first"] == table["first"].min())]
-    if table.empty:
-        raise NotDrawnError(NEEDS)
-    cells, names = parts(table, lambda cell: cell), study.names
-    columns = min(len(cells), 4)
-    with style():
-        figure, axes = grid(-(-len(cells) // columns), columns, DOUBLE, shared=True, height=1.9)
-        for ax, (cell, here) in zip(axes.flat, cells.items(), strict=False):
-            for role, curve in here.groupby("role", sort=False):
-                plot_line(ax, curve["layer"], curve["share"], ROLE_LOOKS[str(role)], ms=2.6)
-            ax.set_title(names.condition(cell), fontsize=SMALL)
-            ax.set_xlabel("layer")
-            ax.tick_params(labelbottom=True)
-        for ax in axes.flat[len(cells) :]:
-            ax.set_axis_off()
-        for row in axes:
-            row[0].set_ylabel("patches nearest to it (%)")
-        legend(figure, [key(role, look) for role, look in ROLE_LOOKS.items() if (table["role"] == role).any()])
-    caption = (
-        "States of patches at each layer beside the states of names inside sentences, at whatever layer of the text a "
-        "name is nearest (contextual lens, after LatentLens): percent of patches whose nearest name is one name of "
-        "this role. Roles are those of the label: its leaf, leaves beside it, its hypernyms, all others."
-    )
-    said = []
-    for cell, here in cells.items():
-        last = here[here["layer"] == here["layer"].max()]
-        shares = [f"{row['role']} {number(row['share'])} %" for row in last.to_dict("records")]
-        said.append(f"{names.condition(cell)}, last layer: {', '.join(shares)}.")
-    return Drawn(figure, "Names nearest to patches", caption, " ".join(said))
 
 
 def lens_maps_figure(study: Study) -> Drawn:

@@ -1,6 +1,6 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.cells import encoder_names, parts, setups_of
+from analysis.cells import KEYED, encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
@@ -453,7 +453,7 @@ def lens(page: Page) -> Data | None:
     words = page.study.lens_words
     keys = ["lens", "layer", "about", "first"]
     rows = [
-        {**dict(zip([*KEYED, *keys], key, strict=True)), **own.set_index("role")["share"].to_dict()}
+        {**dict(zip([*KEYED, *keys], key, strict=True)), **own.set_index("role")["share"].reindex(ROLES).to_dict()}
         for key, own in words[words["shown"].astype(bool)].groupby([*KEYED, *keys], sort=False)
     ]
     columns = [
@@ -463,7 +463,7 @@ def lens(page: Page) -> Data | None:
         Column("layer", "layer", digits=0),
         Column("names of the", "about", "text"),
         Column("among the first", "first", digits=0),
-        *(Column(f"{role}, %", lambda row, role=role: row.get(role)) for role in ROLES),
+        *(Column(f"{role}, %", role) for role in ROLES),
     ]
     caption = (
         "Percent of patches with a name among the nearest, a mean over the names of a role. Roles are those for the "

@@ -194,7 +194,7 @@ class FrozenLM:
             self._watched = None
 
     def _layers(self, **given: Any) -> list[torch.Tensor]:
-        """What the decoder gives, (B, T, D): its final states, and before them, while `watched`, those of each layer."""
+        """What the decoder gives, (B, T, D): its final states; before them, while `watched`, those of each layer."""
         more = {} if self._watched is None else {"output_hidden_states": True}
         output = self.decoder(use_cache=False, **given, **more)
         return [*(output.hidden_states[:-1] if more else ()), output.last_hidden_state]

@@ -2,6 +2,7 @@
 
 layers.parquet    the score of each question at each layer (logit lens)
 words.parquet     how often names are among the nearest to patches (embedding lens, contextual lens)
+names.parquet     whether nearness tells an image's own names (contextual lens)
 nearest.parquet   what is nearest to each patch
 maps.parquet      a few pictures, patch by patch
 lens.json         written last: settings, the run's seal, and the tables' hashes
@@ -20,7 +21,7 @@ from engine.runs.directory import RunDirectory
 
 FOLDER, SEAL = "lens", "lens.json"
 SCHEMA = 1
-TABLES = ("layers", "words", "nearest", "maps")
+TABLES = ("layers", "words", "names", "nearest", "maps")
 
 # Sentences whose words are compared with patches, by the question that runs were trained with: generated worlds know
 # few words.

@@ -137,7 +137,15 @@ def sweep(
     """
     from engine.design.condition import parse_settings
     from engine.sweeps.presets import load_preset
-    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep, transfer_tables
+    from engine.sweeps.sweep_file import (
+        choose_runs,
+        complete,
+        lens_table,
+        locate,
+        probe_table,
+        read_sweep,
+        transfer_tables,
+    )
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
@@ -147,7 +155,7 @@ def sweep(
     if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
-    questions = transfer_tables(source)
+    questions, lenses = transfer_tables(source), lens_table(source)
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
     runs = choose_runs(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
@@ -157,6 +165,8 @@ def sweep(
 
         expected = forecast(runs, out, device, questions)
         say(dry_run_text(expected))
+        if lenses is not None:
+            say(f"lens: at most {lenses.images} test images of each run")
         print_json(expected, as_json)
         return
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
@@ -176,13 +186,20 @@ def sweep(
     left = [folder.name for folder in folders if not RunDirectory(folder).over]
     failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
     silent: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    done = [folder for folder in folders if folder.name not in (*left, *failed)]
     if questions:
         from engine.transfer import transfer
 
-        done = [folder for folder in folders if folder.name not in (*left, *failed)]
         put = transfer(done, questions, execution)
         say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
+    if lenses is not None:
+        from engine.lens import look
+
+        looked = look(done, lenses, execution)
+        say(f"{sum(each.now for each in looked)} runs read by layers")
+        unread = {each.run.name: each.problem for each in looked if each.problem}
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
@@ -197,8 +214,10 @@ def sweep(
     result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
     if silent:
         say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
-    print_json(result | {"unplanned": unplanned, "not_asked": silent}, as_json)
-    if failed or unplanned or silent or (left and (wait or executor != "slurm")):
+    if unread:
+        say(f"{len(unread)} runs are done, but were not read by layers as [lens] wants")
+    print_json(result | {"unplanned": unplanned, "not_asked": silent, "not_read": unread}, as_json)
+    if failed or unplanned or silent or unread or (left and (wait or executor != "slurm")):
         raise typer.Exit(1)
 
 

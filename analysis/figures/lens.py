@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from analysis.cells import Names, condition_of, lines_of, parts, setup_of
 from analysis.figures.style import (
@@ -32,7 +33,7 @@ from analysis.words import number
 from cachegen.data.images import read_image
 from engine.runs.lens import read_lens
 
-NEEDS = "It needs what `crosstax lens` writes beside the runs."
+NEEDS = "Curves over layers need what `crosstax lens` writes beside the runs."
 KIND_WORDS = {"leaf": "names of leaves", "hypernym": "names of hypernyms"}
 PICTURES, PICTURE_PX = 4, 160
 
@@ -89,6 +90,7 @@ def _by_layer(table: pd.DataFrame, names: Names, column: str, panels: dict[str, 
                 ax.axhline(0.5, color=GREY, lw=0.8, ls=COIN_DASH, zorder=0)
                 ax.set_title(panels[value].capitalize())
                 ax.set_xlabel("layer")
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
                 ax.tick_params(labelbottom=True)
             row[0].set_ylabel(ylabel)
             if len(setups) > 1:
@@ -113,7 +115,9 @@ def lens_maps_figure(study: Study) -> Drawn:
     """
     run_id, maps = _mapped(study)
     if maps.empty:
-        raise NotDrawnError(f"{NEEDS} Maps are of pictures whose patches are a grid, in a run on original labels.")
+        raise NotDrawnError(
+            "Maps need what `crosstax lens` writes beside a run on original labels, and patches that are a grid."
+        )
     run = study.sweep.opened[run_id]
     files = {key: picture_file(study.sweep.inputs, run, key) for key in dict.fromkeys(maps["key"])}
     shown = [key for key, file in files.items() if file is not None][:PICTURES]

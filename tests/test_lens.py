@@ -1,6 +1,7 @@
 """The lenses: states and scores are plain Hugging Face's, layer by layer; tables say what they are built to say."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,12 @@ from run_folders import bytes_in, places_of, sweep_file
 from small_study import SETTINGS
 
 import engine.lens
+from analysis.cells import in_words
 from analysis.figures.contents import FIGURES
 from analysis.figures.style import NotDrawnError
 from analysis.lens import read_lenses, rises
 from analysis.predictions import load_sweep
 from analysis.report.dictionary import describe_columns
-from analysis.report.files import study_tables
 from analysis.report.report import write_report
 from analysis.study import measure
 from cachegen.common.errors import ConditionError, ModelError
@@ -102,7 +103,9 @@ def test_layers_are_those_of_hugging_face(family, sharing):
 def test_an_lm_whose_end_is_not_found_is_refused():
     lm = FrozenLM.wrap(tiny_of("qwen3"), None, torch.device("cpu"))
     lens.last_norm(lm)
-    lm.decoder.register_forward_hook(lambda _, __, output: output.update(last_hidden_state=output[0] + 1) or output)
+    lm.decoder.register_forward_hook(
+        lambda _, __, output: type(output)(last_hidden_state=output[0] + 1, hidden_states=[])
+    )
     with pytest.raises(ModelError, match="last layer"):
         lens.last_norm(lm)
 
@@ -179,12 +182,12 @@ def test_what_is_there_is_kept_and_what_is_not_whole_is_read_again(swept):
     assert sum(each.now for each in look(folders, SETTINGS_USED, CPU)) == 0
     table = folders[0] / FOLDER / "words.parquet"
     content = table.read_bytes()
-    for damage in (b"", None):
-        table.unlink() if damage is None else table.write_bytes(damage)
+    for damage in (lambda: table.write_bytes(b""), table.unlink):
+        damage()
         assert lens_problem(open_run(folders[0]).directory)
         assert len(read_lenses([("run", folders[0])]).notes) == 1
-        assert [each.now for each in look(folders[:1], SETTINGS_USED, CPU)] == [True]
-        assert table.read_bytes() == content
+    assert [each.now for each in look(folders[:1], SETTINGS_USED, CPU)] == [True]
+    assert table.read_bytes() == content
     assert [each.now for each in look(folders[:1], LensSettings(images=5, pictures=0), CPU)] == [True]
     assert read_lens(folders[0], "layers")["image"].nunique() == 5
     assert read_lens(folders[0], "maps").empty
@@ -232,8 +235,8 @@ def test_patches_that_are_names_are_found_and_follow_the_label(swept, monkeypatc
 def test_a_study_has_its_tables_and_figures(swept):
     study = measure(load_sweep(swept))
     assert not study.notes
-    described = describe_columns(study_tables(study))  # raises for a column without a meaning
-    assert {"lens", "lens_layers", "lens_names", "lens_words"} <= set(described["table"])
+    tables = {name: in_words(getattr(study, name)) for name in ("lens", "lens_layers", "lens_names", "lens_words")}
+    assert set(describe_columns(tables)["table"]) == {*tables, "columns"}  # raises for a column without a meaning
     layers = read_lenses([("run", run_folders([swept])[0])]).layers
     run = run_folders([swept])[0].name
     cell = study.runs.at[run, "cell"]
@@ -247,9 +250,9 @@ def test_a_study_has_its_tables_and_figures(swept):
         FIGURES["lens_maps"](study)
 
 
-def test_maps_and_the_section_of_the_report(picture_run, tmp_path):
-    import shutil
-
+def test_maps_and_the_section_of_the_report(picture_run, tmp_path, monkeypatch):
+    drawn = {name: FIGURES[name] for name in ("main", "lens", "lens_names", "lens_maps")}
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", drawn)
     shutil.copytree(picture_run.parents[1], tmp_path / "study")
     (run,) = run_folders([tmp_path / "study" / "runs"])
     assert look([run], LensSettings(images=4, pictures=2), CPU)[0].problem is None
@@ -259,9 +262,10 @@ def test_maps_and_the_section_of_the_report(picture_run, tmp_path):
     write_report(load_sweep(run.parent), tmp_path / "report", world=None, seconds={})
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert 'id="lens"' in page
-    assert {path.name for path in (tmp_path / "report" / "figures").glob("lens*.svg")} == {
-        "lens.svg", "lens_names.svg", "lens_maps.svg",
-    }  # fmt: skip
+    assert {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")} == set(drawn)
+    assert {path.stem for path in (tmp_path / "report").glob("lens*.csv")} == {
+        *("lens", "lens_layers", "lens_names", "lens_words")
+    }
 
 
 def test_where_answers_rise():

@@ -65,10 +65,11 @@ def lens_names_figure(study: Study) -> Drawn:
         "the cosine, less the name's mean over images; bands span the runs."
     )
     said = []
-    for (cell, kind), rows in table[table["shown"].astype(bool)].groupby(["cell", "kind"], sort=False):
-        best = rows.loc[rows["auc"].astype(float).idxmax()]
-        where = f"AUC {number(rows['auc'].iloc[-1], 2)} at the last layer, most at layer {best['layer']}"
-        said.append(f"{study.names.cell(cell)}, {KIND_WORDS[str(kind)]}: {where} ({number(best['auc'], 2)}).")
+    for cell, here in parts(table[table["shown"].astype(bool)], lambda cell: cell).items():
+        for kind, rows in here.groupby("kind", sort=False):
+            areas = rows.set_index("layer")["auc"].astype(float)
+            where = f"AUC {number(areas.iloc[-1], 2)} at the last layer, {number(areas.max(), 2)} at {areas.idxmax()}"
+            said.append(f"{study.names.cell(cell)}, {KIND_WORDS[str(kind)]}: {where}.")
     return Drawn(figure, "Names near patches", caption, " ".join(said))
 
 

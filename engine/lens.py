@@ -324,13 +324,14 @@ def _mapped(
     assert view.values is not None
     known, count = reader.known, len(reader.known.leaves)
     rows = []
-    for number, (image, leaf) in enumerate(zip(part.itertuples(), leaf_I, strict=True)):
+    about = part[["image", "key", "label_leaf"]].to_dict("records")
+    for number, (image, leaf) in enumerate(zip(about, leaf_I, strict=True)):
         values_PW = view.values[number]
         patch = np.arange(len(values_PW))
         kinds = (("leaf", slice(0, count), leaf), ("hypernym", slice(count, None), count + reader.above[leaf]))
         for kind, kin, own in kinds:
             table = pd.DataFrame({"patch": patch, "nearer": values_PW[:, own] - values_PW[:, kin].mean(axis=1)})
-            table = table.assign(image=image.image, key=image.key, label_leaf=image.label_leaf, layer=view.layer)
+            table = table.assign(**{str(column): value for column, value in image.items()}, layer=view.layer)
             table["row"], table["column"] = (-1, -1) if grid is None else (patch // grid[1], patch % grid[1])
             rows.append(table.assign(kind=kind, name=[*known.leaves, *known.hypernyms][own]))
     return pd.concat(rows, ignore_index=True)[MAP_COLUMNS]

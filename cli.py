@@ -20,6 +20,7 @@ from commands.data import (
     features_import,
     stats,
 )
+from commands.lens import lens
 from commands.machine import bench, doctor
 from commands.models import ask, export, probe
 from commands.options import open_streams, say
@@ -34,7 +35,7 @@ from commands.usage import run
 PANELS = {
     "Prepare": (extract, stats),
     "Run": (demo, train, sweep, tune, presets, status, probe),
-    "Look": (analyze, report, reanalyze, evaluate, ask),
+    "Look": (analyze, report, reanalyze, evaluate, ask, lens),
     "Take away": (export,),
     "Machine": (doctor, bench),
 }

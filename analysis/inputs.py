@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from cachegen.common.errors import RunError
 from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.data.images import read_image
+from cachegen.features.same_pictures import read_picture
 from cachegen.features.store import FeatureStore
 from engine.runs.finished import FinishedRun, MissingInputError
 
@@ -96,3 +98,19 @@ class FoundInputs:
                 f"{NEEDS[what]} are left out: the {noun} ({place}) cannot be found; say where it is now with --{what}"
             ] = None
             return None
+
+
+def picture_file(inputs: FoundInputs, run: FinishedRun, key: str) -> Path | None:
+    """The picture that a run was asked about; None where it is gone, damaged, or another one by now."""
+    dataset, store = inputs.dataset(run), inputs.store(run)
+    if dataset is None or run.items:
+        return None
+    path = Path(dataset[0]) / "images" / key
+    known = None
+    if store is not None and store[1].sha256 is not None and not store[1].by_name:
+        known = store[1].sha256[store[1].row_of[key]].tobytes()
+    try:
+        same = known in (None, read_picture(path)[1])
+        return path if same and read_image(path) else None
+    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
+        return None

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells import CELL, KEYED, PROVENANCE, Names, label_runs, shown_runs
+from analysis.lens import Lenses, layer_means, name_means, read_lenses, rise_means, word_means
 from analysis.predictions import SavedRuns, derive_answers, question_groups
 from analysis.probes import OfRun, Probe, first_method, match_probes, probe_points
 from analysis.scores.ablation import ablation_curves
@@ -64,6 +65,7 @@ class Study:
         answers: Held-out test questions and answers of the headline's runs, by run_id.
         notes: What could not be computed, and why.
         transfer_groups: Answers to questions beyond the runs' own, see `analysis.transfer.transfer_groups`.
+        lenses: What `crosstax lens` read out of single runs, see `analysis.lens.Lenses`.
         most_items: Answers that models of single answers may take.
     """
 
@@ -82,6 +84,7 @@ class Study:
     answers: Answers
     notes: tuple[str, ...]
     transfer_groups: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=GROUP_COLUMNS))
+    lenses: Lenses = field(default_factory=lambda: read_lenses(()))
     most_items: int = MOST
 
     def test(self, group: str) -> pd.DataFrame:
@@ -219,6 +222,26 @@ class Study:
         """Other questions beside the trained wording, see `analysis.transfer.transfer_means`."""
         return transfer_means(self.runs, self.transfer_groups)
 
+    @cached_property
+    def lens(self) -> pd.DataFrame:
+        """The layer at which answers rise, by cell and group: see `analysis.lens.rise_means`."""
+        return rise_means(self.runs, self.lenses.layers)
+
+    @cached_property
+    def lens_layers(self) -> pd.DataFrame:
+        """What each layer would answer, see `analysis.lens.layer_means`."""
+        return layer_means(self.runs, self.lenses.layers)
+
+    @cached_property
+    def lens_names(self) -> pd.DataFrame:
+        """Whether nearness to patches tells an image's own names, see `analysis.lens.name_means`."""
+        return name_means(self.runs, self.lenses.names)
+
+    @cached_property
+    def lens_words(self) -> pd.DataFrame:
+        """How often names are nearest to patches, see `analysis.lens.word_means`."""
+        return word_means(self.runs, self.lenses.words)
+
 
 def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MOST) -> Study:
     """Score all runs of a sweep. Question tables, answers and pooled features are read once.
@@ -279,8 +302,10 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MO
     order = list(map(str, runs.index))
     categories = _stacked([measured[run_id] for run_id in order], ["run_id", "split", "group", "category"])
     yardsticks = [*visual.yardsticks, *composed]
-    others, silent = transfer_groups((run_id, sweep.opened[run_id].directory.path) for run_id in order)
-    notes += silent
+    folders = [(run_id, sweep.opened[run_id].directory.path) for run_id in order]
+    others, silent = transfer_groups(folders)
+    lenses = read_lenses(folders)
+    notes += [*silent, *lenses.notes]
     tuning = read_tuning(sweep.folder)
     caution = [EXPLORATORY] if tuning is not None and tuning.exploratory else []
     return Study(
@@ -299,6 +324,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MO
         answers=held,
         notes=(*sweep.inputs.left_out, *caution, *dict.fromkeys(notes)),
         transfer_groups=others,
+        lenses=lenses,
         most_items=most_items,
     )
 

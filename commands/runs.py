@@ -137,7 +137,15 @@ def sweep(
     """
     from engine.design.condition import parse_settings
     from engine.sweeps.presets import load_preset
-    from engine.sweeps.sweep_file import choose_runs, complete, locate, probe_table, read_sweep, transfer_tables
+    from engine.sweeps.sweep_file import (
+        choose_runs,
+        complete,
+        lens_table,
+        locate,
+        probe_table,
+        read_sweep,
+        transfer_tables,
+    )
 
     if (file is None) == (preset is None):
         raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
@@ -147,7 +155,7 @@ def sweep(
     if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
-    questions = transfer_tables(source)
+    questions, lenses = transfer_tables(source), lens_table(source)
     runs = read_sweep(source, settings, parse_settings(sets or [], ("lm", "encoder")))
     runs = choose_runs(locate(runs, dataset, stores), only or [], limit)
     fix_threads(threads, workers)
@@ -157,6 +165,8 @@ def sweep(
 
         expected = forecast(runs, out, device, questions)
         say(dry_run_text(expected))
+        if lenses is not None:
+            say(f"lens: at most {lenses.images} test images of each run")
         print_json(expected, as_json)
         return
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
@@ -174,18 +184,27 @@ def sweep(
     except UnplannedError as error:
         folders, unplanned, count = error.folders, error.unplanned, error.count
     silent: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    done = [each for each in folders if RunDirectory(each).done and not RunDirectory(each).failed]
     if questions:
         from engine.transfer import transfer
 
-        done = [each for each in folders if RunDirectory(each).done and not RunDirectory(each).failed]
         put = transfer(done, questions, execution)
         say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
-    outcome = _outcome(out, folders, unplanned, count) | {"not_asked": silent}
+    if lenses is not None:
+        from engine.lens import look
+
+        looked = look(done, lenses, execution)
+        say(f"{sum(each.now for each in looked)} runs read by layers")
+        unread = {each.run.name: each.problem for each in looked if each.problem}
+    outcome = _outcome(out, folders, unplanned, count) | {"not_asked": silent, "not_read": unread}
     if silent:
         say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
+    if unread:
+        say(f"{len(unread)} runs are done, but were not read by layers as [lens] wants")
     print_json(outcome, as_json)
-    if outcome["failed"] or unplanned or silent or (outcome["left"] and (wait or executor != "slurm")):
+    if outcome["failed"] or unplanned or silent or unread or (outcome["left"] and (wait or executor != "slurm")):
         raise typer.Exit(1)
 
 

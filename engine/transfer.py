@@ -66,9 +66,9 @@ def transfer(
         One entry per run. A run that cannot be asked says why, and the others go on.
     """
     runs = [open_run(folder, given) for folder in folders]
-    found = _Found(Opener(choose_device(execution.device)))
+    found = OpenedInputs(Opener(choose_device(execution.device)))
     results = []
-    for run in sorted(runs, key=_inputs):
+    for run in sorted(runs, key=by_inputs):
         path, names, count = run.directory.path, tuple(each.called for each in asked), 0
         try:
             for each in asked:
@@ -83,7 +83,8 @@ def transfer(
     return results
 
 
-def _inputs(run: FinishedRun) -> tuple[Any, ...]:
+def by_inputs(run: FinishedRun) -> tuple[Any, ...]:
+    """Runs sorted by this share inputs with the one before as often as they can."""
     c, digests = run.condition, run.config["digests"]
     return (
         digests["lm"],
@@ -98,7 +99,7 @@ def _inputs(run: FinishedRun) -> tuple[Any, ...]:
     )
 
 
-class _Found:
+class OpenedInputs:
     """Inputs of runs, looked for once where their digests are the same: hashing an LM reads all of it."""
 
     def __init__(self, opener: Opener) -> None:
@@ -129,7 +130,7 @@ class _Found:
         return self._opener.open(PlannedRun(self._inputs[key], run.condition, "", digests))
 
 
-def _ask(run: FinishedRun, asked: QuestionSet, found: _Found, execution: Execution) -> None:
+def _ask(run: FinishedRun, asked: QuestionSet, found: OpenedInputs, execution: Execution) -> None:
     """Put one set to one run, and write its answers."""
     dataset, questions = found.dataset(run), run.questions()
     run.require_about(dataset, questions)

@@ -160,8 +160,9 @@ def test_examples_run(workspace: Path, crosstax) -> None:
     assert list(names["model"].groups) == ["run_seed", "category"]
 
 
-def test_the_page_on_questions_runs(smoke_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crosstax) -> None:
-    """On two short runs of the smoke world, in place of the demo's."""
+@pytest.fixture
+def demo(smoke_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two short runs of the smoke world, in place of the demo's."""
     from cachegen.data.dataset import load_dataset
     from cachegen.features.extract import extract
     from engine.demo import study_sweep
@@ -174,23 +175,38 @@ def test_the_page_on_questions_runs(smoke_world, tmp_path: Path, monkeypatch: py
     extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), store, device="cpu")
     runs = [(inputs, c.model_copy(update={"epochs": 1})) for inputs, c in study_sweep(smoke_world, store).runs[:4:3]]
     run_sweep(Sweep(runs=tuple(runs)), tmp_path / "demo" / "runs", Execution(device="cpu"))
+    return tmp_path
+
+
+def run_page(page: Path, world: Path, crosstax) -> None:
+    """Carry out the commands of a page on the generated `world`, in the working folder."""
+    for language, text in blocks(page):
+        text = text.replace("WORLD", str(world))
+        if language == "toml":
+            Path(text.splitlines()[0].removeprefix("# ")).write_text(text)
+        for words in commands(text) if language == "sh" else []:
+            code, _, err = crosstax(*for_stand_ins(words))
+            assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
+
+
+def test_the_page_on_questions_runs(smoke_world, demo: Path, crosstax) -> None:
     page = ROOT / "docs" / "questions.md"
     tables = [text for language, text in blocks(page) if language == "csv"]
     for name, text in zip(("mine.csv", "winged.csv", "names.csv"), tables, strict=True):
         assert f"`{name}`" in page.read_text(encoding="utf-8")
-        (tmp_path / name).write_text(text)
-    for language, text in blocks(page):
-        text = text.replace("WORLD", str(smoke_world.path))
-        if language == "toml":
-            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
-        for words in commands(text) if language == "sh" else []:
-            code, _, err = crosstax(*for_stand_ins(words))
-            assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
-    assert {path.suffix for path in (tmp_path / "demo" / "probes").iterdir()} == {".parquet", ".json"}
-    asked = pd.read_csv(tmp_path / "demo" / "report" / "transfer.csv")
+        (demo / name).write_text(text)
+    run_page(page, smoke_world.path, crosstax)
+    assert {path.suffix for path in (demo / "demo" / "probes").iterdir()} == {".parquet", ".json"}
+    asked = pd.read_csv(demo / "demo" / "report" / "transfer.csv")
     assert set(asked["questions"]) == {"mine", "paraphrases", "properties", "german"}
-    assert 'id="transfer"' in (tmp_path / "demo" / "report" / "index.html").read_text(encoding="utf-8")
-    assert len(list((tmp_path / "asked").glob("*/transfer/*.parquet"))) == 4
+    assert 'id="transfer"' in (demo / "demo" / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(list((demo / "asked").glob("*/transfer/*.parquet"))) == 4
+
+
+def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
+    run_page(ROOT / "docs" / "lens.md", smoke_world.path, crosstax)
+    assert 'id="lens"' in (demo / "demo" / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
 
 
 def test_the_table_of_presets_is_right() -> None:

@@ -36,7 +36,8 @@ TRANSFER = {("pretrained", "original"): (1.8, 1.2, 0.0)}
 SEEDS = (0, 1, 2)
 
 
-ELSEWHERE = {"naming", "transfer", "transfer_groups"}  # of other runs
+LENS = {"lens", "lens_layers", "lens_names", "lens_words"}
+ELSEWHERE = {"naming", "transfer", "transfer_groups"} | LENS  # of other runs
 
 
 @pytest.fixture(scope="module", autouse=True)

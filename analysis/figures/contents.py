@@ -25,6 +25,7 @@ from analysis.figures.curves import ablation_figure, shuffle_figure
 from analysis.figures.depth import depth_figure
 from analysis.figures.dose import dose_figure
 from analysis.figures.encoders import encoder_figure
+from analysis.figures.lens import lens_figure, lens_maps_figure, lens_names_figure
 from analysis.figures.loss import loss_figure
 from analysis.figures.main import auc_figure, headline_figure, main_figure
 from analysis.figures.residuals import residual_figure
@@ -56,6 +57,9 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "shuffles_llama": partial(shuffle_figure, llama=True),
     "depth": depth_figure,
     "dose": dose_figure,
+    "lens": lens_figure,
+    "lens_names": lens_names_figure,
+    "lens_maps": lens_maps_figure,
     "loss": loss_figure,
     "residuals": residual_figure,
     "tuning": tuning_figure,

@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.inputs import FoundInputs
+from analysis.inputs import FoundInputs, picture_file
 from analysis.study import Study
 from cachegen.common.rng import generator
 from cachegen.data.images import read_image
-from cachegen.features.same_pictures import read_picture
 from engine.runs.finished import FinishedRun
 
 PICTURE_PX = 160
@@ -89,17 +88,8 @@ def _runs_to_show(study: Study) -> dict[str, str]:
 
 def _picture(inputs: FoundInputs, run: FinishedRun, key: str) -> str:
     """Data URI of the picture that a run was asked about; "" where it is gone, or another one by now."""
-    dataset, store = inputs.dataset(run), inputs.store(run)
-    if dataset is None or run.items:
-        return ""
-    path = Path(dataset[0]) / "images" / key
-    known = None
-    if store is not None and store[1].sha256 is not None and not store[1].by_name:
-        known = store[1].sha256[store[1].row_of[key]].tobytes()
-    try:
-        return picture_uri(path) if known in (None, read_picture(path)[1]) else ""
-    except Exception:  # gone, or damaged since its features were extracted: Pillow raises unrelated types
-        return ""
+    file = picture_file(inputs, run, key)
+    return picture_uri(file) if file is not None else ""
 
 
 def _example(key: str, tests: dict[str, pd.DataFrame], picture: str) -> Example:

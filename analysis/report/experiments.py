@@ -1,6 +1,6 @@
 """The second part of the page, a section for each experiment: controls, coherence, ablation, shuffles, depth, text."""
 
-from analysis.cells import encoder_names, parts, setups_of
+from analysis.cells import KEYED, encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
 from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
@@ -430,3 +430,46 @@ def transfer(page: Page) -> Data | None:
 
 
 ENDS = ("", "_low", "_high")
+
+
+def lens(page: Page) -> Data | None:
+    """Where answers rise, and which names are nearest to patches; None where no run was read."""
+    names = page.study.names
+    rises = [row for row in page.study.lens.to_dict("records") if row["shown"]]
+    columns = [
+        SETUP,
+        Column("condition", lambda row: names.condition(row["cell"]), "text"),
+        Column("questions", lambda row: GROUPS[row["group"]].lower(), "text"),
+        Column("runs", "n_runs", digits=0),
+        Column("AUC at the last layer", "auc", digits=2),
+        Column("half of it at layer", lambda row: (row["rise"], row["rise_low"], row["rise_high"]), "range"),
+        Column("of layers", "layers", digits=0),
+    ]
+    caption = (
+        "The layer, interpolated, from which on the AUC is above half of its way from chance to the last layer: mean "
+        "and extremes of the runs. A dash: less than 0.6 at the last layer."
+    )
+    found = {"rises": table("lens", caption, rises, columns, "lens_layers.csv")}
+    words = page.study.lens_words
+    keys = ["lens", "layer", "about", "first"]
+    rows = [
+        {**dict(zip([*KEYED, *keys], key, strict=True)), **own.set_index("role")["share"].reindex(ROLES).to_dict()}
+        for key, own in words[words["shown"].astype(bool)].groupby([*KEYED, *keys], sort=False)
+    ]
+    columns = [
+        SETUP,
+        Column("condition", lambda row: names.condition(row["cell"]), "text"),
+        Column("lens", "lens", "text"),
+        Column("layer", "layer", digits=0),
+        Column("names of the", "about", "text"),
+        Column("among the first", "first", digits=0),
+        *(Column(f"{role}, %", role) for role in ROLES),
+    ]
+    caption = (
+        "Percent of patches with a name among the nearest, a mean over the names of a role. Roles are those for the "
+        "leaf that an image is labelled as, or that it shows."
+    )
+    return {**found, "words": table("lens_words", caption, rows, columns, "lens_words.csv")} if rises else None
+
+
+ROLES = ("leaf", "sibling", "hypernym", "other leaf", "other hypernym")

@@ -119,6 +119,10 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "probe": study.text,
         "transfer": study.transfer,
         "transfer_groups": study.transfer_groups,
+        "lens": study.lens,
+        "lens_layers": study.lens_layers,
+        "lens_names": study.lens_names,
+        "lens_words": study.lens_words,
     }
     found = always | {name: table for name, table in where_known.items() if not table.empty}
     return {name: in_words(table) for name, table in found.items()}

@@ -194,13 +194,13 @@ def _read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _noun(phrase: str) -> str:
+def noun_of(phrase: str) -> str:
     return re.sub(r"^(an?|the)\s+", "", phrase, flags=re.IGNORECASE)
 
 
 def _filled(form: str, phrase: str, number: str) -> str:
     verb = "is" if number == "singular" else "are"
-    words = {"phrase": phrase, "noun": _noun(phrase), "is": verb, "Is": verb.capitalize()}
+    words = {"phrase": phrase, "noun": noun_of(phrase), "is": verb, "Is": verb.capitalize()}
     return re.sub(r"\{(phrase|noun|is|Is)\}", lambda field: words[field[1]], form)
 
 

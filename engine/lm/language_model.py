@@ -54,6 +54,7 @@ class FrozenLM:
     _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
+    _watched: list[torch.Tensor] | None = None
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, device: torch.device, sharing: str = "auto") -> "FrozenLM":
@@ -163,17 +164,16 @@ class FrozenLM:
             self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
         try:
             with packed_as(layout):
-                output = self.decoder(
+                layers = self._layers(
                     inputs_embeds=row_TD[None],
                     position_ids=layout.position_ids(self.device),
                     # Without one, transformers takes positions that start again for texts packed its own way.
                     attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
-                    use_cache=False,
                     **self._per_layer(ids_T, row_TD),
                 )
         finally:
             self._answer_rows = None
-        return output.last_hidden_state[0].index_select(0, answer_rows_Q)
+        return self._read([states[0].index_select(0, answer_rows_Q) for states in layers])
 
     def _states_of_prompts(
         self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor, ids_T: torch.Tensor | None
@@ -183,20 +183,51 @@ class FrozenLM:
         answers, border = answer_rows_Q - layout.images * layout.prefix, layout.prefix
         question, place = answers // layout.suffix, border + answers % layout.suffix
 
-        def states(tokens: torch.Tensor) -> torch.Tensor:
+        def layers(tokens: torch.Tensor) -> list[torch.Tensor]:
             given = {} if ids_T is None else self._per_layer(ids_T[tokens], row_TD)
-            return self.decoder(inputs_embeds=row_TD[tokens], use_cache=False, **given).last_hidden_state
+            return self._layers(inputs_embeds=row_TD[tokens], **given)
 
         if self.way == "unshared":
-            return states(tokens_QL)[question, place]
+            return self._read([states[question, place] for states in layers(tokens_QL)])
         pairs = zip(question.tolist(), place.tolist(), strict=True)
-        return torch.cat([states(tokens_QL[None, q, : end + 1])[:, -1] for q, end in pairs])
+        alone = [[states[:, -1] for states in layers(tokens_QL[None, q, : end + 1])] for q, end in pairs]
+        return self._read([torch.cat(states) for states in zip(*alone, strict=True)])
+
+    @contextmanager
+    def watched(self) -> Iterator[list[torch.Tensor]]:
+        """Inside, each call of `answer_states` adds (L + 1, Q, D): the states at its places in every layer.
+
+        They are Hugging Face's `output_hidden_states`: the embeddings first, the last ones after the last norm.
+        """
+        self._watched = []
+        try:
+            yield self._watched
+        finally:
+            self._watched = None
+
+    def _layers(self, **given: Any) -> list[torch.Tensor]:
+        """What the decoder gives, (B, T, D): its final states; before them, while `watched`, those of each layer."""
+        more = {} if self._watched is None else {"output_hidden_states": True}
+        output = self.decoder(use_cache=False, **given, **more)
+        return [*(output.hidden_states[:-1] if more else ()), output.last_hidden_state]
+
+    def _read(self, layers: list[torch.Tensor]) -> torch.Tensor:
+        """The last of these states (Q, D); all of them go to whoever watches."""
+        if self._watched is not None:
+            self._watched.append(torch.stack(layers))
+        return layers[-1]
 
     def plain_logits(self, prompt_TD: torch.Tensor, ids_T: torch.Tensor) -> torch.Tensor:
         """(V,) float32 logits after a prompt, by the model's own forward."""
         given = self._per_layer(ids_T, prompt_TD)
         with self.plain() as model:
             return model(inputs_embeds=prompt_TD[None], use_cache=False, **given).logits[0, -1].float()
+
+    def plain_layers(self, prompts_BTD: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
+        """(L + 1, B, T, D): the states of prompts of one length in every layer, as `watched`, by its own forward."""
+        given = self._per_layer(ids_BT, prompts_BTD)
+        with self.plain(), self.watched():
+            return torch.stack(self._layers(inputs_embeds=prompts_BTD, **given))
 
     def _per_layer(self, ids: torch.Tensor | None, row_TD: torch.Tensor) -> dict[str, torch.Tensor]:
         """Arguments of families that embed tokens in every layer: an image's patches count as padding, as in theirs."""

@@ -5,9 +5,9 @@
     include = ["fig3"]      sweep presets whose runs belong to this sweep too
     [defaults]              fields of all grids
     [[grid]]                fields; a list is an axis, `together` is an axis of tables
-    [[transfer]]            questions to be put to the runs once they are done, see
-    `engine.design.question_sets.QuestionSource` [tune]                  how `crosstax tune` searches fields that are
-    left open, see `engine.sweeps.tune.table`
+    [[transfer]]            questions to be put to the runs once they are done (`engine.design.question_sets`)
+    [lens]                  how the runs are read by layers once they are done (`engine.runs.lens`)
+    [tune]                  how `crosstax tune` searches fields that are left open (`engine.sweeps.tune.table`)
 
 Dataset and features may be left to the command line: a grid then names its `encoder`, which is looked up in the
 feature stores that are given.
@@ -27,6 +27,7 @@ from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
 from engine.design.question_sets import QuestionSource, question_source
+from engine.runs.lens import LensSettings
 from engine.sweeps.presets import Preset, load_preset, preset_names
 
 MOST_BYTES = 2**20  # of a sweep file
@@ -40,6 +41,7 @@ FORMS: dict[str, tuple[type, type | None, str]] = {
     "probe": (dict, None, "table"),
     "tune": (dict, None, "table"),
     "transfer": (list, dict, "list of tables"),
+    "lens": (dict, None, "table"),
 }
 
 # Names of the same encoder in timm and transformers; the tag after a dot is timm's name of the weights.
@@ -215,6 +217,12 @@ def transfer_tables(source: Path | Preset) -> list[QuestionSource]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConditionError(f"{_name(source)}: two [[transfer]] tables are called {twice[0]!r}; give one another name")
     return asked
+
+
+def lens_table(source: Path | Preset) -> LensSettings | None:
+    """The [lens] table of a sweep; None if it has none. Raises `ConditionError` for a wrong one."""
+    table = read_document(source).get("lens")
+    return None if table is None else LensSettings.of(table, f"{_name(source)}: [lens]")
 
 
 def default_fields(settings: str | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens, question_text, tokenise, tokenise_names
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
 from engine.training.features import Features
@@ -91,7 +91,7 @@ class Asker:
             self._features(images, as_stored),
             tokens,
             arrays,
-            max_tokens=MAX_TOKENS,
+            max_tokens=longest_row(self.lm.device),
             advance=lambda _: None,
         )
         answers.insert(0, "image", np.repeat([str(path) for path in images], len(asked)))
@@ -115,7 +115,8 @@ class Asker:
         )
         number, rows = table["number"].to_numpy(), tokens.row_numbers(table)
         features = self._features(images, as_stored)
-        log_p = log_probabilities(self.projector, self.lm, features, tokens, number, rows, max_tokens=MAX_TOKENS)
+        limit = longest_row(self.lm.device)
+        log_p = log_probabilities(self.projector, self.lm, features, tokens, number, rows, max_tokens=limit)
         paths = np.array([str(path) for path in images], dtype=object)[number]
         return pd.DataFrame(
             {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}

@@ -12,7 +12,7 @@ from engine.design.condition import Inputs
 from engine.runs.finished import open_run
 from engine.runs.places import Places
 from engine.runs.planned import Execution, PlannedRun
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 from engine.training.evaluation import evaluate
 from engine.training.group import Opener
 from engine.training.naming import KEYS, answers_of_names, log_probabilities
@@ -39,7 +39,7 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
         arrays = shared.arrays(asked)
     except KeyError as error:
         raise RunError(f"{folder / 'questions.parquet'} asks {error}, not in its dataset; repeat the run") from None
-    limit = execution.max_tokens or MAX_TOKENS
+    limit = execution.max_tokens or longest_row(lm.device)
     with progress_bar("evaluate", len(asked), "questions") as advance:
         read = (projector, lm, shared.features, shared.tokens)
         if run.condition.task == "name":

@@ -24,7 +24,7 @@ from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.runs.planned import Execution, PlannedRun
 from engine.runs.transfer import answers_path, problem_of, write_answers
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
 from engine.training.group import Opener, Shared
@@ -143,7 +143,7 @@ def _ask(run: FinishedRun, asked: QuestionSet, found: OpenedInputs, execution: E
     suffix = rows["text"].map({text: tokens.rows[text, "singular"] for text in texts}).to_numpy(np.int64)
     arrays = QuestionArrays(rows["image"].to_numpy(), suffix, rows["answer"].to_numpy())
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
-    limit = execution.max_tokens or MAX_TOKENS
+    limit = execution.max_tokens or longest_row(lm.device)
     with progress_bar(f"{asked.name}: {run.id[-8:]}", len(rows), "questions") as advance:
         answers = evaluate(projector, lm, shared.features, tokens, arrays, max_tokens=limit, advance=advance)
     write_answers(run.directory, asked, pd.concat([rows, answers], axis=1))

@@ -198,7 +198,7 @@ def _choose(
 
 
 def longest_row(device: torch.device) -> int:
-    """Tokens of a packed row that a device gains from, where memory allows."""
+    """Tokens of a packed row that a device gains from; in training where memory allows, without gradients always."""
     return MAX_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 

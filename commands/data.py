@@ -157,9 +157,10 @@ def data_subset(
     leaves: Annotated[
         int | None, typer.Option(help="At most this many leaves of each most specific hypernym.", min=1)
     ] = None,
+    images: Annotated[int | None, typer.Option(help="At most this many images of each leaf.", min=1)] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a smaller dataset: the leaves of some hypernyms, those with the most images.
+    """Make a smaller dataset: the leaves of some hypernyms, those with the most images, or fewer images of each.
 
     Images are copied. The feature store of the whole dataset serves for the smaller one.
 
@@ -167,7 +168,7 @@ def data_subset(
     """
     from cachegen.data.subset import build_subset
 
-    made = build_subset(dataset, out, hypernym or (), leaves)
+    made = build_subset(dataset, out, hypernym or (), leaves, images)
     say(made.summary())
     print_json({"dataset": str(out), "digest": made.digest, "leaves": list(made.leaves.index)}, as_json)
 

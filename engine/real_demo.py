@@ -21,7 +21,6 @@ from cachegen.encoders import load_encoder
 from cachegen.features.extract import extract
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
-from engine.design.condition import Condition
 from engine.lm.loading import DOWNLOADED, NOT_DOWNLOADED, resolve_lm
 from engine.lm.shape import lm_shape
 from engine.runs.directory import RunDirectory
@@ -110,20 +109,19 @@ def plans(whole: Dataset, models: Models, trial: Trial) -> Iterator[Plan]:
     shape, store = lm_shape(str(resolve_lm(models.lm))), FeatureStore.open(trial.store)
     assert shape is not None
     _, patches, width = store.patches.shape
-    runs = models.runs(1)
+    runs = [run.condition for run in models.runs(1)]
+    original, pooled = runs[0], pooled_count(store.attributes, patches, runs[0].pool)
     parts = {leaves: smaller(whole, leaves=leaves, images=IMAGES) for leaves in LEAVES}
+    counts = {leaves: question_counter()(part, original) for leaves, part in parts.items()}  # of all labels nearly so
     for epochs in EPOCHS:
+        condition = original.model_copy(update={"epochs": epochs})
         for leaves, part in parts.items():
-            count, flops = question_counter(), 0.0
-            for run in runs:
-                condition: Condition = run.condition.model_copy(update={"epochs": epochs})
-                pooled = pooled_count(store.attributes, patches, condition.pool)
-                sizes = Sizes(shape, pooled, width, *text_tokens(condition, part))
-                flops += cost_of(condition, count(part, condition), sizes).flops
-            encoding = trial.picture * len(part.images)
+            sizes = Sizes(shape, pooled, width, *text_tokens(condition, part))
+            training = len(runs) * cost_of(condition, counts[leaves], sizes).flops / trial.rate
             for seeds in (3, 2, 1):
-                loads = 1 + seeds  # one LM with its weights, and a random one for each seed
-                yield Plan(leaves, epochs, seeds, encoding + seeds * flops / trial.rate + loads * trial.loading)
+                loads = 1 + seeds  # the LM with its weights, and a random one for each seed
+                encoding = trial.picture * len(part.images)
+                yield Plan(leaves, epochs, seeds, encoding + seeds * training + loads * trial.loading)
 
 
 def choose(whole: Dataset, models: Models, trial: Trial, seconds: float) -> Plan:

@@ -1,5 +1,6 @@
 """Commands for generated worlds: the demo, one world, and the study over several worlds."""
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,7 @@ def _demo_real(
     dataset: Path, lm: str | None, encoder: str | None, out: Path, minutes: float, device: str, yes: bool, as_json: bool
 ) -> None:
     """The demo on real pictures: downloads, trial, study, report."""
-    from cachegen.common.errors import DatasetError
+    from cachegen.common.errors import CrosstaxError, DatasetError
     from cachegen.common.hub_files import fetch
     from engine.real_demo import ENCODER, LM, Models, run_real
     from engine.runs.planned import Execution
@@ -97,6 +98,8 @@ def _demo_real(
         total = sum(file.bytes for file in missing)
         revisions = {f"{file.repository} at {file.revision}" for file in missing}
         say(f"{total / 1e6:,.0f} MB in all: {'; '.join(sorted(revisions))}")
+        if not yes and not sys.stdin.isatty():
+            raise CrosstaxError("nothing was downloaded, since nobody can be asked here; give --yes to agree")
         if not yes and not typer.confirm("Download?", err=True):
             raise typer.Exit(2)
     fetch(files)

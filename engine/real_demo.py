@@ -73,7 +73,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Pace:
     """What this machine takes: seconds to encode a picture, operations per second, seconds to load an LM."""
 
     picture: float
@@ -82,7 +82,7 @@ class Trial:
     store: Path
 
 
-def run_trial(whole: Dataset, models: Models, out: Path, execution: Execution) -> Trial:
+def run_trial(whole: Dataset, models: Models, out: Path, execution: Execution) -> Pace:
     """Encode, train and evaluate one short run on a few pictures of the dataset."""
     size = whole.hypernyms["n_leaves"]
     few = list(size[size > 1].sort_values(kind="stable").index[:TRIAL_HYPERNYMS])
@@ -98,15 +98,15 @@ def run_trial(whole: Dataset, models: Models, out: Path, execution: Execution) -
     if rate is None:
         raise RunError(f"the sizes of {models.lm} are not known, so its time cannot be; use `crosstax sweep`")
     inside = sum(event["seconds"] for event in events if event["event"] == "end")
-    return Trial(extracted["seconds"] / len(part.images), rate, max(0.0, seconds - inside), store)
+    return Pace(extracted["seconds"] / len(part.images), rate, max(0.0, seconds - inside), store)
 
 
-def plans(whole: Dataset, models: Models, trial: Trial) -> Iterator[Plan]:
+def plans(whole: Dataset, models: Models, pace: Pace) -> Iterator[Plan]:
     """All that could be run, with the seconds that each would take; the first that fits is the best one.
 
     Many epochs come before many leaves, since hypernyms say nothing where leaves are not learned; these before seeds.
     """
-    shape, store = lm_shape(str(resolve_lm(models.lm))), FeatureStore.open(trial.store)
+    shape, store = lm_shape(str(resolve_lm(models.lm))), FeatureStore.open(pace.store)
     assert shape is not None
     _, patches, width = store.patches.shape
     runs = [run.condition for run in models.runs(1)]
@@ -117,17 +117,17 @@ def plans(whole: Dataset, models: Models, trial: Trial) -> Iterator[Plan]:
         condition = original.model_copy(update={"epochs": epochs})
         for leaves, part in parts.items():
             sizes = Sizes(shape, pooled, width, *text_tokens(condition, part))
-            training = len(runs) * cost_of(condition, counts[leaves], sizes).flops / trial.rate
+            training = len(runs) * cost_of(condition, counts[leaves], sizes).flops / pace.rate
             for seeds in (3, 2, 1):
                 loads = 1 + seeds  # the LM with its weights, and a random one for each seed
-                encoding = trial.picture * len(part.images)
-                yield Plan(leaves, epochs, seeds, encoding + seeds * training + loads * trial.loading)
+                encoding = pace.picture * len(part.images)
+                yield Plan(leaves, epochs, seeds, encoding + seeds * training + loads * pace.loading)
 
 
-def choose(whole: Dataset, models: Models, trial: Trial, seconds: float) -> Plan:
+def choose(whole: Dataset, models: Models, pace: Pace, seconds: float) -> Plan:
     """The first plan that fits into `seconds`. Raises `ConditionError` that says how many would be enough."""
     least = None
-    for plan in plans(whole, models, trial):
+    for plan in plans(whole, models, pace):
         if plan.seconds <= RESERVE * seconds:
             return plan
         least = plan if least is None or plan.seconds < least.seconds else least
@@ -150,13 +150,13 @@ def run_real(dataset: Path, models: Models, out: Path, minutes: float, execution
             raise RunError(f"{out} holds a study of other models, data or minutes; choose another --out")
         plan = Plan(**known["plan"])
     else:
-        trial = run_trial(whole, models, out / "trial", execution)
+        pace = run_trial(whole, models, out / "trial", execution)
         spent = time.perf_counter() - started
         console.print(
-            f"[bold]trial[/] {spent:.0f} s: {1000 * trial.picture:.0f} ms to encode a picture, "
-            f"{trial.rate:.1e} operations per second to train"
+            f"[bold]trial[/] {spent:.0f} s: {1000 * pace.picture:.0f} ms to encode a picture, "
+            f"{pace.rate:.1e} operations per second to train"
         )
-        plan = choose(whole, models, trial, 60 * minutes - spent)
+        plan = choose(whole, models, pace, 60 * minutes - spent)
         write_json(record, {"asked": asked, "plan": asdict(plan)})
     if not is_there(out / "dataset"):
         build_subset(dataset, out / "dataset", leaves=plan.leaves, images=IMAGES)

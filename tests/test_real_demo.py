@@ -19,7 +19,7 @@ from cachegen.common.hub_files import fetch, hub_files
 from cachegen.data.dataset import load_dataset
 from cachegen.data.subset import build_subset, smaller
 from engine import real_demo
-from engine.real_demo import Models, Plan, Trial, choose, plans
+from engine.real_demo import Models, Plan, Pace, choose, plans
 
 NESTED = {"crow": "bird animal", "owl": "bird animal", "gull": "bird animal", "cat": "animal", "saw": "tool thing",
           "axe": "tool thing", "cup": "thing"}  # fmt: skip
@@ -174,7 +174,8 @@ def test_nothing_is_downloaded_without_consent(
 ) -> None:
     monkeypatch.chdir(stand_ins)
     code, _, err = crosstax(*WORDS.split(), tmp_path / "out", "--lm", "a/b")  # nobody there to answer
-    assert code
+    assert code == 2
+    assert "--yes" in err
     for told in ("a/b/model.safetensors", "1" * 40, hashlib.sha256(b"weights").hexdigest()):
         assert told in err
     assert "model.bin" not in err
@@ -213,11 +214,11 @@ def test_more_time_gives_a_larger_study_and_too_little_is_refused(
         (None, 4, 3): 90.0, (None, 4, 2): 60.0, (None, 4, 1): 30.0, (3, 4, 1): 9.0, (3, 2, 1): 5.0,
     }.items()]  # fmt: skip
     monkeypatch.setattr(real_demo, "plans", lambda *_: iter(expected))
-    whole, models, trial = load_dataset(nested), Models("e", "l"), Trial(0.1, 1e9, 1.0, tmp_path)
-    found = [choose(whole, models, trial, seconds) for seconds in (1000, 70, 40, 12, 6)]
+    whole, models, pace = load_dataset(nested), Models("e", "l"), Pace(0.1, 1e9, 1.0, tmp_path)
+    found = [choose(whole, models, pace, seconds) for seconds in (1000, 70, 40, 12, 6)]
     assert found == expected
     with pytest.raises(ConditionError):
-        choose(whole, models, trial, 5)
+        choose(whole, models, pace, 5)
 
 
 def test_plans_cost_what_their_runs_cost(stand_ins: Path, picture_run: Path) -> None:
@@ -225,10 +226,10 @@ def test_plans_cost_what_their_runs_cost(stand_ins: Path, picture_run: Path) -> 
     whole = load_dataset(stand_ins / "birds")
     store = picture_run.parents[1] / "features.h5"
     models = Models(str(stand_ins / "encoder"), str(stand_ins / "lm"))
-    slow, fast = (list(plans(whole, models, Trial(0.0, rate, 0.0, store))) for rate in (1e9, 2e9))
+    slow, fast = (list(plans(whole, models, Pace(0.0, rate, 0.0, store))) for rate in (1e9, 2e9))
     assert [plan.seconds for plan in slow] == pytest.approx([2 * plan.seconds for plan in fast])
     by = {(plan.leaves, plan.epochs, plan.seeds): plan.seconds for plan in slow}
     assert by[None, 4, 3] == pytest.approx(3 * by[None, 4, 1])
     assert by[None, 4, 1] > by[None, 2, 1] > 0
-    encoding = next(iter(plans(whole, models, Trial(1.0, 1e30, 0.0, store))))
+    encoding = next(iter(plans(whole, models, Pace(1.0, 1e30, 0.0, store))))
     assert encoding.seconds == pytest.approx(len(whole.images))

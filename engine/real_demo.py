@@ -4,6 +4,7 @@ A trial on a few pictures measures how fast this machine encodes and trains. Fro
 and seeds the study has; `plan.json` keeps the choice, so that the same command resumes.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -86,8 +87,8 @@ def run_trial(whole: Dataset, models: Models, out: Path, execution: Execution) -
     """Encode, train and evaluate one short run on a few pictures of the dataset."""
     size = whole.hypernyms["n_leaves"]
     few = list(size[size > 1].sort_values(kind="stable").index[:TRIAL_HYPERNYMS])
-    if not is_there(out / "dataset"):
-        build_subset(whole.root, out / "dataset", few, **TRIAL)
+    shutil.rmtree(out, ignore_errors=True)  # half of an earlier one would tell nothing about time
+    build_subset(whole.root, out / "dataset", few, **TRIAL)
     part, store = load_dataset(out / "dataset"), out / "features.h5"
     extracted = extract(part, load_encoder(models.encoder, execution.device), store)
     started = time.perf_counter()

@@ -19,7 +19,7 @@ from cachegen.common.hub_files import fetch, hub_files
 from cachegen.data.dataset import load_dataset
 from cachegen.data.subset import build_subset, smaller
 from engine import real_demo
-from engine.real_demo import Models, Plan, Pace, choose, plans
+from engine.real_demo import Models, Pace, Plan, choose, plans
 
 NESTED = {"crow": "bird animal", "owl": "bird animal", "gull": "bird animal", "cat": "animal", "saw": "tool thing",
           "axe": "tool thing", "cup": "thing"}  # fmt: skip

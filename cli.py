@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from commands.data import (
     data_cifar100,
     data_pictograms,
+    data_subset,
     data_taxonomy,
     data_things,
     extract,
@@ -72,6 +73,7 @@ data_app.command("things")(data_things)
 data_app.command("pictograms")(data_pictograms)
 data_app.command("cifar100")(data_cifar100)
 data_app.command("taxonomy")(data_taxonomy)
+data_app.command("subset")(data_subset)
 features_app = typer.Typer(help="Bring features of your own.", no_args_is_help=True)
 features_app.command("import")(features_import)
 world_app = typer.Typer()

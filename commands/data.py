@@ -148,6 +148,31 @@ def data_taxonomy(
     print_json(summary, as_json)
 
 
+def data_subset(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder to take leaves from.")],
+    out: OutFolder,
+    hypernym: Annotated[
+        list[str] | None, typer.Option(help="Only leaves under this hypernym; repeatable. Default: all.")
+    ] = None,
+    leaves: Annotated[
+        int | None, typer.Option(help="At most this many leaves of each most specific hypernym.", min=1)
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="At most this many images of each leaf.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a smaller dataset: the leaves of some hypernyms, those with the most images, or fewer images of each.
+
+    Images are copied. The feature store of the whole dataset serves for the smaller one.
+
+    Example: crosstax data subset pictograms --hypernym bird --hypernym fruit --leaves 6 --out small
+    """
+    from cachegen.data.subset import build_subset
+
+    made = build_subset(dataset, out, hypernym or (), leaves, images)
+    say(made.summary())
+    print_json({"dataset": str(out), "digest": made.digest, "leaves": list(made.leaves.index)}, as_json)
+
+
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder: taxonomy.csv and images/<leaf>/.")],
     encoder: Annotated[

@@ -1,12 +1,14 @@
 """Commands for generated worlds: the demo, one world, and the study over several worlds."""
 
+import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.options import Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
+from commands.options import Device, Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
 
 WORKERS = 4  # at most, unless more are asked for: each takes a gigabyte of memory
 
@@ -15,19 +17,42 @@ def demo(
     out: OutFolder = Path("demo"),
     size: Annotated[WorldSize, typer.Option(help="Size of the world.")] = "demo",
     seed: Annotated[int, typer.Option(help="Seed of the world.", min=0)] = 101,
-    threads: Threads = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of PyTorch; default: 1, or its own choice with --real.", min=1)
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that train at once; default: one per core, at most four.", min=1)
     ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="Real pictures and a real LM instead, as much as fits into --minutes.")
+    ] = False,
+    dataset: Annotated[
+        Path, typer.Option(help="With --real: the dataset, such as your own or what `crosstax data pictograms` made.")
+    ] = Path("pictograms"),
+    lm: Annotated[
+        str | None, typer.Option(help="With --real: id or directory of the LM; default: a small one of the hub.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="With --real: id or directory of the encoder; default: DINOv2-S.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="With --real: time for all of it, downloads left out.", min=0.1)] = 10,
+    device: Device = "auto",
+    yes: Annotated[bool, typer.Option("--yes", help="With --real: download without asking.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a whole study on a generated world, and write its report.
 
     No GPU, images or downloads are needed. The report is OUT/report/index.html.
 
-    Example: crosstax demo --out demo --seed 3
+    With --real, an LM learns to name real pictures. What has to be downloaded is listed first, with sizes and hashes.
+    A short trial measures this machine; then as many leaves, epochs and seeds are taken as fit into --minutes.
+
+    Example: crosstax demo --real --dataset pictograms --minutes 10 --out demo-real
     """
-    fix_threads(threads)
+    fix_threads(threads if threads or real else 1)
+    if real:
+        _demo_real(dataset, lm, encoder, out, minutes, device, yes, as_json)
+        return
     from analysis.predictions import load_sweep
     from analysis.probes import read_probes
     from analysis.report.report import write_report
@@ -46,6 +71,47 @@ def demo(
     summary["seconds"] = study.seconds | {"report": round(time.perf_counter() - started, 2)}
     say(f"report {summary['seconds']['report']:.1f} s: {summary['report']}")
     print_json(summary, as_json)
+
+
+def _demo_real(
+    dataset: Path, lm: str | None, encoder: str | None, out: Path, minutes: float, device: str, yes: bool, as_json: bool
+) -> None:
+    """The demo on real pictures: downloads, trial, study, report."""
+    from cachegen.common.errors import CrosstaxError, DatasetError
+    from cachegen.common.hub_files import fetch
+    from engine.real_demo import ENCODER, LM, Models, run_real
+    from engine.runs.planned import Execution
+
+    if not dataset.is_dir():
+        from cachegen.pictograms.build import how_to_get_packages
+
+        raise DatasetError(
+            f"there is no dataset {dataset}; give --dataset, or make it: {how_to_get_packages()}; cd ..; crosstax data "
+            f"pictograms --packages packages --out {dataset}"
+        )
+    models = Models(encoder or ENCODER, lm or LM)
+    files = models.downloads()
+    missing = [file for file in files if file.path is None]
+    for file in missing:
+        say(f"to download: {file.told}")
+    if missing:
+        total = sum(file.bytes for file in missing)
+        revisions = {f"{file.repository} at {file.revision}" for file in missing}
+        say(f"{total / 1e6:,.0f} MB in all: {'; '.join(sorted(revisions))}")
+        if not yes and not sys.stdin.isatty():
+            raise CrosstaxError("nothing was downloaded, since nobody can be asked here; give --yes to agree")
+        if not yes and not typer.confirm("Download?", err=True):
+            raise typer.Exit(2)
+    fetch(files)
+    started = time.perf_counter()
+    runs, plan = run_real(dataset, models, out, minutes, Execution(device=device))
+    from analysis.predictions import load_sweep
+    from analysis.report.report import write_report
+
+    summary = write_report(load_sweep(runs), out / "report", world=None, seconds={})
+    spent = time.perf_counter() - started
+    say(f"{spent / 60:.1f} min of {minutes:g}; report: {summary['report']}")
+    print_json(summary | {"plan": asdict(plan), "seconds": round(spent, 1)}, as_json)
 
 
 def world(

@@ -320,17 +320,22 @@ def test_the_best_of_all_names_is_counted_by_hand() -> None:
     log_p = {"a": [-1.0, -5.0, -4.0], "b": [-3.0, -3.0, -1.0], "c": [-2.0, -2.0, -2.0]}
     above = {"x": [-1.0, -1.0, -3.0], "y": [-9.0, -9.0, -8.0]}
     true = {"a": [1, 1, 0], "b": [0, 0, 1], "c": [0, 0, 0], "x": [1, 1, 0], "y": [1, 1, 1]}
+    shown = true | {"a": [1, 0, 1], "b": [0, 1, 0]}  # labels of the last two images are shuffled
     rows = [
-        (image, "test", kind, name, true[name][image] == 1, value)
+        (image, "test", kind, name, true[name][image] == 1, shown[name][image] == 1, value)
         for kind, table in (("leaf", log_p), ("hypernym", above))
         for name, values in table.items()
         for image, value in enumerate(values)
     ]
-    names = pd.DataFrame(rows, columns=["image", "split", "kind", "category", "answer", "log_p"])
+    rows.append((0, "test", "leaf", "d", True, True, -0.1))  # a candidate of this image only: no name to compete with
+    names = pd.DataFrame(rows, columns=["image", "split", "kind", "category", "answer", "veridical", "log_p"])
     groups = names[names["answer"]].assign(group=lambda t: np.where(t["kind"] == "leaf", "leaf", "heldout"))
     found = name_scores(names, groups, pd.DataFrame({"category": ["x", "y"], "depth": [1, 2]})).set_index("category")
+    assert np.isnan(found["top1"].pop("d"))
+    found = found.drop("d")
     assert found["top1"].to_dict() == {"a": 50, "b": 100, "x": 100, "y": 100}
     assert found["auc"].dropna().to_dict() == {"a": 0.5, "b": 1, "x": 1}
+    assert found["auc_seen"].dropna().to_dict() == {"a": 1, "b": 0.25, "x": 1}
     assert found["n_candidates"].to_dict() == {"a": 3, "b": 3, "x": 1, "y": 1}
 
 

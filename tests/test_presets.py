@@ -129,6 +129,13 @@ def test_every_preset_is_sound(name):
     elif name == "curves":  # its LM is a world's, given on the command line
         runs = read_sweep(preset, overrides={"lm": "world/lm"})
         assert len({run.condition for run in runs}) == len(runs) == 2 * 6 + 2 * 2 * 3 + 5
+    elif name == "pictograms":  # its features are imported; permutations and random LMs go with run seeds
+        cells = {}
+        for run in (each.condition for each in sweep(name)):
+            drawn = run.permutation if run.shuffle != "original" else run.lm_seed
+            cells.setdefault((run.lm_init, run.shuffle), []).append((run.run_seed, drawn))
+        assert cells.pop(("pretrained", "original")) == [(seed, 0) for seed in SEEDS]
+        assert list(map(sorted, cells.values())) == [sorted(zip(SEEDS, range(3), strict=True))] * 3
     elif preset.is_sweep:
         runs = sweep(name)
         assert {run.lm for run in runs} <= set(LMS)

@@ -93,6 +93,7 @@ def f1_limits(cells: Sequence[Dots], lines: Iterable[float]) -> tuple[float, flo
 PANELS = (("leaf", "Leaves (trained)"), ("heldout", "Held-out hypernyms"))
 LIFT = 4  # of the numbers above the dots, in points of F1
 HEIGHT = 1.9  # inches per row
+SCORED = {"verify": "p(yes)", "name": "names’ scores"}
 
 Panel = Callable[[Axes, list[Dots], pd.DataFrame], None]
 
@@ -124,16 +125,18 @@ def headline_figure(study: Study) -> Drawn:
 
 
 def auc_figure(study: Study) -> Drawn:
-    """AUC of p(yes), which a bias to one answer does not move; drawn like the main figure."""
+    """AUC of p(yes), or of a name's score, which a bias to one answer does not move; drawn like the main figure."""
+    runs = shown_runs(study.runs)
+    what = " and ".join(said for task, said in SCORED.items() if (runs["task"] == task).any())
 
     def panel(ax: Axes, cells: list[Dots], scores: pd.DataFrame) -> None:
         level_lines(ax, {"chance": 0.5}, gap=0.06)
         strip(ax, cells, "{:.2f}", 0.018)
         ax.set_ylim(np.nanmin([0.38, scores["auc"].min() - 0.05]), 1.07)
 
-    figure, alt = _rows(study, shown_runs(study.runs), "auc", "AUC of p(yes) (test)", panel, References({}))
+    figure, alt = _rows(study, runs, "auc", f"AUC of {what} (test)", panel, References({}))
     caption = (
-        "Area under the ROC curve of p(yes), mean over categories, by the labels of the images; the LM is pretrained "
+        f"Area under the ROC curve of {what}, mean over categories, by the labels of the images; the LM is pretrained "
         "unless named otherwise. One dot per run, bar and number at their mean. A model that says “no” too often loses "
         "F1 but not AUC."
     )

@@ -5,7 +5,6 @@ change here. Cells are compared, joined, grouped and sorted by value. `Names` ma
 edge: it says only what tells the cells apart that are shown together.
 """
 
-import os
 import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
@@ -517,13 +516,13 @@ def _input_names(inputs: Iterable[Input]) -> dict[Input, str]:
 
 
 def _digits(inputs: Iterable[Input]) -> dict[Input, str]:
-    """As many digits of the digest, six at least, as tell an input from the others of its name; "" if there are none."""
+    """As many digits of the digest, six at least, as tell an input from others of its name; "" if there are none."""
     known = set(inputs)
     found = {}
     for one in known:
         others = [other.digest for other in known if other.name == one.name and other != one]
-        alike = (len(os.path.commonprefix([one.digest, other])) for other in others)
-        found[one] = f" {one.digest[: max(6, 1 + max(alike))]}" if others else ""
+        enough = (n for n in range(6, len(one.digest)) if not any(other.startswith(one.digest[:n]) for other in others))
+        found[one] = f" {one.digest[: next(enough, None)]}" if others else ""
     return found
 
 

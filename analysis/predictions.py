@@ -27,7 +27,8 @@ class SavedRuns:
     Attributes:
         folder: The sweep folder.
         runs: Index run_id, sorted. One column per field of the condition, and encoder, lm, dataset_path, store_path,
-            dataset_digest, store_digest, lm_digest, tokenizer_digest. A path says where the input is now, or where it was if it is gone.
+            dataset_digest, store_digest, lm_digest, tokenizer_digest. A path says where the input is now, or where it
+            was if it is gone.
         failed: Columns run_id (name of the folder) and reason. These runs have no results and are never averaged.
         copies: The same columns, for folders that hold a run for the second time.
         opened: Each run by its id.

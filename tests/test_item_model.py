@@ -64,7 +64,7 @@ def test_gradient_is_the_derivative(label_maps: int) -> None:
         ]
     at = np.r_[-0.3, 1.0, 0.2, 0.8, np.linspace(0.2, 1.1, len(terms))]
     problem, step = Problem(y, X, terms), 1e-3
-    assert bool(problem.l) == (label_maps < 5)  # whether leaves are eliminated sparsely
+    assert bool(problem.g) == (label_maps < 5)  # whether leaves are eliminated sparsely
     by_hand = [(problem.at(at + e).value - problem.at(at - e).value) / (2 * step) for e in step * np.eye(len(at))]
     gradient = problem.value_and_gradient(at)[1]
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-3)

@@ -325,8 +325,8 @@ def _items(page: Page) -> Table:
     caption = (
         "Logistic models of single answers: said yes ~ gold × condition, with crossed random effects of hypernym, "
         "label leaf, image, run and (where several) label map. Sensitivity is the slope of gold in log odds, some 1.7 "
-        "per unit of d′; the criterion the intercept with its sign turned. z tests do not know how few the runs are: "
-        "“alone” is what the model by itself would say, and the contrast above decides."
+        "per unit of d′; the criterion the intercept with its sign turned. Tests have two degrees of freedom less than "
+        "there are runs. “Alone” is what the model by itself would say, and the contrast above decides."
     )
     return table("item-model", caption, rows.to_dict("records"), columns, "item_model.csv")
 

@@ -7,9 +7,10 @@ For each confirmatory contrast of two cells, over their held-out test answers, w
 
 The slope of gold is sensitivity in log odds (about 1.7 d'), its interaction with condition the difference in
 sensitivity; the intercept with its sign turned is the criterion. Label maps are a factor where a cell has several that
-are crossed with other seeds. Image has no slope for gold: an image is asked about a few hypernyms only. Tests are by z,
-as `glmer` makes them, and with a few runs too ready to see a difference; so the contrast decides, and `alone` is what
-the model by itself would say. Its factors are crossed, which the contrast's seeds x hypernyms are not.
+are crossed with other seeds. Image has no slope for gold: an image is asked about a few hypernyms only. `glmer` tests
+by z, which with a few runs is too ready to see a difference; here it is t with runs - 2 degrees of freedom. The
+contrast decides all the same, and `alone` is what the model by itself would say. Its factors are crossed, which the
+contrast's seeds x hypernyms are not.
 """
 
 from collections.abc import Iterator
@@ -34,8 +35,8 @@ EFFECTS = {  # term -> what it is, its sign there, and the measure whose contras
     "gold:condition": ("sensitivity, difference", 1, SIGNAL["d_prime"]),
 }
 COLUMNS = [
-    *("status", "setup", "above", "below", "effect", "group", "term", "estimate", "se", "z", "p", "low", "high"),
-    *("alone", "verdict", "n", "levels", "converged", "note"),
+    *("status", "setup", "above", "below", "effect", "group", "term", "estimate", "se", "z", "df"),
+    *("p", "low", "high", "alone", "verdict", "n", "levels", "converged", "note"),
 ]
 
 
@@ -43,9 +44,9 @@ def item_table(contrasts: list[Contrast], runs: pd.DataFrame, answers: Answers, 
     """Four rows of fixed effects per confirmatory contrast of cells, then the standard deviations of random effects.
 
     Columns: status, setup, above, below; effect (what the term is), group (of a random effect), term; estimate in log
-    odds with se, z, p, low, high (95 %; of a standard deviation none); alone, verdict (see the module); n (answers),
-    levels, converged, note. A model that could not be fitted is one row, the reason in its note. `most`: answers of all
-    models together, in the order of the contrasts.
+    odds with se, z, df (missing where z is taken as normal), p, low, high (95 %; of a standard deviation none); alone,
+    verdict (see the module); n (answers), levels, converged, note. A model that could not be fitted is one row, the
+    reason in its note. `most`: answers of all models together, in the order of the contrasts.
     """
     rows: list[dict[str, Any]] = []
     of_cell: dict[Cell, list[str]] = {}
@@ -109,11 +110,12 @@ def _rows(c: Contrast, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     note = "" if "run" in levels else "One run of each condition: with these seeds only."
     about = {"n": len(rows), "levels": levels, "converged": fitted.converged, "note": note}
     se = np.sqrt(np.diagonal(fitted.covariance_pp))
+    df = rows["run"].nunique() - 2 if "run" in levels else np.inf
     for (term, (effect, sign, measure)), estimate, se_p in zip(EFFECTS.items(), fitted.beta_p, se, strict=True):
         margin = LOG_ODDS * MARGINS[measure or SIGNAL["d_prime"]]
-        test = judged(sign * float(estimate), float(se_p), np.inf, margin=margin, unit="log odds")
+        test = judged(sign * float(estimate), float(se_p), df, margin=margin, unit="log odds")
         row = {"effect": effect, "term": term, "estimate": test.estimate, "se": test.se, "z": test.estimate / test.se}
-        row |= {"p": test.p, "low": test.low, "high": test.high, **about}
+        row |= {"df": df if np.isfinite(df) else np.nan, "p": test.p, "low": test.low, "high": test.high, **about}
         decided = c.measures.get(measure)
         yield row | ({} if decided is None else {"alone": str(test.decision), "verdict": decided[0].verdict})
     for random, sd in zip(terms, fitted.sds, strict=True):

@@ -15,7 +15,7 @@ between leaves. It is eliminated next by a sparse factor. The rest (categories, 
 statsmodels' `BinomialBayesMixedGLM` was not taken: its variational posterior treats effects as independent of each
 other, and needs a prior for the variances that moves them where levels are few.
 
-Legend: n rows, p fixed effects, T terms, q levels of all terms together: m of the largest term, l of the next group if
+Legend: n rows, p fixed effects, T terms, q levels of all terms together: m of the largest term, g of the next group if
 that is sparse (else 0), r of the others.
 """
 
@@ -140,7 +140,7 @@ class Problem:
         self.factor: Factor | None = None
         self.meetings = [self._meeting(a, b) for a in range(len(terms)) for b in range(a, len(terms))]
         self.inner = len(inner) if inner and self._joined() <= SPARSE else 0
-        self.l = int(self.edges[1 + self.inner]) - self.m
+        self.g = int(self.edges[1 + self.inner]) - self.m
 
     def _meeting(self, a: int, b: int) -> Meeting:
         pairs_k, place_n = np.unique(self.place_Tn[a] * self.q + self.place_Tn[b], return_inverse=True)
@@ -238,15 +238,15 @@ class Mode:
 
 
 class Factor:
-    """A = M'WM + I, factored block by block: (m) the largest term, (l) the second group, (r) the others.
+    """A = M'WM + I, factored block by block: (m) the largest term, (g) the second group, (r) the others.
 
-    The first block is diagonal, d (m,); X (m, l + r) is what joins it to the others, divided by d. Without it (l) is
-    sparse, as a leaf shares images with few others. Y (l, r) solves (l) for what joins it to (r), and root_rr is the
+    The first block is diagonal, d (m,); X (m, g + r) is what joins it to the others, divided by d. Without it (g) is
+    sparse, as a leaf shares images with few others. Y (g, r) solves (g) for what joins it to (r), and root_rr is the
     root of what is then left of (r).
     """
 
     def __init__(self, problem: Problem, sigma_T: Array, w_n: Array) -> None:
-        m, l, q = self.m, self.l, _ = problem.m, problem.l, problem.q
+        m, g, q = self.m, self.g, _ = problem.m, problem.g, problem.q
         self.w_n = w_n
         self.sums = [
             sigma_T[a] * sigma_T[b] * np.bincount(place_n, x_n * w_n, len(first_k))
@@ -258,46 +258,46 @@ class Factor:
         joins, rest = upper_qq[:m, m:], upper_qq[m:, m:]
         self.X = (diags_array(1 / self.d_m) @ joins).tocsr()
         left = (rest + triu(rest, 1).T - joins.T @ self.X).tocsr()
-        G_lr = left[:l, l:].toarray()
-        self.K, self.Y_lr, log_det = left[:l, :l].tocsc(), G_lr, 0.0
-        if l:
+        G_gr = left[:g, g:].toarray()
+        self.K, self.Y_gr, log_det = left[:g, :g].tocsc(), G_gr, 0.0
+        if g:
             self.lu = splu(self.K, "MMD_AT_PLUS_A", diag_pivot_thresh=0, options={"SymmetricMode": True})
-            self.Y_lr, log_det = self.lu.solve(G_lr), np.log(self.lu.U.diagonal()).sum()
-        self.root_rr = cholesky(left[l:, l:].toarray() - G_lr.T @ self.Y_lr, overwrite_a=True, check_finite=False)
+            self.Y_gr, log_det = self.lu.solve(G_gr), np.log(self.lu.U.diagonal()).sum()
+        self.root_rr = cholesky(left[g:, g:].toarray() - G_gr.T @ self.Y_gr, overwrite_a=True, check_finite=False)
         self.log_det = float(np.log(self.d_m).sum() + log_det + 2 * np.log(np.diagonal(self.root_rr)).sum())
 
     def solve(self, v_q: Array) -> Array:
         """A^-1 v."""
-        v_l, v_r = np.split(v_q[self.m :] - self.X.T @ v_q[: self.m], [self.l])
-        x_r = cho_solve((self.root_rr, False), v_r - self.Y_lr.T @ v_l, check_finite=False)
-        x_l = self.lu.solve(v_l) - self.Y_lr @ x_r if self.l else v_l
-        x = np.r_[x_l, x_r]
+        v_g, v_r = np.split(v_q[self.m :] - self.X.T @ v_q[: self.m], [self.g])
+        x_r = cho_solve((self.root_rr, False), v_r - self.Y_gr.T @ v_g, check_finite=False)
+        x_g = self.lu.solve(v_g) - self.Y_gr @ x_r if self.g else v_g
+        x = np.r_[x_g, x_r]
         return np.r_[v_q[: self.m] / self.d_m - self.X @ x, x]
 
     def inverse_at(self, problem: Problem) -> list[Array]:
         """Entries of A^-1 at the levels of each row (n,), for every pair of terms."""
-        m, l = self.m, self.l
+        m, g = self.m, self.g
         upper_rr, _ = dpotri(self.root_rr)
         inverse_rr = np.triu(upper_rr) + np.triu(upper_rr, 1).T
-        inverse_lr = -self.Y_lr @ inverse_rr
-        inverse_wr = np.r_[inverse_lr, inverse_rr]  # w = l + r
+        inverse_gr = -self.Y_gr @ inverse_rr
+        inverse_wr = np.r_[inverse_gr, inverse_rr]  # w = g + r
         inverse_mr = -(self.X @ inverse_wr)
-        if l:
-            near_ll, place_l = inverse_where_filled(self.lu), self.lu.perm_c
+        if g:
+            near_gg, place_g = inverse_where_filled(self.lu), self.lu.perm_c
             i, j = self.K.nonzero()
-            inverse_k = near_ll[place_l[i], place_l[j]] - np.einsum("kr,kr->k", inverse_lr[i], self.Y_lr[j])
-            inverse_ll = csr_matrix((inverse_k, (i, j)), (l, l))
-            inner_ml, X_mr = (self.X[:, :l] @ inverse_ll).tocsr(), self.X[:, l:]
+            inverse_k = near_gg[place_g[i], place_g[j]] - np.einsum("kr,kr->k", inverse_gr[i], self.Y_gr[j])
+            inverse_gg = csr_matrix((inverse_k, (i, j)), (g, g))
+            inner_mg, X_mr = (self.X[:, :g] @ inverse_gg).tocsr(), self.X[:, g:]
 
         def entries(a: int, b: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
             if b > problem.inner:
-                return inverse_mr[i, j - m - l] if a == 0 else inverse_wr[i - m, j - m - l]
+                return inverse_mr[i, j - m - g] if a == 0 else inverse_wr[i - m, j - m - g]
             if a > 0:
-                return np.asarray(inverse_ll[i - m, j - m]).ravel()
+                return np.asarray(inverse_gg[i - m, j - m]).ravel()
             rows = X_mr[i]
             at = np.repeat(np.arange(len(i)), np.diff(rows.indptr))
-            outer = np.bincount(at, rows.data * inverse_lr[j[at] - m, rows.indices], len(i))
-            return -np.asarray(inner_ml[i, j - m]).ravel() - outer
+            outer = np.bincount(at, rows.data * inverse_gr[j[at] - m, rows.indices], len(i))
+            return -np.asarray(inner_mg[i, j - m]).ravel() - outer
 
         found, d_m = [], 1 / self.d_m
         for (a, b, _, place_n, i, j), sum_k in zip(problem.meetings[1:], self.sums[1:], strict=True):
@@ -313,15 +313,15 @@ def inverse_where_filled(lu: SuperLU) -> Array:
 
     By the equations of Takahashi, Fagan and Chin (1973), from the last row to the first.
     """
-    below, d_l = tril(lu.L, -1, format="csc"), lu.U.diagonal()
-    found_ll = np.zeros(below.shape)
-    for j in range(len(d_l) - 1, -1, -1):
+    below, d_g = tril(lu.L, -1, format="csc"), lu.U.diagonal()
+    found_gg = np.zeros(below.shape)
+    for j in range(len(d_g) - 1, -1, -1):
         of_column = slice(below.indptr[j], below.indptr[j + 1])
         i, v = below.indices[of_column], below.data[of_column]
-        column = -(found_ll[i[:, None], i] @ v)
-        found_ll[i, j] = found_ll[j, i] = column
-        found_ll[j, j] = 1 / d_l[j] - v @ column
-    return found_ll
+        column = -(found_gg[i[:, None], i] @ v)
+        found_gg[i, j] = found_gg[j, i] = column
+        found_gg[j, j] = 1 / d_g[j] - v @ column
+    return found_gg
 
 
 def _by_level(problem: Problem, v_Tn: Array) -> Array:

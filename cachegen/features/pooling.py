@@ -1,7 +1,7 @@
 """Fewer tokens per image: the mean over k x k patches of the grid, taken before the projector (condition `pool`).
 
-Windows lie side by side from the upper left corner, so that every patch counts in exactly one. Where k does not divide a
-side of the grid, the windows at its right or lower edge are narrower, and are the means of what they have: 16 x 16
+Windows lie side by side from the upper left corner, so that every patch counts in exactly one. Where k does not divide
+a side of the grid, the windows at its right or lower edge are narrower, and are the means of what they have: 16 x 16
 patches with k = 3 become 6 x 6. Means are float32 sums, rounded to the type of the features as a store would be.
 """
 

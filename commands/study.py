@@ -78,6 +78,7 @@ def _demo_real(
 ) -> None:
     """The demo on real pictures: downloads, trial, study, report."""
     from cachegen.common.errors import CrosstaxError, DatasetError
+    from cachegen.common.hub import go_offline
     from cachegen.common.hub_files import fetch
     from engine.real_demo import ENCODER, LM, Models, run_real
     from engine.runs.planned import Execution
@@ -103,6 +104,7 @@ def _demo_real(
         if not yes and not typer.confirm("Download?", err=True):
             raise typer.Exit(2)
     fetch(files)
+    go_offline()  # so that nothing comes that was not told
     started = time.perf_counter()
     runs, plan = run_real(dataset, models, out, minutes, Execution(device=device))
     from analysis.predictions import load_sweep

@@ -6,23 +6,24 @@ and seeds the study has; `plan.json` keeps the choice, so that the same command 
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import ConditionError, RunError
-from cachegen.common.files import read_json, write_json
+from cachegen.common.files import expanded, read_json, write_json
 from cachegen.common.hub import is_there, looks_like_path, offline
 from cachegen.common.hub_files import HubFile, hub_files
 from cachegen.common.progress import console
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.data.subset import build_subset, smaller
 from cachegen.encoders import load_encoder
+from cachegen.encoders.names import read_name
 from cachegen.features.extract import extract
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
-from engine.lm.loading import DOWNLOADED, NOT_DOWNLOADED, resolve_lm
+from engine.lm.loading import DOWNLOADED, NOT_DOWNLOADED, hosted_gguf, resolve_lm
 from engine.lm.shape import lm_shape
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
@@ -62,9 +63,14 @@ class Models:
 
     def downloads(self) -> list[HubFile]:
         """Files on the hub that these need, those in the local cache included; none where all is local or offline."""
-        asked = {self.encoder: (ENCODER_FILES, ()), self.lm: (DOWNLOADED, NOT_DOWNLOADED)}
-        distant = [name for name in asked if not (looks_like_path(name) or is_there(Path(name)) or offline())]
-        return [file for name in distant for file in hub_files(name, *asked[name])]
+        asked: list[tuple[str, Sequence[str], Sequence[str]]] = [
+            (each.repository, ENCODER_FILES, ()) for each in read_name(self.encoder) if each.folder is None
+        ]
+        if (gguf := hosted_gguf(self.lm)) is not None:
+            asked.append((gguf[0], (gguf[1],), ()))
+        elif not (looks_like_path(self.lm) or is_there(expanded(self.lm))):
+            asked.append((self.lm, DOWNLOADED, NOT_DOWNLOADED))
+        return [] if offline() else [file for each in asked for file in hub_files(*each)]
 
     def runs(self, seeds: int = 3, **fields: Any) -> list[Wanted]:
         """Runs of the preset, of its first run seeds."""

@@ -188,7 +188,8 @@ def test_the_demo_keeps_to_its_time_on_local_folders_and_resumes(
     crosstax: Callable, stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(stand_ins)
-    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv(VARIABLE, "0")  # what the command sets is put back behind the test
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     words = [*WORDS.split(), tmp_path / "out", "--lm", "./lm", "--threads", "1", "--json"]
     code, out, err = crosstax(*words)
     assert not code, err
@@ -205,6 +206,26 @@ def test_the_demo_keeps_to_its_time_on_local_folders_and_resumes(
     assert {path: path.stat().st_mtime_ns for path in done} == done
     code, _, err = crosstax(*words, "--minutes", "20")
     assert code == 2, err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "lm", "asked"),
+    [
+        ("facebook/dinov2-small", "o/lm", ["facebook/dinov2-small", "o/lm"]),
+        ("vit_small_patch14_dinov2.lvd142m@224", "o/r/x.gguf", ["timm/vit_small_patch14_dinov2.lvd142m", "o/r"]),
+        (".", "./lm", []),
+        (".", "o/lm", ["o/lm"]),
+    ],
+)
+def test_whatever_is_on_the_hub_is_told(
+    encoder: str, lm: str, asked: list[str], monkeypatch: pytest.MonkeyPatch, stand_ins: Path
+) -> None:
+    monkeypatch.chdir(stand_ins / "encoder")
+    monkeypatch.setattr(real_demo, "hub_files", lambda repository, *_: [repository])
+    monkeypatch.setenv(VARIABLE, "0")
+    assert Models(encoder, lm).downloads() == asked
+    monkeypatch.setenv(VARIABLE, "1")
+    assert Models(encoder, lm).downloads() == []
 
 
 def test_more_time_gives_a_larger_study_and_too_little_is_refused(

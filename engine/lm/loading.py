@@ -69,7 +69,7 @@ def resolve_lm(name: str) -> Path:
     if not is_folder(folder):
         if folder.suffix == GGUF and folder.is_file():
             return _checked(gguf_view(folder))
-        if hosted := _hosted_gguf(name):
+        if hosted := hosted_gguf(name):
             return _checked(gguf_view(_download(*hosted)))
         if is_there(folder) or looks_like_path(name):
             raise missing(name, "LM")
@@ -98,7 +98,7 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _hosted_gguf(name: str) -> tuple[str, str] | None:
+def hosted_gguf(name: str) -> tuple[str, str] | None:
     """(id, file) of a GGUF file on the Hugging Face hub, ORGANISATION/REPOSITORY/FILE.gguf."""
     parts = name.split("/")
     if len(parts) != 3 or not name.endswith(GGUF) or name.startswith((".", "/", "~")) or is_folder(Path(parts[0])):
@@ -315,7 +315,7 @@ def check_weights(folder: Path) -> None:
 
 def local_lm(name: str) -> Path | None:
     """`resolve_lm` of what is on this machine, as a directory or in the Hugging Face cache; None if it is not."""
-    hosted = _hosted_gguf(name)
+    hosted = hosted_gguf(name)
     if is_there(expanded(name)) or (looks_like_path(name) and not hosted):
         base = adapter_base(expanded(name)) if is_folder(expanded(name)) else None
         return None if base is not None and local_lm(base) is None else resolve_lm(name)

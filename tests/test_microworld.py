@@ -28,7 +28,7 @@ from cachegen.data.inspection import inspect_images
 from cachegen.microworld import corpus as corpus_module
 from cachegen.microworld import drawing, lexicon, recipe
 from cachegen.microworld.corpus import Corpus
-from cachegen.microworld.language_model import _answer_logits, make_tokenizer
+from cachegen.microworld.language_model import answer_logits, make_tokenizer
 from cachegen.microworld.twins import TWINS, build_twin, no_family_words, no_hypernym_questions, twin_manifest
 from cachegen.microworld.world import World, build_world, is_whole, recipe_digest
 
@@ -412,7 +412,7 @@ def test_each_question_sees_its_scene_and_itself_only(
     scenes = Corpus(world, TINY.corpus, tokenizer.get_vocab()).scenes(3, 5, generator(0, "test"))
     model = AutoModelForCausalLM.from_pretrained(tiny.lm).eval()
     with torch.no_grad():
-        together = _answer_logits(model, scenes.words, scenes.questions).view(3, -1, len(tokenizer))
+        together = answer_logits(model, scenes.words, scenes.questions).view(3, -1, len(tokenizer))
         for i in range(3):
             for q in range(together.shape[1]):
                 alone = torch.tensor([[*scenes.words[i], *scenes.questions[i, q]]])

@@ -208,6 +208,25 @@ def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
     assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
 
 
+def test_the_page_on_languages_runs(smoke_world, demo: Path, crosstax) -> None:
+    """On an LM of the same architecture that has read nothing."""
+    from cachegen.common.random_init import random_init_lm
+    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
+    from cachegen.microworld.languages import TwoLanguages, write_languages
+    from cachegen.microworld.lexicon import make_lexicon
+
+    twins = demo / "world" / "twins"
+    (demo / "features.h5").symlink_to(demo / "demo" / "features.h5")
+    write_languages(smoke_world, twins / "two-languages")
+    tokenizer = make_tokenizer(TwoLanguages.of(make_lexicon(smoke_world.size, smoke_world.seed)))
+    for seed, name in enumerate(("lm-two-languages", "lm-two-languages-no-bridge")):
+        save_lm(random_init_lm(lm_config(smoke_world.size.language, tokenizer), seed), tokenizer, twins / name)
+    run_page(ROOT / "docs" / "languages.md", demo / "world", crosstax)
+    told = pd.read_csv(demo / "cells-report" / "results.csv", keep_default_na=False)
+    assert len(told) == 10
+    assert set(told["test_language"]) == {"", "second"}
+
+
 def test_the_table_of_presets_is_right() -> None:
     text = (ROOT / "docs" / "things.md").read_text(encoding="utf-8")
     counted = {}

@@ -1,9 +1,10 @@
 """A world's second language, made on request: phrases for its dataset, and language models that have read both.
 
 Every word of the world's text has one in the second language, made of drawn syllables, question forms and answers
-among them; the order of words is the same. Half of the text is in either language. Scenes in which both languages are
-mixed, word by word, are the *bridge* between them. They ask about leaves only: no hypernym is ever asked about in a
-scene with words of the other language. A twin has read as much of both languages, and no such scene.
+among them; the order of words is the same. Half of the text is in either language. What bridges them is a dictionary
+("a crow is" and then the second language's phrase), and scenes in which both languages are mixed, word by word. These
+ask about leaves only: no hypernym is ever asked about in a scene with words of the other language. A twin has read as
+much of both languages, and no bridge.
 """
 
 import shutil
@@ -16,14 +17,14 @@ import numpy as np
 from cachegen.common.files import write_text
 from cachegen.common.progress import progress_bar
 from cachegen.common.rng import generator
-from cachegen.microworld.corpus import Corpus, Scenes
+from cachegen.microworld.corpus import END, Corpus, Scenes
 from cachegen.microworld.lexicon import Lexicon, make_lexicon
 from cachegen.microworld.recipe import CorpusRecipe
 from cachegen.microworld.world import World
 
 SECOND = "second"  # its name
-BRIDGE = 0.3  # share of scenes
-STEPS = 2  # times the steps of the world's own language model, since it reads two languages
+BRIDGE = 0.5  # share of scenes, and of statements
+STEPS = 3  # times the steps of the world's own language model, since it reads two languages
 IGNORED = -100  # an answer that is not trained on
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
@@ -59,7 +60,7 @@ class TwoLanguages(Lexicon):
 
 
 class TwoLanguageCorpus(Corpus):
-    """Scenes and statements in either language; `bridge`: share of the scenes in which both are mixed."""
+    """Scenes and statements in either language; `bridge`: share of those in which both are mixed."""
 
     def __init__(
         self, lexicon: TwoLanguages, recipe: CorpusRecipe, vocabulary: dict[str, int], bridge: float = 0.0
@@ -99,9 +100,17 @@ class TwoLanguageCorpus(Corpus):
         return int(self._second[first]) if second else first
 
     def statements(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """As `Corpus.statements`, each in one language."""
+        """As `Corpus.statements`, each in one language; of the bridge, "<phrase> is <phrase> <eos>" in two."""
         first = super().statements(count, rng)
-        return np.where(rng.random((count, 1)) < 0.5, self._second[first], first)
+        second = rng.random((count, 1)) < 0.5
+        phrases = np.concatenate([self._leaf_question, self._hypernym_question])[:, 2:]
+        named = phrases[rng.integers(len(phrases), size=count)]
+        is_, end = (np.full(count, self.vocabulary[word]) for word in ("is", END))
+        entries = np.column_stack([named, is_, named, end])
+        later = np.arange(entries.shape[1]) >= named.shape[1] + 1  # the phrase behind "is" is in the other language
+        bridges = np.where(second ^ later, self._second[entries], entries)
+        plain = np.where(second, self._second[first], first)
+        return np.where(rng.random((count, 1)) < self.bridge, bridges, plain)
 
 
 def write_languages(world: World, folder: Path) -> dict[str, Any]:

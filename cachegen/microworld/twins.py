@@ -15,6 +15,7 @@ from cachegen.common.files import digest_bytes, fsync_directory, give_own_modes,
 from cachegen.common.progress import progress_bar
 from cachegen.microworld.languages import BRIDGE, write_languages, write_two_language_lm
 from cachegen.microworld.lexicon import make_lexicon
+from cachegen.microworld.properties import write_property_lm
 from cachegen.microworld.recipe import CorpusRecipe
 from cachegen.microworld.world import (
     TWIN_SOURCES,
@@ -33,12 +34,12 @@ CAPTIONS = "captions.csv"
 
 
 def build_twin(world: World, name: str) -> Path:
-    """Return the folder of the twin `name` of `world` (one of TWINS or LANGUAGES), built now unless it is there whole.
+    """Return the folder of the twin `name` of `world`, built now unless it is there whole.
 
-    `<name>.json` beside the folder says how it was made and is written last. Raises `RunError` while another process
+    `name`: one of TWINS, LANGUAGES and PROPERTIES. `<name>.json` beside the folder says how it was made and is written last. Raises `RunError` while another process
     builds a part of this world.
     """
-    known = TWINS | LANGUAGES
+    known = TWINS | LANGUAGES | PROPERTIES
     if name not in known:
         raise CrosstaxError(f"there is no twin {name!r}; choose one of {', '.join(known)}")
     how_made, make = known[name]
@@ -162,12 +163,22 @@ LANGUAGES: dict[str, tuple[str, Callable[[World, Path], dict[str, Any]]]] = {
     ),
     "lm-two-languages": (
         "A language model of the world's architecture that has read two languages, half of its text in either. In "
-        f"{BRIDGE:.0%} of the scenes both are mixed, word by word; such scenes ask about leaves only, so no hypernym "
-        "is asked about in a scene with words of the other language.",
+        f"{BRIDGE:.0%} of the scenes both are mixed, word by word, and as many statements are entries of a dictionary; "
+        "mixed scenes ask about leaves only, so no hypernym is asked about in a scene with words of the other "
+        "language.",
         partial(write_two_language_lm, bridge=BRIDGE),
     ),
     "lm-two-languages-no-bridge": (
         "As lm-two-languages, but no scene and no statement has words of both languages.",
         partial(write_two_language_lm, bridge=0.0),
+    ),
+}
+
+# And for properties.
+PROPERTIES: dict[str, tuple[str, Callable[[World, Path], dict[str, Any]]]] = {
+    "lm-property-questions": (
+        "As the world's language model, but its scenes also ask about properties of leaves and of hypernyms (“is there "
+        "a winged”).",
+        write_property_lm,
     ),
 }

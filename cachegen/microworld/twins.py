@@ -36,8 +36,8 @@ CAPTIONS = "captions.csv"
 def build_twin(world: World, name: str) -> Path:
     """Return the folder of the twin `name` of `world`, built now unless it is there whole.
 
-    `name`: one of TWINS, LANGUAGES and PROPERTIES. `<name>.json` beside the folder says how it was made and is written last. Raises `RunError` while another process
-    builds a part of this world.
+    `name`: one of TWINS, LANGUAGES and PROPERTIES. `<name>.json` beside the folder says how it was made and is written
+    last. Raises `RunError` while another process builds a part of this world.
     """
     known = TWINS | LANGUAGES | PROPERTIES
     if name not in known:

@@ -129,6 +129,15 @@ def world(
             "--twins", help="Also make its variants: two LMs that lack part of the text, and a SigLIP encoder."
         ),
     ] = False,
+    languages: Annotated[
+        bool,
+        typer.Option(
+            "--languages", help="Also make its dataset in a second language, and LMs that have read both languages."
+        ),
+    ] = False,
+    properties: Annotated[
+        bool, typer.Option("--properties", help="Also make an LM that was asked about properties in text.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a small generated world: images, an encoder and an LM.
@@ -139,11 +148,13 @@ def world(
     """
     if context.invoked_subcommand is not None:
         return
-    from cachegen.microworld.twins import TWINS, build_twin, twin_manifest
+    from cachegen.microworld.twins import LANGUAGES, PROPERTIES, TWINS, build_twin, twin_manifest
     from cachegen.microworld.world import build_world
 
     made = build_world(size, seed, cache)
-    built = {name: build_twin(made, name) for name in TWINS} if twins else {}
+    asked = ((TWINS, twins), (LANGUAGES, languages), (PROPERTIES, properties))
+    wanted = [name for variants, given in asked if given for name in variants]
+    built = {name: build_twin(made, name) for name in wanted}
     paths = {"dataset": made.dataset, "encoder": made.encoder, "lm": made.lm, "contact_sheet": made.contact_sheet}
     facts = {name: value for name, value in made.manifest.items() if name != "files"}
     for name, path in {"world": made.path, **paths, **built}.items():

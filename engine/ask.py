@@ -54,7 +54,7 @@ class Asker:
         questions = self.run.questions()
         hypernyms = questions[questions["kind"] == "hypernym"].drop_duplicates("category").sort_values("category")
         asked = zip(hypernyms["phrase"], hypernyms["number"], strict=True)
-        return [question_text(self.run.condition, phrase, number) for phrase, number in asked]
+        return [question_text(self.run.tested, phrase, number) for phrase, number in asked]
 
     def unknown(self, questions: Sequence[str]) -> list[str]:
         """The questions that contain a word for which the LM has no token."""
@@ -78,7 +78,7 @@ class Asker:
             ConditionError: A prompt cannot be tokenised.
         """
         asked = list(dict.fromkeys(questions))
-        tokens = question_tokens(self.run.condition, self.lm.tokenizer, asked, self.lm.rows)
+        tokens = question_tokens(self.run.tested, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
         arrays = QuestionArrays(
             image=np.repeat(np.arange(len(images)), len(asked)),

@@ -68,8 +68,9 @@ def look(
             if now:
                 dataset = found.dataset(run)
                 run.require_about(dataset, run.questions())
+                dataset = found.spoken(run)
                 run.weights  # noqa: B018 - a damaged projector is said before models are loaded
-                shared, sentences = found.shared(run), settings.sentences(run.condition.question_singular)
+                shared, sentences = found.shared(run), settings.sentences(run.tested.question_singular)
                 of = (shared.lm, dataset, sentences)
                 if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
                     reader = None  # freed before the next is made
@@ -128,7 +129,7 @@ def _tables(
     run: FinishedRun, shared: Shared, reader: _Reader, settings: LensSettings, limit: int
 ) -> dict[str, pd.DataFrame]:
     """The five tables of a run."""
-    lm, known = shared.lm, reader.known
+    lm, known, tokens = shared.lm, reader.known, shared.test_tokens
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
     test = run.answers("test")
     about = test[["image", "key", "label_leaf", "image_leaf"]].drop_duplicates("image").reset_index(drop=True)
@@ -139,7 +140,7 @@ def _tables(
     near: dict[int, list[np.ndarray]] = {}
     with progress_bar(f"lens: {run.id[-8:]}", len(asked) + len(chosen), "questions and images") as advance:
         scores_LN = layer_scores(
-            projector, lm, shared.features, shared.tokens, shared.arrays(asked), reader.finish,
+            projector, lm, shared.features, tokens, shared.arrays(asked, tokens), reader.finish,
             max_tokens=limit, advance=advance,
         )  # fmt: skip
         for first in range(0, len(chosen), AT_ONCE):
@@ -184,7 +185,7 @@ def patch_layers(projector: Projector, lm: FrozenLM, shared: Shared, images: np.
     """(L + 1, I, P, D) float32 states of the patches of images: no later token is seen there, so none is given."""
     with torch.no_grad():
         patches_IPD = projector(shared.features.fetch(images)).to(lm.dtype)
-        text = on_device(shared.tokens.prefix, lm.device)
+        text = on_device(shared.test_tokens.prefix, lm.device)
         before = lm.embed(text).expand(len(images), -1, -1)
         ids_IT = torch.cat([text, text.new_full((patches_IPD.shape[1],), -1)]).expand(len(images), -1)
         prompts = torch.cat([before, patches_IPD], dim=1)

@@ -35,13 +35,14 @@ def evaluate_run(folder: Path, split: str, execution: Execution, given: Places |
     lm = shared.lm
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
     asked = questions[questions["split"] == split].reset_index(drop=True)
+    tokens = shared.tokens if split == "train" else shared.test_tokens
     try:
-        arrays = shared.arrays(asked)
+        arrays = shared.arrays(asked, tokens)
     except KeyError as error:
         raise RunError(f"{folder / 'questions.parquet'} asks {error}, not in its dataset; repeat the run") from None
     limit = execution.max_tokens or longest_row(lm.device)
     with progress_bar("evaluate", len(asked), "questions") as advance:
-        read = (projector, lm, shared.features, shared.tokens)
+        read = (projector, lm, shared.features, tokens)
         if run.condition.task == "name":
             log_p = log_probabilities(*read, arrays.image, arrays.suffix, max_tokens=limit, advance=advance)
             answers = answers_of_names(asked, asked.assign(log_p=log_p).drop_duplicates(KEYS))

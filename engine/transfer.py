@@ -105,6 +105,7 @@ class OpenedInputs:
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
         self._datasets: dict[str, Dataset] = {}
+        self._spoken: dict[tuple[str, str], Dataset] = {}
         self._inputs: dict[Any, Inputs] = {}
         self._questions: dict[Any, QuestionSet] = {}
 
@@ -114,12 +115,21 @@ class OpenedInputs:
             self._datasets[digest] = run.dataset()
         return self._datasets[digest]
 
+    def spoken(self, run: FinishedRun) -> Dataset:
+        """The dataset in the language of the run's test questions, made once."""
+        language, digest = run.condition.test_language, run.config["digests"]["dataset"]
+        if not language:
+            return self.dataset(run)
+        if (digest, language) not in self._spoken:
+            self._spoken[digest, language] = self.dataset(run).spoken(language)
+        return self._spoken[digest, language]
+
     def questions(self, asked: QuestionSource, run: FinishedRun) -> QuestionSet:
         """What is asked of runs with this dataset and wording, read or made once."""
-        c = run.condition
-        key = (asked, run.config["digests"]["dataset"], c.question_singular, c.question_plural)
+        c = run.tested
+        key = (asked, run.config["digests"]["dataset"], c.test_language, c.question_singular, c.question_plural)
         if key not in self._questions:
-            self._questions[key] = asked.of(self.dataset(run), c)
+            self._questions[key] = asked.of(self.spoken(run), c)
         return self._questions[key]
 
     def shared(self, run: FinishedRun) -> Shared:
@@ -139,7 +149,7 @@ def _ask(run: FinishedRun, asked: QuestionSet, found: OpenedInputs, execution: E
     shared = found.shared(run)
     lm = shared.lm
     texts = sorted(rows["text"].unique())
-    tokens = question_tokens(run.condition, lm.tokenizer, texts, lm.rows)
+    tokens = question_tokens(run.tested, lm.tokenizer, texts, lm.rows)
     suffix = rows["text"].map({text: tokens.rows[text, "singular"] for text in texts}).to_numpy(np.int64)
     arrays = QuestionArrays(rows["image"].to_numpy(), suffix, rows["answer"].to_numpy())
     projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
@@ -152,6 +162,7 @@ def _ask(run: FinishedRun, asked: QuestionSet, found: OpenedInputs, execution: E
 def write_question_set(run: Path, asked: QuestionSource, out: Path, given: Places | None = None) -> QuestionSet:
     """Write the questions that a maker has for runs like this one as CSV."""
     opened = open_run(run, given)
-    made = asked.of(opened.dataset(), opened.condition)
+    dataset = opened.dataset().spoken(opened.condition.test_language)
+    made = asked.of(dataset, opened.tested)
     write_text(out, made.csv)
     return made

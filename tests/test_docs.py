@@ -161,7 +161,7 @@ def test_examples_run(workspace: Path, crosstax) -> None:
 
 
 @pytest.fixture
-def demo(smoke_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def demo(smoke_world, once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with two short runs of the smoke world, in place of the demo's."""
     from cachegen.data.dataset import load_dataset
     from cachegen.features.extract import extract
@@ -169,12 +169,15 @@ def demo(smoke_world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from engine.runs.planned import Execution
     from engine.sweeps.sweep import run_sweep
 
+    def fill(place: Path) -> None:
+        store = place / "features.h5"
+        extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), store, device="cpu")
+        whole = study_sweep(smoke_world, store).runs
+        runs = [(inputs, c.model_copy(update={"epochs": 1})) for inputs, c in whole[:4:3]]
+        run_sweep(Sweep(runs=tuple(runs)), place / "runs", Execution(device="cpu"))
+
+    shutil.copytree(once("demo-of-docs", fill), tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
-    store = tmp_path / "demo" / "features.h5"
-    extract(load_dataset(smoke_world.dataset), str(smoke_world.encoder), store, device="cpu")
-    runs = [(inputs, c.model_copy(update={"epochs": 1})) for inputs, c in study_sweep(smoke_world, store).runs[:4:3]]
-    run_sweep(Sweep(runs=tuple(runs)), tmp_path / "demo" / "runs", Execution(device="cpu"))
     return tmp_path
 
 
@@ -207,6 +210,25 @@ def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
     run_page(ROOT / "docs" / "lens.md", smoke_world.path, crosstax)
     assert 'id="lens"' in (demo / "demo" / "report" / "index.html").read_text(encoding="utf-8")
     assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
+
+
+def test_the_page_on_languages_runs(smoke_world, demo: Path, crosstax) -> None:
+    """On an LM of the same architecture that has read nothing."""
+    from cachegen.common.random_init import random_init_lm
+    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
+    from cachegen.microworld.languages import TwoLanguages, write_languages
+    from cachegen.microworld.lexicon import make_lexicon
+
+    twins = demo / "world" / "twins"
+    (demo / "features.h5").symlink_to(demo / "demo" / "features.h5")
+    write_languages(smoke_world, twins / "two-languages")
+    tokenizer = make_tokenizer(TwoLanguages.of(make_lexicon(smoke_world.size, smoke_world.seed)))
+    for seed, name in enumerate(("lm-two-languages", "lm-two-languages-no-bridge")):
+        save_lm(random_init_lm(lm_config(smoke_world.size.language, tokenizer), seed), tokenizer, twins / name)
+    run_page(ROOT / "docs" / "languages.md", demo / "world", crosstax)
+    told = pd.read_csv(demo / "cells-report" / "results.csv", keep_default_na=False)
+    assert len(told) == 10
+    assert set(told["test_language"]) == {"", "second"}
 
 
 def test_the_table_of_presets_is_right() -> None:

@@ -9,9 +9,11 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from few import few
@@ -28,8 +30,17 @@ from cachegen.data.inspection import inspect_images
 from cachegen.microworld import corpus as corpus_module
 from cachegen.microworld import drawing, lexicon, recipe
 from cachegen.microworld.corpus import Corpus
-from cachegen.microworld.language_model import _answer_logits, make_tokenizer
-from cachegen.microworld.twins import TWINS, build_twin, no_family_words, no_hypernym_questions, twin_manifest
+from cachegen.microworld.language_model import answer_logits, make_tokenizer
+from cachegen.microworld.properties import ASKED, PropertyCorpus
+from cachegen.microworld.twins import (
+    LANGUAGES,
+    PROPERTIES,
+    TWINS,
+    build_twin,
+    no_family_words,
+    no_hypernym_questions,
+    twin_manifest,
+)
 from cachegen.microworld.world import World, build_world, is_whole, recipe_digest
 
 TINY = recipe.Size(
@@ -412,7 +423,7 @@ def test_each_question_sees_its_scene_and_itself_only(
     scenes = Corpus(world, TINY.corpus, tokenizer.get_vocab()).scenes(3, 5, generator(0, "test"))
     model = AutoModelForCausalLM.from_pretrained(tiny.lm).eval()
     with torch.no_grad():
-        together = _answer_logits(model, scenes.words, scenes.questions).view(3, -1, len(tokenizer))
+        together = answer_logits(model, scenes.words, scenes.questions).view(3, -1, len(tokenizer))
         for i in range(3):
             for q in range(together.shape[1]):
                 alone = torch.tensor([[*scenes.words[i], *scenes.questions[i, q]]])
@@ -493,6 +504,46 @@ def test_twin_texts_lack_what_they_say_they_lack(demo_corpus: tuple[lexicon.Lexi
     assert leaves <= said
     assert not any(set(row) & described for row in statements)
     assert {row[4] for row in statements if row[5] == corpus_module.END} == hypernyms
+
+
+def test_text_about_properties_is_true_and_beside_the_rest(
+    demo_corpus: tuple[lexicon.Lexicon, Corpus, dict[int, str]],
+) -> None:
+    world, corpus, spell = demo_corpus
+    asking = PropertyCorpus(world, corpus.recipe, corpus.vocabulary)
+    scenes, plain = (each.scenes(500, 8, generator(0, "test")) for each in (asking, corpus))
+    for name in ("words", "questions", "answers"):
+        found, expected = getattr(scenes, name), getattr(plain, name)
+        np.testing.assert_array_equal(found[:, : expected.shape[1]], expected)
+    told = {leaf.name: {word for above in (leaf, *world.above(leaf)) for word in above.words} for leaf in world.leaves}
+    yes = 0
+    for number, questions, answers in zip(scenes.leaf, scenes.questions, scenes.answers, strict=True):
+        for question, answer in zip(questions[-ASKED:], answers[-ASKED:], strict=True):
+            true = spell[question[-1]] in told[world.leaves[number].name]
+            assert (spell[answer] == "yes") == true
+            yes += true
+    assert 0.4 < yes / (500 * ASKED) < 0.6
+    assert set(chain(*told.values())) == {spell[word] for word in scenes.questions[:, -ASKED:, -1].flat}
+
+
+def test_more_variants_are_built_beside_the_world(tiny: World) -> None:
+    built = {name: build_twin(tiny, name) for name in LANGUAGES | PROPERTIES}
+    assert is_whole(tiny.path)
+    dataset = load_dataset(built["two-languages"])
+    assert dataset.image_digest == load_dataset(tiny.dataset).image_digest
+    second = dataset.languages["second"]
+    phrases = [*second.phrases["phrase"], *(text.replace("{phrase}", "") for text in second.wording.values())]
+    for name in ("lm-two-languages", "lm-two-languages-no-bridge"):
+        tokenizer = AutoTokenizer.from_pretrained(built[name])
+        assert tokenizer.unk_token_id not in chain(*tokenizer(phrases)["input_ids"])
+        assert len(twin_manifest(tiny, name)["facts"]["accuracy"]) == 8
+    with_article = AutoTokenizer.from_pretrained(tiny.lm)
+    assert with_article.unk_token_id in chain(*with_article(phrases)["input_ids"])
+    for name in ("properties", "leaf_properties"):
+        table = pd.read_csv(built["lm-property-questions"] / f"{name}.csv", index_col="leaf")
+        assert set(table.index) == set(dataset.leaves.index)
+        assert table.isin(["yes", "no"]).all(axis=None)
+        assert (table == "yes").any().all()
 
 
 def test_captions_are_true_and_of_training_images_only(

@@ -1,4 +1,6 @@
-"""A dataset: `taxonomy.csv` + `images/<leaf>/*` (+ optional `split.csv`), validated as a whole when loaded.
+"""A dataset: `taxonomy.csv` + `images/<leaf>/*`, validated as a whole when loaded.
+
+`split.csv` and `languages/XX.csv`, phrases in other languages, are optional.
 
 In place of images/ there can be `items.csv` with the columns item and leaf: recordings, words, anything whose features
 are imported. Items are known by name only. In code they are "images" too: what questions are about.
@@ -9,7 +11,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +20,14 @@ from cachegen.common.errors import DatasetError, first_of, listing, shortened, s
 from cachegen.common.files import digest_bytes, reason_of
 from cachegen.data.images import LARGEST, SUFFIXES, UNREAD_SUFFIXES
 from cachegen.data.taxonomy import (
+    Language,
     Taxonomy,
     alike,
     composed_form,
     difference,
     homonyms_of,
     name_problem,
+    read_languages,
     read_rows,
     read_taxonomy,
     report_collisions,
@@ -45,10 +49,11 @@ class Dataset:
         images: Columns key ("crow/crow_01b.jpg"), leaf and, with a fixed split, split. Rows are sorted by key, and the
             row number is the number of the image.
         notes: Remarks on what was accepted, one sentence each.
-        digest: Hash of the taxonomy, the split, and the key and file size of each image. The order of rows on disk
-            does not matter.
+        digest: Hash of the taxonomy, its languages, the split, and the key and file size of each image. The order of
+            rows on disk does not matter.
         image_digest: Hash of the key and file size of each image. Feature stores depend on this one only.
         items: There are no images, but the items of `items.csv`.
+        languages: Of `languages/XX.csv`, by name (XX).
     """
 
     root: Path
@@ -60,6 +65,7 @@ class Dataset:
     digest: str
     image_digest: str
     items: bool = False
+    languages: dict[str, Language] = field(default_factory=dict)
 
     @property
     def noun(self) -> str:
@@ -77,6 +83,18 @@ class Dataset:
     def homonyms(self) -> frozenset[str]:
         """Leaves with the name or phrase of a hypernym (11 in THINGS); `homonyms = "drop"` leaves them out."""
         return frozenset(homonyms_of(self.leaves, self.hypernyms))
+
+    def spoken(self, language: str) -> "Dataset":
+        """The same with phrases of a language; "" is that of taxonomy.csv. Raises `DatasetError` if it is not there."""
+        if not language:
+            return self
+        if language not in self.languages:
+            has = f"it has {some(sorted(self.languages))}" if self.languages else "it has no other language"
+            raise DatasetError(f"dataset {self.root}: no languages/{language}.csv; {has}; add the file")
+        said = self.languages[language].phrases
+        tables = (table.assign(**said.loc[table.index].to_dict("series")) for table in (self.leaves, self.hypernyms))
+        leaves, hypernyms = tables
+        return replace(self, leaves=leaves, hypernyms=hypernyms)
 
     def image_path(self, key: str) -> Path:
         """File of the image with this key."""
@@ -126,6 +144,7 @@ def load_dataset(root: Path) -> Dataset:
     split_file = root / "split.csv"
     if split_file.exists() or split_file.is_symlink():  # a link that leads nowhere was meant to be a split
         images["split"] = _read_split(split_file, images["key"], "item" if items else "image", problems)
+    languages = read_languages(root / "languages", taxonomy, problems)
     if problems:
         raise DatasetError(_listing(root, problems))
     counts = images["leaf"].value_counts().reindex(taxonomy.leaves.index).astype("int64")
@@ -137,9 +156,10 @@ def load_dataset(root: Path) -> Dataset:
         pairs=taxonomy.pairs,
         images=images,
         notes=(*taxonomy.notes, *notes),
-        digest=_digest(taxonomy, images, image_digest, items),
+        digest=_digest(taxonomy, images, image_digest, items, languages),
         image_digest=image_digest,
         items=items,
+        languages=languages,
     )
 
 
@@ -365,13 +385,17 @@ def _digest_of_files(images: pd.DataFrame, sizes: dict[str, dict[str, int]]) -> 
     return digest_bytes(json.dumps(files).encode())
 
 
-def _digest(taxonomy: Taxonomy, images: pd.DataFrame, image_digest: str, items: bool) -> str:
+def _digest(
+    taxonomy: Taxonomy, images: pd.DataFrame, image_digest: str, items: bool, languages: dict[str, Language]
+) -> str:
     """The dataset digest; every table is sorted, so that the order of rows on disk does not count."""
     tables: Iterable[pd.DataFrame] = (taxonomy.leaves.reset_index(), taxonomy.hypernyms.reset_index(), taxonomy.pairs)
     content = [table.astype("str").fillna("").to_numpy().tolist() for table in tables]
     split = images["split"].tolist() if "split" in images else []
     leaves = [images["leaf"].tolist()] if items else []  # of pictures, the folders in their keys
-    return digest_bytes(json.dumps([content, split, *leaves]).encode(), image_digest.encode())
+    spoken = [[name, languages[name].rows] for name in sorted(languages)]
+    parts = [content, split, *leaves, *([spoken] if spoken else [])]
+    return digest_bytes(json.dumps(parts).encode(), image_digest.encode())
 
 
 def _listing(root: Path, problems: list[str]) -> str:

@@ -357,3 +357,56 @@ def _noun(phrase: str) -> tuple[str, ...]:
 def _words(name: str) -> tuple[str, ...]:
     """Lower-case words of an id or phrase: "star_fruit2" -> ("star", "fruit")."""
     return tuple(re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", name.lower())) or (name,)
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """How another language names the categories.
+
+    phrases: index name (of a leaf or hypernym); columns phrase, number. wording: fields of a condition that differ,
+    such as question_singular.
+    """
+
+    phrases: pd.DataFrame
+    wording: dict[str, str]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """All that it says, sorted."""
+        return sorted(self.phrases.reset_index().astype(str).to_numpy().tolist()) + sorted(
+            map(list, self.wording.items())
+        )
+
+
+WORDINGS = ("question_singular", "question_plural", "answer_yes", "answer_no")
+
+
+def read_languages(folder: Path, taxonomy: Taxonomy, problems: list[str]) -> dict[str, Language]:
+    """`languages/XX.csv` of a dataset: columns name, phrase, perhaps number. What is wrong is appended to `problems`.
+
+    Every leaf and hypernym has a row. Rows named as one of `WORDINGS` hold a wording in place of a phrase.
+    """
+    found = {}
+    known = [*taxonomy.leaves.index, *taxonomy.hypernyms.index]
+    for path in sorted(folder.glob("*.csv")):
+        rows = read_rows(path, ("name", "phrase"), ("number",), problems)
+        said: dict[str, tuple[str, str]] = {}
+        for place, row in rows:
+            name, number = row["name"], row["number"] or NUMBERS[0]
+            if name in said:
+                problems.append(f"languages/{place}: {name!r} is named twice; keep one row")
+            elif name not in known and name not in WORDINGS:
+                problems.append(f"languages/{place}: {name!r} is not in the taxonomy; correct the name")
+            elif not row["phrase"] or number not in NUMBERS:
+                problems.append(f"languages/{place}: give a phrase, and {' or '.join(NUMBERS)} as number")
+            elif name.startswith("question") and "{phrase}" not in row["phrase"]:
+                problems.append(f"languages/{place}: {name} lacks {{phrase}}; add it where the category is named")
+            said[name] = (row["phrase"], number)
+        if rows and (missing := [name for name in known if name not in said]):
+            problems.append(
+                f"languages/{path.name}: {len(missing):,} categories have no row: {some(missing)}; add them"
+            )
+        names = [name for name in said if name not in WORDINGS]
+        phrases = pd.DataFrame([said[name] for name in names], columns=["phrase", "number"], index=pd.Index(names))
+        found[path.stem] = Language(phrases, {name: said[name][0] for name in WORDINGS if name in said})
+    return found

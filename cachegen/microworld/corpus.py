@@ -25,6 +25,7 @@ class Scenes:
     questions: np.ndarray  # (B, Q, 4) ending in the category asked about
     answers: np.ndarray  # (B, Q) id of "yes" or "no"
     about_hypernym: np.ndarray  # (B, Q) bool
+    leaf: np.ndarray  # (B,) number of the leaf that is talked about
 
 
 class Corpus:
@@ -62,7 +63,7 @@ class Corpus:
         questions, answers = [], []
         for truth, question in kinds:
             answer = rng.random(count) < 0.5
-            asked = _draw(truth[leaf] == answer[:, None], rng)
+            asked = draw(truth[leaf] == answer[:, None], rng)
             questions.append(question[asked])
             answers.append(answer)
         truths = np.stack(answers, axis=1)
@@ -72,6 +73,7 @@ class Corpus:
             questions=np.stack(questions, axis=1),
             answers=np.where(truths, self.vocabulary["yes"], self.vocabulary["no"]),
             about_hypernym=np.broadcast_to(about_hypernym, truths.shape),
+            leaf=leaf,
         )
 
     def _words(self, leaf: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
@@ -82,7 +84,7 @@ class Corpus:
         row = leaf[:, None]
         weights = self._above.astype(float)
         weights[np.arange(len(weights)), self._family] = self.recipe.family_weight
-        hypernym = _draw(np.repeat(weights[leaf], length, axis=0), rng).reshape(shape)
+        hypernym = draw(np.repeat(weights[leaf], length, axis=0), rng).reshape(shape)
         told = self._hypernym_words[hypernym, rng.integers(self._hypernym_words.shape[1], size=shape)]
         choices = (
             np.broadcast_to(self._leaf_name[row], shape),
@@ -105,7 +107,7 @@ class Corpus:
         The forms are equally frequent; without hypernym words the properties of hypernyms are not told.
         """
         leaf = rng.integers(len(self._leaf_name), size=count)
-        hypernym = _draw(self._above[leaf], rng)
+        hypernym = draw(self._above[leaf], rng)
         is_, and_ = (np.full(count, self.vocabulary[word]) for word in ("is", "and"))
         leaf_phrase, hypernym_phrase = self._leaf_question[leaf][:, 2:], self._hypernym_question[hypernym][:, 2:]
         leaf_pair, hypernym_pair = _pairs(self._leaf_words[leaf], rng), _pairs(self._hypernym_words[hypernym], rng)
@@ -147,7 +149,7 @@ class Corpus:
         return "\n".join(lines) + "\n"
 
 
-def _draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(B,) one column of each row of `weights` (B, C), which need not sum to one, in proportion to its weight."""
     cumulated = np.cumsum(weights, axis=1, dtype=float)
     return (rng.random(len(weights))[:, None] * cumulated[:, -1:] >= cumulated).sum(axis=1)

@@ -65,7 +65,7 @@ def train_lm(
     for _ in range(recipe.steps):
         scenes = corpus.scenes(recipe.scenes, int(rng.integers(1, corpus.recipe.longest + 1)), rng)
         answers = nn.functional.cross_entropy(
-            _answer_logits(model, scenes.words, scenes.questions),
+            answer_logits(model, scenes.words, scenes.questions),
             torch.from_numpy(scenes.answers).flatten(),
             reduction="sum",
         )
@@ -91,7 +91,7 @@ def save_lm(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Non
     tokenizer.save_pretrained(folder)
 
 
-def _answer_logits(model: Any, words: np.ndarray, questions: np.ndarray) -> torch.Tensor:
+def answer_logits(model: Any, words: np.ndarray, questions: np.ndarray) -> torch.Tensor:
     """(B * Q, V) logits after each question; questions share their scene and do not see each other."""
     words_BN = torch.from_numpy(words)
     questions_BQT = torch.from_numpy(questions)
@@ -121,7 +121,7 @@ def examine_lm(model: Any, corpus: Corpus, seed: int) -> dict[str, Any]:
     for length in HELD_OUT_LENGTHS:
         scenes = corpus.scenes(256, length, rng)
         right = (
-            _answer_logits(model, scenes.words, scenes.questions).argmax(-1).numpy() == scenes.answers.ravel()
+            answer_logits(model, scenes.words, scenes.questions).argmax(-1).numpy() == scenes.answers.ravel()
         ).reshape(scenes.answers.shape)
         leaf[str(length)] = float(right[~scenes.about_hypernym].mean())
         hypernym[str(length)] = float(right[scenes.about_hypernym].mean())
@@ -133,6 +133,6 @@ def examine_lm(model: Any, corpus: Corpus, seed: int) -> dict[str, Any]:
         "statement_accuracy": float(np.take_along_axis(true, guess[:, None], axis=1).mean()),
     }
     if corpus.recipe.hypernym_words:
-        family_only = _answer_logits(model, *corpus.family_words_only(8, rng)).argmax(-1)
+        family_only = answer_logits(model, *corpus.family_words_only(8, rng)).argmax(-1)
         facts["yes_to_siblings_from_family_words"] = float((family_only == corpus.vocabulary["yes"]).float().mean())
     return facts

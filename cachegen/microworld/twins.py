@@ -6,13 +6,16 @@ A language-model twin has the world's own initial weights, recipe and stream of 
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cachegen.common.errors import CrosstaxError
 from cachegen.common.files import digest_bytes, fsync_directory, give_own_modes, read_json, write_json
 from cachegen.common.progress import progress_bar
+from cachegen.microworld.languages import BRIDGE, write_languages, write_two_language_lm
 from cachegen.microworld.lexicon import make_lexicon
+from cachegen.microworld.properties import write_property_lm
 from cachegen.microworld.recipe import CorpusRecipe
 from cachegen.microworld.world import (
     TWIN_SOURCES,
@@ -31,14 +34,15 @@ CAPTIONS = "captions.csv"
 
 
 def build_twin(world: World, name: str) -> Path:
-    """Return the folder of the twin `name` of `world` (one of TWINS), built now unless it is there whole.
+    """Return the folder of the twin `name` of `world`, built now unless it is there whole.
 
-    `<name>.json` beside the folder says how it was made and is written last. Raises `RunError` while another process
-    builds a part of this world.
+    `name`: one of TWINS, LANGUAGES and PROPERTIES. `<name>.json` beside the folder says how it was made and is written
+    last. Raises `RunError` while another process builds a part of this world.
     """
-    if name not in TWINS:
-        raise CrosstaxError(f"there is no twin {name!r}; choose one of {', '.join(TWINS)}")
-    how_made, make = TWINS[name]
+    known = TWINS | LANGUAGES | PROPERTIES
+    if name not in known:
+        raise CrosstaxError(f"there is no twin {name!r}; choose one of {', '.join(known)}")
+    how_made, make = known[name]
     folder, record = world.twin(name), _record(world, name)
     if _is_whole(world, name):
         return folder
@@ -148,5 +152,33 @@ TWINS: dict[str, tuple[str, Callable[[World, Path], dict[str, Any]]]] = {
         "the leaf (“there is a crow”) or, as often, one of its hypernyms (“there is a bird”), so this encoder has been "
         "told the taxonomy that the projector is not told: it has seen language, as the paper's SigLIP has.",
         _siglip_twin,
+    ),
+}
+
+# The same for the second language.
+LANGUAGES: dict[str, tuple[str, Callable[[World, Path], dict[str, Any]]]] = {
+    "two-languages": (
+        "The world's dataset with phrases in a second language, made up word by word (languages/second.csv).",
+        write_languages,
+    ),
+    "lm-two-languages": (
+        "A language model of the world's architecture that has read two languages, half of its text in either. In "
+        f"{BRIDGE:.0%} of the scenes both are mixed, word by word, and as many statements are entries of a dictionary; "
+        "mixed scenes ask about leaves only, so no hypernym is asked about in a scene with words of the other "
+        "language.",
+        partial(write_two_language_lm, bridge=BRIDGE),
+    ),
+    "lm-two-languages-no-bridge": (
+        "As lm-two-languages, but no scene and no statement has words of both languages.",
+        partial(write_two_language_lm, bridge=0.0),
+    ),
+}
+
+# And for properties.
+PROPERTIES: dict[str, tuple[str, Callable[[World, Path], dict[str, Any]]]] = {
+    "lm-property-questions": (
+        "As the world's language model, but its scenes also ask about properties of leaves and of hypernyms (“is there "
+        "a winged”).",
+        write_property_lm,
     ),
 }

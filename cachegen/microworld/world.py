@@ -36,7 +36,7 @@ from cachegen.microworld.lexicon import Lexicon, make_lexicon
 from cachegen.microworld.recipe import RANDOM_TWINS, SIZES, THREADS, CorpusRecipe, Size
 
 MANIFEST = "world.json"
-TWIN_SOURCES = ("twins.py", "siglip.py")
+TWIN_SOURCES = ("twins.py", "siglip.py", "languages.py", "properties.py")
 TWINS_FOLDER = "twins"
 HOW_MADE = (
     "Drawn, trained and written by crosstax from one seed. The encoder saw the pixels of the training images only: "

@@ -127,6 +127,12 @@ class Condition(BaseModel):
     answer_no: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = "No"
     carrier_leaf: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "name")] = "This is a picture of {phrase}."
     carrier_hypernym: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "name")] = "This is a picture of {phrase}."
+    train_language: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = Field(
+        "", pattern=r"^[\w-]*$", description="of training questions: XX of the dataset's languages/XX.csv"
+    )
+    test_language: Annotated[str, Mark.PROMPT, Mark.GROUP, Only("task", "verify")] = Field(
+        "", pattern=r"^[\w-]*$", description="of validation and test questions"
+    )
     candidates: Annotated[int, Mark.ASKED, Only("task", "name")] = Field(
         100, ge=2, description="leaves among which each test image's is chosen; drawn once where there are more"
     )
@@ -194,6 +200,8 @@ class Condition(BaseModel):
             raise ValueError("subset = 'swap' goes with shuffle = 'swap', or 'original' for its control")
         if self.shuffle == "swap" and self.subset != "swap":
             raise ValueError("shuffle = 'swap' needs subset = 'swap'")
+        if self.task == "name" and (self.train_language or self.test_language):
+            raise ValueError("train_language and test_language need task = 'verify'")
         if self.supervise == "answer_eos" and self.loss == "answers":
             raise ValueError("supervise = 'answer_eos' needs loss = 'vocabulary': EOS is neither answer")
         return self

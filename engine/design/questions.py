@@ -7,7 +7,7 @@ negative that is allowed in both.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from cachegen.data.dataset import SPLITS, Dataset
 from cachegen.data.splits import draw_split
 from engine.design.ablation import withhold
 from engine.design.condition import Condition
+from engine.design.languages import spoken
 from engine.design.shuffle import shuffle_map
 from engine.design.swap import sample_swap
 
@@ -147,7 +148,9 @@ def build_questions(
     of a label leaf without a training image: nothing was trained about it. `pooled` (N, V), pooled features of all
     images, are read only where `swap_rule = "coherence"` needs them.
     """
-    known = Categories.of(dataset)
+    known = Categories.of(spoken(dataset, condition, "train")[0])
+    tested = Categories.of(spoken(dataset, condition, "test")[0])
+    known = replace(known, truth=known.truth | tested.truth)
     split = split_images(dataset, condition.data_seed)
     asked = select(dataset, known, condition, split, pooled)
     withheld = withhold(condition, asked.members, known.hypernyms)
@@ -193,8 +196,8 @@ def build_questions(
             "label_leaf": leaf_names[label_leaf[image]],
             "kind": np.where(column < n_leaves, "leaf", "hypernym"),
             "category": categories[column],
-            "phrase": known.phrases[column],
-            "number": known.numbers[column],
+            "phrase": np.where(train[image], known.phrases[column], tested.phrases[column]),
+            "number": np.where(train[image], known.numbers[column], tested.numbers[column]),
             "split": split[image],
             "seen": table["seen"].to_numpy(),
             "answer": table["answer"].to_numpy(),

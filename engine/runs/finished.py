@@ -18,6 +18,7 @@ from cachegen.common.files import expanded
 from cachegen.data.dataset import SPLITS, Dataset, load_dataset
 from cachegen.features.store import IDENTITY, IMPORTED, STORAGE, FeatureStore
 from engine.design.condition import Condition
+from engine.design.languages import recorded
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import NAMES, RunDirectory
 from engine.runs.places import NAMES as NAMED
@@ -69,6 +70,11 @@ class FinishedRun:
     def imported(self) -> bool:
         """Whether its features were imported, so that no encoder is known."""
         return bool(self.features.get("layer") == IMPORTED)
+
+    @cached_property
+    def tested(self) -> Condition:
+        """Its settings with the wording of its test questions, which `test_language` may have changed."""
+        return recorded(self.condition, self.config)
 
     # Its tables
 

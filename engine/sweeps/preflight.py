@@ -11,6 +11,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Mark, marked
+from engine.design.languages import spoken
 from engine.lm.loading import (
     check_weights,
     load_config,
@@ -52,8 +53,10 @@ class Preflight:
         if c.lm_init == "pretrained":
             self._once(("weights", folder), lambda: check_weights(folder))
         tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
-        tokens = self._once(("tokens", folder, root, prompt), lambda: _tokens(c, tokenizer, dataset, rows_of(config)))
-        _check_positions(folder, positions_of(config), tokens, patches)
+        for split in ("train", "test")[: 1 + (c.train_language != c.test_language)]:
+            key = ("tokens", folder, root, prompt, split)
+            tokens = self._once(key, lambda split=split: _tokens(c, split, tokenizer, dataset, rows_of(config)))
+            _check_positions(folder, positions_of(config), tokens, patches)
 
     def _once(self, key: Any, open_it: Any) -> Any:
         """What is opened once; so is a failure known."""
@@ -67,10 +70,13 @@ class Preflight:
         return found
 
 
-def _tokens(condition: Condition, tokenizer: Any, dataset: Dataset | None, rows: int | None) -> PromptTokens:
-    """Tokens of a study; without a dataset of one phrase that stands for any."""
+def _tokens(
+    condition: Condition, split: str, tokenizer: Any, dataset: Dataset | None, rows: int | None
+) -> PromptTokens:
+    """Tokens of a study's split; without a dataset of one phrase that stands for any."""
     if dataset is not None:
-        return prompt_tokens(condition, tokenizer, dataset, rows)
+        said, condition = spoken(dataset, condition, split)
+        return prompt_tokens(condition, tokenizer, said, rows)
     if condition.task == "name":
         return tokenise_names(condition, tokenizer, [("a crow", "leaf"), ("a bird", "hypernym")], rows)
     return tokenise(condition, tokenizer, [("a bird", "singular")], rows)

@@ -17,8 +17,10 @@ from cachegen.common.errors import CrosstaxError, RunError, WriteError, is_fault
 from cachegen.common.files import FULL
 from cachegen.common.progress import console, progress_bar, tell
 from cachegen.data.dataset import Dataset, load_dataset
+from cachegen.data.taxonomy import WORDINGS
 from engine.design.candidates import candidates_of
 from engine.design.condition import SCHEMA
+from engine.design.languages import spoken
 from engine.design.questions import build_questions, count_questions
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import resolve_lm
@@ -40,16 +42,17 @@ from engine.training.tracking import tracking
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs of a group have in common."""
+    """What all runs of a group have in common; `test_tokens`: of validation and test questions, see `languages`."""
 
     dataset: Dataset
     features: Features
     lm: FrozenLM
     tokens: PromptTokens
+    test_tokens: PromptTokens
 
-    def arrays(self, questions: pd.DataFrame) -> QuestionArrays:
-        """A question table as the engine reads it."""
-        suffix = self.tokens.row_numbers(questions)
+    def arrays(self, questions: pd.DataFrame, tokens: PromptTokens) -> QuestionArrays:
+        """A question table as the engine reads it, of training with `tokens`, else with `test_tokens`."""
+        suffix = tokens.row_numbers(questions)
         return QuestionArrays(questions["image"].to_numpy(), suffix, questions["answer"].to_numpy())
 
 
@@ -83,8 +86,11 @@ class Opener:
             worded = said.carrier_leaf + said.carrier_hypernym
         if dataset.items and any(word in worded for word in ("image", "picture")):
             tell(f"note: {dataset.root} has items, and {form}; set {fields} to what they are")
-        tokens = prompt_tokens(said, lm.tokenizer, dataset, lm.rows)
-        return Shared(dataset, features, lm, tokens)
+        trained, tested = (spoken(dataset, said, split) for split in ("train", "test"))
+        tokens = prompt_tokens(trained[1], lm.tokenizer, trained[0], lm.rows)
+        same = said.train_language == said.test_language
+        test_tokens = tokens if same else prompt_tokens(tested[1], lm.tokenizer, tested[0], lm.rows)
+        return Shared(dataset, features, lm, tokens, test_tokens)
 
     def _open_features(self, run: PlannedRun) -> tuple[Dataset, Features]:
         key = (run.inputs.dataset, run.inputs.features, run.condition.pool)
@@ -134,7 +140,9 @@ def run_group(
         try:
             questions = _questions(member, shared)
             train = questions[questions["split"] == "train"]
-            run = TrainingRun(directory, member.condition, shared.arrays(train), make_projector(member, train, shared))
+            run = TrainingRun(
+                directory, member.condition, shared.arrays(train, shared.tokens), make_projector(member, train, shared)
+            )
         except BaseException as error:
             if concerns_all(error, checkpoint.parent) or out_of_memory(error) or directory.sealed:
                 raise
@@ -241,7 +249,7 @@ def _finish(
         fail(directory, "the projector's weights are not finite; lower learning_rate or look at metrics.jsonl")
         return
     started = time.perf_counter()
-    read = (run.projector, shared.lm, shared.features, shared.tokens)
+    read = (run.projector, shared.lm, shared.features, shared.test_tokens)
     if run.condition.task == "name":
         candidates = candidates_of(shared.dataset, run.condition, questions)
         named = name_candidates(*read, candidates, max_tokens=max_tokens)
@@ -249,7 +257,8 @@ def _finish(
         directory.write_table("names.parquet", named)
         advance(len(questions))
     else:
-        answers = evaluate(*read, shared.arrays(questions), max_tokens=max_tokens, advance=advance)
+        arrays = shared.arrays(questions, shared.test_tokens)
+        answers = evaluate(*read, arrays, max_tokens=max_tokens, advance=advance)
     answers.insert(0, "question", questions["question"].to_numpy())
     directory.write_projector(run.projector)
     directory.write_table("predictions.parquet", answers)
@@ -259,6 +268,7 @@ def _finish(
 
 
 def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[str, Any]:
+    wording = spoken(shared.dataset, run.condition, "test")[1].model_dump(include=set(WORDINGS))
     return {
         "schema": SCHEMA,
         "run_id": run.id,
@@ -268,4 +278,6 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "store": features_of(shared.features.store),
         "counts": count_questions(questions),
         "lm_way": shared.lm.way,
-    } | ({"stimuli": "items"} if shared.dataset.items else {})
+        **({"stimuli": "items"} if shared.dataset.items else {}),
+        **({"test_wording": wording} if run.condition.test_language else {}),
+    }

@@ -70,7 +70,7 @@ def test_a_language_is_part_of_the_dataset_and_of_its_digest(small_study, root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crow": None}, "1 categories have no row: 'crow'"),
+        ({"crow": None}, "1 categories have no row: crow"),
         ({"dodo": "a dodo"}, "'dodo' is not in the taxonomy"),
         ({"crow": ""}, "give a phrase"),
         ({"question_singular": "is there"}, "lacks {phrase}"),

@@ -181,6 +181,29 @@ def demo(smoke_world, once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+@pytest.fixture
+def variants(smoke_world, demo: Path) -> Path:
+    """The smoke world with its variants, whose LMs have read nothing."""
+    from cachegen.common.random_init import random_init_lm
+    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
+    from cachegen.microworld.languages import TwoLanguages, write_languages
+    from cachegen.microworld.lexicon import make_lexicon
+    from cachegen.microworld.properties import write_properties
+
+    world, lexicon = demo / "world", make_lexicon(smoke_world.size, smoke_world.seed)
+    (world / "twins").mkdir(parents=True)
+    for name in ("dataset", "encoder", "lm"):
+        (world / name).symlink_to(smoke_world.path / name)
+    write_languages(smoke_world, world / "twins" / "two-languages")
+    names = ("lm-property-questions", "lm-two-languages", "lm-two-languages-no-bridge")
+    for seed, name in enumerate(names):
+        tokenizer = make_tokenizer(TwoLanguages.of(lexicon) if seed else lexicon)
+        model = random_init_lm(lm_config(smoke_world.size.language, tokenizer), seed)
+        save_lm(model, tokenizer, world / "twins" / name)
+    write_properties(lexicon, world / "twins" / names[0])
+    return world
+
+
 def run_page(page: Path, world: Path, crosstax) -> None:
     """Carry out the commands of a page on the generated `world`, in the working folder."""
     for language, text in blocks(page):
@@ -192,18 +215,19 @@ def run_page(page: Path, world: Path, crosstax) -> None:
             assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
 
 
-def test_the_page_on_questions_runs(smoke_world, demo: Path, crosstax) -> None:
+def test_the_page_on_questions_runs(variants: Path, demo: Path, crosstax) -> None:
     page = ROOT / "docs" / "questions.md"
     tables = [text for language, text in blocks(page) if language == "csv"]
     for name, text in zip(("mine.csv", "winged.csv", "names.csv"), tables, strict=True):
         assert f"`{name}`" in page.read_text(encoding="utf-8")
         (demo / name).write_text(text)
-    run_page(page, smoke_world.path, crosstax)
+    run_page(page, variants, crosstax)
     assert {path.suffix for path in (demo / "demo" / "probes").iterdir()} == {".parquet", ".json"}
     asked = pd.read_csv(demo / "demo" / "report" / "transfer.csv")
     assert set(asked["questions"]) == {"mine", "paraphrases", "properties", "german"}
     assert 'id="transfer"' in (demo / "demo" / "report" / "index.html").read_text(encoding="utf-8")
     assert len(list((demo / "asked").glob("*/transfer/*.parquet"))) == 4
+    assert len(list((demo / "told").glob("*/transfer/told-*.parquet"))) == 1
 
 
 def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
@@ -212,20 +236,9 @@ def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
     assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
 
 
-def test_the_page_on_languages_runs(smoke_world, demo: Path, crosstax) -> None:
-    """On an LM of the same architecture that has read nothing."""
-    from cachegen.common.random_init import random_init_lm
-    from cachegen.microworld.language_model import lm_config, make_tokenizer, save_lm
-    from cachegen.microworld.languages import TwoLanguages, write_languages
-    from cachegen.microworld.lexicon import make_lexicon
-
-    twins = demo / "world" / "twins"
+def test_the_page_on_languages_runs(variants: Path, demo: Path, crosstax) -> None:
     (demo / "features.h5").symlink_to(demo / "demo" / "features.h5")
-    write_languages(smoke_world, twins / "two-languages")
-    tokenizer = make_tokenizer(TwoLanguages.of(make_lexicon(smoke_world.size, smoke_world.seed)))
-    for seed, name in enumerate(("lm-two-languages", "lm-two-languages-no-bridge")):
-        save_lm(random_init_lm(lm_config(smoke_world.size.language, tokenizer), seed), tokenizer, twins / name)
-    run_page(ROOT / "docs" / "languages.md", demo / "world", crosstax)
+    run_page(ROOT / "docs" / "languages.md", variants, crosstax)
     told = pd.read_csv(demo / "cells-report" / "results.csv", keep_default_na=False)
     assert len(told) == 10
     assert set(told["test_language"]) == {"", "second"}

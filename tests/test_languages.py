@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from small_study import FAMILIES, SETTINGS
 
+from analysis.predictions import load_sweep
+from analysis.study import measure
 from cachegen.common.errors import ConditionError, DatasetError
 from cachegen.data.dataset import load_dataset
 from cachegen.microworld.corpus import Corpus
@@ -19,6 +21,7 @@ from engine.design.condition import Condition, Sweep
 from engine.design.question_sets import TRAINED, question_source
 from engine.design.questions import build_questions
 from engine.lens import look
+from engine.lm.loading import load_tokenizer
 from engine.reevaluation import evaluate_run
 from engine.runs.finished import open_run
 from engine.runs.lens import LensSettings, read_lens
@@ -67,7 +70,7 @@ def test_a_language_is_part_of_the_dataset_and_of_its_digest(small_study, root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"crow": None}, "1 categories have no row: 'crow'"),
+        ({"crow": None}, "1 categories have no row: crow"),
         ({"dodo": "a dodo"}, "'dodo' is not in the taxonomy"),
         ({"crow": ""}, "give a phrase"),
         ({"question_singular": "is there"}, "lacks {phrase}"),
@@ -156,7 +159,7 @@ def test_every_command_speaks_the_language_of_the_test_questions(cells):
             saved = run.answers(split)[["logit_yes", "logit_no"]]
             np.testing.assert_allclose(again[["logit_yes", "logit_no"]], saved, atol=1e-5)
     assert {name: getattr(run.tested, name) for name in WORDING} == WORDING
-    _, tokenizer = load_tokens(run)
+    tokenizer = load_tokenizer(run.lm[1])
     assert question_tokens(run.tested, tokenizer, ["are there a crow"]).yes == tokenizer.convert_tokens_to_ids("no")
     source = question_source("test", {"maker": "paraphrases", "phrasings": ["there {phrase}"], "negations": []})
     assert transfer([run.directory.path], [source], CPU)[0].problem is None
@@ -172,16 +175,7 @@ def test_every_command_speaks_the_language_of_the_test_questions(cells):
     np.testing.assert_allclose(last, saved["logit_yes"] - saved["logit_no"], atol=1e-5)
 
 
-def load_tokens(run):
-    from engine.lm.loading import load_tokenizer
-
-    return run, load_tokenizer(run.lm[1])
-
-
 def test_a_report_says_which_language_is_which(cells):
-    from analysis.predictions import load_sweep
-    from analysis.study import measure
-
     folder = cells["", ""].directory.path.parent
     config = json.loads((cells["", "yy"].directory.path / "config.json").read_text())
     assert config["test_wording"] == WORDING

@@ -316,6 +316,12 @@ def _materials(materials: Materials, about: Settings) -> str:
         "is yes and one about another leaf whose answer is no, and likewise one of each for every hypernym of its "
         "leaf. Categories of the second kind were drawn uniformly among those not true of the leaf."
     )
+    languages = {*about.values("train_language"), *about.values("test_language")} - {""}
+    if languages:
+        sentences.append(
+            "In some runs the questions of training, or those of validation and test, were put in another language "
+            f"({either(sorted(languages), 'and')}), with its own phrases and wording."
+        )
     if about.has("homonyms", "drop"):
         some = " in some runs" if about.has("homonyms", "keep") else ""
         sentences.append(f"Leaves that carry the name of a hypernym were left out{some}.")

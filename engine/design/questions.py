@@ -148,9 +148,10 @@ def build_questions(
     of a label leaf without a training image: nothing was trained about it. `pooled` (N, V), pooled features of all
     images, are read only where `swap_rule = "coherence"` needs them.
     """
-    known = Categories.of(spoken(dataset, condition, "train")[0])
-    tested = Categories.of(spoken(dataset, condition, "test")[0])
-    known = replace(known, truth=known.truth | tested.truth)
+    known = tested = Categories.of(spoken(dataset, condition, "train")[0])
+    if condition.test_language != condition.train_language:
+        tested = Categories.of(spoken(dataset, condition, "test")[0])
+        known = replace(known, truth=known.truth | tested.truth)  # a negative is true in the words of neither
     split = split_images(dataset, condition.data_seed)
     asked = select(dataset, known, condition, split, pooled)
     withheld = withhold(condition, asked.members, known.hypernyms)

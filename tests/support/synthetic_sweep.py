@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import inputs
+from analysis.cells import base_lm
 from cachegen.common.rng import generator
 from engine.design.condition import Condition
 
@@ -205,8 +206,9 @@ def write_run(
     place = folder / name
     place.mkdir(parents=True)
     known = {"dataset": digest, "store": "store digest", "lm": "lm digest", "tokenizer": "t"}
-    if condition.get("lm", CONDITION["lm"]) != CONDITION["lm"]:
-        known["lm"] = f"digest of {condition['lm']}"
+    about = {**CONDITION, **condition}
+    if (lm := base_lm(about["lm"], about["lm_init"])) != CONDITION["lm"]:
+        known["lm"] = f"digest of {lm}"
     digests = known | (digests or {})
     config = {"schema": 1, "digests": digests, "paths": paths or {}, "counts": {}}
     write_config(place, config | {"condition": {**CONDITION, **condition}})

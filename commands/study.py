@@ -110,7 +110,7 @@ def _demo_real(
     from analysis.predictions import load_sweep
     from analysis.report.report import write_report
 
-    summary = write_report(load_sweep(runs), out / "report", world=None, seconds=None)
+    summary = write_report(load_sweep(runs), out / "report", world=None, seconds={})
     spent = time.perf_counter() - started
     say(f"{spent / 60:.1f} min of {minutes:g}; report: {summary['report']}")
     print_json(summary | {"plan": asdict(plan), "seconds": round(spent, 1)}, as_json)

@@ -50,7 +50,8 @@ def with_cells(rows: pd.DataFrame) -> pd.DataFrame:
     first = rows.iloc[0]
     known, ablation = Input("", ""), Ablation("random", (), 100)
     settings = (("rest", first["rest"]),)
-    setup = Setup(known, first["encoder"], known, Input(first["lm"], "digest"), ablation, (("subset", "all"),), settings)
+    lm = Input(first["lm"], "digest")
+    setup = Setup(known, first["encoder"], known, lm, ablation, (("subset", "all"),), settings)
     cell = Cell(setup, Labels(first["arm"], 100, ()), first["lm_init"])
     return rows.assign(cell=[cell] * len(rows))
 

@@ -92,9 +92,11 @@ class Dataset:
             has = f"it has {some(sorted(self.languages))}" if self.languages else "it has no other language"
             raise DatasetError(f"dataset {self.root}: no languages/{language}.csv; {has}; add the file")
         said = self.languages[language].phrases
-        tables = (table.assign(**said.loc[table.index].to_dict("series")) for table in (self.leaves, self.hypernyms))
-        leaves, hypernyms = tables
-        return replace(self, leaves=leaves, hypernyms=hypernyms)
+
+        def worded(table: pd.DataFrame) -> pd.DataFrame:
+            return table.assign(**{str(name): column for name, column in said.loc[table.index].items()})
+
+        return replace(self, leaves=worded(self.leaves), hypernyms=worded(self.hypernyms))
 
     def image_path(self, key: str) -> Path:
         """File of the image with this key."""

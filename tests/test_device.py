@@ -73,14 +73,14 @@ def test_longer_rows_on_a_gpu():
 
 
 @pytest.mark.parametrize("limit", [12, 40, 66, 90, 1000])
-def test_balanced_rows_are_as_many_and_none_is_short(limit):
+def test_even_rows_are_as_many_and_none_is_short(limit):
     rng = np.random.default_rng(limit)
     image = np.sort(rng.integers(0, 12, 40))
     rows = {}
-    for balanced in (False, True):
-        made = pack(image, np.zeros_like(image), 1, 6, 3, limit, balanced=balanced)
+    for even in (False, True):
+        made = pack(image, np.zeros_like(image), 1, 6, 3, limit, even=even)
         assert sorted(np.concatenate([row.question for row in made])) == list(range(len(image)))
-        rows[balanced] = [row.layout.images * 6 + row.layout.questions * 3 for row in made]
+        rows[even] = [row.layout.images * 6 + row.layout.questions * 3 for row in made]
     assert len(rows[True]) == len(rows[False])
     largest = 6 + 3 * np.bincount(image).max()
     assert all(tokens <= max(limit, largest) for tokens in rows[True])

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from few import few
-from test_prefix_sharing import ANSWER, IMAGE, PATCHES, WIDTH, loss_of, remove_masks, study
+from test_prefix_sharing import ANSWER, IMAGE, PATCHES, WIDTH, remove_masks, study
 from tiny import CONFIGS, tiny_lm
-from torch._dynamo.backends.debugging import aot_eager
 
 from engine.lm import prefix_sharing
 from engine.lm.language_model import FrozenLM
@@ -17,7 +16,7 @@ from engine.lm.prefix_sharing import Layout
 from engine.lm.projector import new_projector
 from engine.training.batches import PADDING, pack
 from engine.training.group import WORTH_COMPILING, worth_compiling
-from engine.training.loop import Step, prompt_row, step_loss
+from engine.training.loop import Step, step_loss
 
 CPU = torch.device("cpu")
 SLACK = 8
@@ -39,7 +38,7 @@ class Counted:
 
     def __call__(self, graph, inputs):
         self.graphs += 1
-        return aot_eager(graph, inputs)
+        return graph.forward
 
 
 def answered(lm, images, questions, gradient=True):
@@ -89,20 +88,20 @@ def test_rows_of_any_size_are_one_graph(family):
 
 @pytest.mark.slow
 def test_generated_kernels():
-    """By inductor: what it makes of a layer is as exact, and two thirds fewer kernels than eager execution starts."""
+    """What inductor makes of a layer is as exact as eager execution, and fewer kernels than it starts."""
     from torch._inductor import config, metrics
 
     lm, eager, exact = models("qwen3")
     with config.patch({"cpp.simdlen": 1, "cpp.threads": 1, "compile_threads": 1, "force_disable_caches": True}):
-        metrics.reset()
         assert lm.compile_layers() == ""
+        metrics.reset()
         for sizes in ROWS:
             found, right = answered(lm, *sizes), answered(exact, *sizes)
             assert (away(found, right) <= SLACK * away(answered(eager, *sizes), right)).all()
-    assert metrics.generated_kernel_count > 0
+    assert 10 < metrics.generated_kernel_count < 80  # of a layer, forward and backward; 166 in eager execution
 
 
-@pytest.mark.parametrize("fault", ["mask", "sizes"])
+@pytest.mark.parametrize("fault", ["mask", pytest.param("numbers", marks=pytest.mark.slow)])
 def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
     """Negative control: faults that compiling would bring in, and that eager execution does not have."""
     lm = FrozenLM.wrap(tiny_lm("qwen3"), None, CPU)
@@ -111,7 +110,7 @@ def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
     def faulty(graph, inputs):
         monkeypatch.undo()
         monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
-        return aot_eager(graph, inputs)
+        return graph.forward
 
     if fault == "mask":
         remove_masks(monkeypatch)
@@ -119,8 +118,7 @@ def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
     else:
 
         def off(graph, inputs):
-            run = aot_eager(graph, inputs)
-            return lambda *given: [x * 1.01 for x in run(*given)]
+            return lambda *given: [x * 1.01 for x in graph(*given)]
 
         problem = lm.compile_layers(off)
     assert problem
@@ -141,7 +139,7 @@ def test_even_rows_ask_everything_and_repeat_little(seed, max_tokens):
     image, run = rng.integers(0, 9, 60), rng.integers(0, 2, 60)
     rows = pack(image, run, 2, 9, 2, max_tokens, even=True)
     assert sorted(np.concatenate([np.unique(row.question) for row in rows])) == list(range(60))
-    assert any(len(row.question) > row.asked for row in rows)
+    assert any(len(row.question) > row.asked for row in rows) or max_tokens < 60
     for row in rows:
         ((images, questions),) = row.layout.buckets
         tokens = 9 * images + 2 * images * questions
@@ -163,15 +161,12 @@ def losses(even):
         loss, _ = step_loss(lm, tokens, step, row, [projector], items, "vocabulary")
         loss.backward()
         total += loss.item()
-        states = prompt_row(lm, tokens, row, [projector], items, row.question)
-        logits = lm.vocabulary_logits(states)
-    return total, [p.grad for p in projector.parameters()], (rows, logits)
+    return total, [p.grad for p in projector.parameters()], [len(row.layout.buckets) for row in rows]
 
 
 def test_even_rows_train_the_same():
     plain, even = losses(False), losses(True)
-    assert len(even[2][0]) == len(plain[2][0]) or PADDING
     assert even[0] == pytest.approx(plain[0], rel=1e-6)
     for a, b in zip(even[1], plain[1], strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
-    assert loss_of(torch.zeros(8, 61), ANSWER) > 0
+    assert max(plain[2]) > 1 == max(even[2])

@@ -7,15 +7,13 @@ not pass, each question is a prompt of its own; if that does not pass either, th
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch._dynamo import config as dynamo_config
-from torch._functorch import config as functorch_config
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -260,6 +258,9 @@ class FrozenLM:
         """
         if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
             return "" if self.compiled else self.reason or "its blocks are not found"
+        from torch._dynamo import config as dynamo_config  # takes seconds
+        from torch._functorch import config as functorch_config
+
         self.compiled = True
         for block in self._blocks()[:-1]:
             block.compile(dynamic=True, backend=backend)
@@ -319,7 +320,7 @@ class FrozenLM:
         if self.way == "shared":
             self.model.set_attn_implementation(self.own_attention)
         try:
-            with torch.compiler.set_stance("force_eager"):
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 yield self.model
         finally:
             if self.way == "shared":

@@ -14,7 +14,7 @@ import torch
 from cachegen.common.rng import generator
 from engine.lm.prefix_sharing import Layout
 
-PADDING = 0.25  # of a row's tokens, at most, are repeated questions
+PADDING = 1.0  # repeated questions, at most, in tokens of the others: another row would start all kernels again
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
 
 # Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may differ
 # from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
-_ROW: ContextVar[tuple[Layout, Biases, torch.Tensor]] = ContextVar("the row that is being computed")
+_ROW: ContextVar[tuple[Layout, Biases | None, torch.Tensor]] = ContextVar("the row that is being computed")
 
 
 @contextmanager

@@ -5,7 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.options import BenchAblation, BenchLM, Device, Dtype, Json, Threads, fix_threads, print_json, say
+from commands.options import (
+    BenchAblation,
+    BenchLM,
+    Compiled,
+    Device,
+    Dtype,
+    Json,
+    Threads,
+    fix_threads,
+    print_json,
+    say,
+)
 
 
 def doctor(
@@ -96,6 +107,7 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for bench.json.")] = None,
     device: Device = "auto",
     threads: Threads = None,
+    compiled: Compiled = True,
     as_json: Json = False,
 ) -> None:
     """Time the engine against a naive loop on this machine.
@@ -115,7 +127,7 @@ def bench(
 
     place = choose_device(device)
     precision = dtype or best_dtype(place)[0]
-    setting = Setting(lm_config, int(ablation), getattr(torch, precision), place, rounds)
+    setting = Setting(lm_config, int(ablation), getattr(torch, precision), place, rounds, compiled)
     result = run_bench(setting, read_depths(layers))
     say(bench_text(result))
     if out is not None:

@@ -100,6 +100,13 @@ ProbeFiles = Annotated[
         help="Text probes of the LMs: files that `crosstax probe --negatives all` wrote, or their folder; repeatable.",
     ),
 ]
+Compiled = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile",
+        help="On a GPU, compile the LM's layers where training is long enough to pay for it; can change the last bits.",
+    ),
+]
 Track = Annotated[
     list[TrackerName] | None,
     typer.Option("--track", help="Also send metrics there; W&B works offline unless WANDB_MODE is set; repeatable."),

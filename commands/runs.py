@@ -7,6 +7,7 @@ import typer
 
 from commands.models import probe
 from commands.options import (
+    Compiled,
     DatasetFolder,
     DatasetPlace,
     Device,
@@ -46,6 +47,7 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: RowTokens = None,
+    compiled: Compiled = True,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +65,7 @@ def train(
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
-    execution = Execution(device=device, max_tokens=max_tokens, group_size=1, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size=1, compile=compiled, track=tuple(track or ()))
     folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
     for directory in map(RunDirectory, folders):
         if directory.failed:
@@ -120,6 +122,7 @@ def sweep(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
+    compiled: Compiled = True,
     executor: ExecutorOption = "local",
     slurm: Slurm = None,
     ray_address: RayAddress = None,
@@ -176,7 +179,7 @@ def sweep(
 
     options = executor_options(executor, slurm, ray_address, workers)
     carry_out = choose_executor(executor, options, wait=wait)
-    execution = Execution(device, max_tokens, group_size, workers or 1, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
         unplanned, count = [], 0

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from commands.options import (
+    Compiled,
     DatasetFolder,
     Device,
     ExecutorOption,
@@ -49,6 +50,7 @@ def tune(
     threads: Threads = None,
     max_tokens: RowTokens = None,
     group_size: GroupSize = None,
+    compiled: Compiled = True,
     executor: ExecutorOption = "local",
     slurm: Slurm = None,
     ray_address: RayAddress = None,
@@ -83,7 +85,7 @@ def tune(
 
     options = executor_options(executor, slurm, ray_address, workers)
     carry_out = choose_executor(executor, options, wait=True)
-    execution = Execution(device, max_tokens, group_size, workers or 1, track=tuple(track or ()))
+    execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
     record = run_tune(table, asked.runs_of, out, execution, carry_out)
     best = asked.write_best(record, out)
     tuning = read_tuning(out)

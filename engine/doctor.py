@@ -195,7 +195,11 @@ def _device(device: torch.device) -> str:
 def _dtype(device: torch.device) -> str:
     """The precision a condition should ask for here; it is part of the condition, never chosen silently."""
     dtype, why = best_dtype(device)
-    return f'{dtype} for large LMs: {why}; dtype = "auto" in a sweep file takes it (default float32)'
+    products = ""
+    if device.type == "cuda":
+        whole = torch.get_float32_matmul_precision() == "highest"
+        products = f"; products of float32 keep {'all digits' if whole else 'fewer digits (TF32)'}"
+    return f'{dtype} for large LMs: {why}; dtype = "auto" in a sweep file takes it (default float32){products}'
 
 
 def _attention(device: torch.device) -> str:

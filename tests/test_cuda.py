@@ -44,6 +44,22 @@ def test_fused_kernels_take_all_of_a_step(dtype):
         group.train(work)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_are_compiled_and_a_step_still_does_not_wait(dtype):
+    """That they answer as eager ones do is checked when they are compiled; here, that they are kept."""
+    device = torch.device("cuda")
+    lm = FrozenLM.wrap(tiny_lm("qwen3").to(dtype), None, device)
+    assert lm.compile_layers() == ""
+    work = Work.draw((2, 2, 3), 1, PATCHES, WIDTH, SUFFIX, VOCABULARY, device, dtype)
+    group = Engine(lm, [new_projector((WIDTH, lm.width), dtype, 0, None, None).to(device)], max_tokens=10_000)
+    group.train(work)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        group.train(work)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_runs_on_a_gpu_are_those_of_a_cpu(small_study, tmp_path):
     """Up to rounding, which is far below what another seed changes."""
     sweep = small_study.sweep(run_seed=[1, 2])

@@ -4,19 +4,20 @@ from typing import Any
 
 import torch
 
-from cachegen.common.device import device_name
+from cachegen.common.device import device_name, keeps_bytes
 from engine.benchmark.compare import Setting, compare_ways
 from engine.benchmark.lockstep import lockstep
 
 
 def bench(setting: Setting, depths: tuple[int, ...] | None = None) -> dict[str, Any]:
-    """Keys: device, dtype, threads, lm, ablation, what `compare_ways` gives, and lockstep (by LM)."""
+    """Keys: device, dtype, threads, compiled, lm, ablation, what `compare_ways` gives, and lockstep (by LM)."""
     dtype, device, rounds = setting.dtype, setting.device, setting.rounds
     small = {"tiny": lockstep("tiny", torch.float32, device, 3 * rounds)}
     return {
         "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "compiled": setting.compiled and not keeps_bytes(device),
         "lm": setting.lm,
         "ablation": setting.ablation,
         **compare_ways(setting, depths),
@@ -28,7 +29,7 @@ def bench_text(result: dict[str, Any]) -> str:
     """The same as a few small tables for people."""
     lines = [
         f"{result['device']}, {result['dtype']}: matrix products run at {result['gemm_tflops']:.3g} TFLOP/s",
-        f"LM {result['lm']}, {result['layers']} layers"
+        f"LM {result['lm']}, {result['layers']} layers{', compiled in the engine' if result['compiled'] else ''}"
         + (f", on the line through {' and '.join(result['depths'])} layers" if result["extrapolated"] else ""),
     ]
     for stage, name in (("train", f"training, {result['ablation']} % ablation"), ("eval", "evaluation")):

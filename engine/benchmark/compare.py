@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from cachegen.common.device import keeps_bytes
 from cachegen.common.errors import ConditionError
-from cachegen.common.progress import progress_bar
+from cachegen.common.progress import progress_bar, tell
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
@@ -36,13 +37,17 @@ PRODUCTS = {"cpu": 20, "cuda": 2000}  # timed beside the ways, for the rate
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared: an LM by its short name, ablation level, precision, device and rounds of timing."""
+    """What is compared: an LM by its short name, ablation level, precision, device and rounds of timing.
+
+    `compiled`: the engine compiles layers on a GPU. The loops compile nothing.
+    """
 
     lm: str
     ablation: int
     dtype: torch.dtype
     device: torch.device
     rounds: int
+    compiled: bool = True
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -108,6 +113,8 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
 def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], None]) -> Seconds:
     """Seconds per image of every way, round by round; of `gemm`, of `PRODUCTS` matrix products."""
     lm = FrozenLM.wrap(random_init_lm(bench_lm_config(setting.lm, layers), 0).to(setting.dtype), None, setting.device)
+    if setting.compiled and not keeps_bytes(setting.device) and (problem := lm.compile_layers()):
+        tell(f"layers are not compiled ({problem})")
     patches, width = encoder.patch_embed.num_patches, encoder.embed_dim
     side = encoder.patch_embed.img_size[0]
 

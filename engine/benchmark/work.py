@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from cachegen.common.device import on_device
+from cachegen.common.device import keeps_bytes, on_device
 from cachegen.common.rng import generator, stream_seed
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
@@ -72,6 +72,7 @@ class Engine:
 
     def __init__(self, lm: FrozenLM, projectors: list[Projector], max_tokens: int) -> None:
         self.lm, self.projectors, self.max_tokens = lm, projectors, max_tokens
+        self.even = not keeps_bytes(lm.device)
         self.optimizer = torch.optim.AdamW(
             [{"params": list(p.parameters())} for p in projectors], lr=1e-6, foreach=True
         )
@@ -84,7 +85,7 @@ class Engine:
         run = np.repeat(np.arange(runs), asked)
         step = Step(number, work.answer[number], weight, [])
         patches, suffix = work.features.shape[1], work.suffixes.shape[1]
-        for row in pack(work.image[number], run, runs, patches, suffix, self.max_tokens):
+        for row in pack(work.image[number], run, runs, patches, suffix, self.max_tokens, even=self.even):
             features = [work.fetch(items) for items in row.items]
             loss, _ = step_loss(self.lm, work.tokens, step, row, self.projectors, features, "vocabulary")
             loss.backward()
@@ -97,7 +98,8 @@ class Engine:
     def evaluate(self, work: Work) -> torch.Tensor:
         """Answer logits (Q, 2) of the first run, with the probability mass that `training.evaluation` also takes."""
         patches, suffix = work.features.shape[1], work.suffixes.shape[1]
-        rows = pack(work.image, np.zeros_like(work.image), 1, patches, suffix, self.max_tokens)
+        run = np.zeros_like(work.image)
+        rows = pack(work.image, run, 1, patches, suffix, self.max_tokens, even=self.even)
         answers = []
         for row in rows:
             features = [work.fetch(items) for items in row.items]

@@ -7,7 +7,7 @@ not pass, each question is a prompt of its own; if that does not pass either, th
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,8 @@ class FrozenLM:
     `decoder`: the part of `model` from embeddings to final hidden states. `width`: D, the size of its embeddings;
     `embedding_rms`: root mean square of its input embeddings. `way`: "shared", one pass per row in which all questions
     read their image's prefix; or else, with the `reason` why it is not shared, "unshared": Hugging Face's own forward,
-    one prompt per question, as a batch padded at the end; "single": one after the other.
+    one prompt per question, as a batch padded at the end; "single": one after the other. `compiled`: see
+    `compile_layers`.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class FrozenLM:
     way: Way = "shared"
     reason: str = ""
     prunes: bool = False
+    compiled: bool = False
     _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
@@ -162,10 +164,13 @@ class FrozenLM:
             return self._states_of_prompts(row_TD, layout, answer_rows_Q, ids_T)
         if self.prunes:
             self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
+        row_1TD = row_TD[None]
+        if self.compiled:
+            row_1TD = row_1TD.clone()  # a view would be another case, for which the first layer is compiled once more
         try:
             with packed_as(layout):
                 layers = self._layers(
-                    inputs_embeds=row_TD[None],
+                    inputs_embeds=row_1TD,
                     position_ids=layout.position_ids(self.device),
                     # Without one, transformers takes positions that start again for texts packed its own way.
                     attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
@@ -287,14 +292,48 @@ class FrozenLM:
             return True
         return width == head.weight.shape[1] and torch.equal(own, head(states))
 
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> str:
+        """Compile all blocks but the last, for rows of any length; returns why they are not, or empty.
+
+        A block is one graph, attention included, in which the sizes of the row are variables. It is compiled once for
+        all blocks that are alike, with gradients and without, and again for a row of one image. The last block, whose
+        MLP sees other rows, is left as it is. What does not pass the check at load is not kept.
+        """
+        if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
+            return "" if self.compiled else self.reason or "its blocks are not found"
+        from torch._dynamo import config as dynamo_config  # takes seconds
+        from torch._functorch import config as functorch_config
+
+        self.compiled = True
+        for block in self._blocks()[:-1]:
+            block.compile(dynamic=True, backend=backend)
+        problem = "memory was short"
+        try:
+            with (
+                dynamo_config.patch(suppress_errors=False),
+                functorch_config.patch(donated_buffer=False),  # the check reads gradients of one pass several times
+            ):
+                problem = self._problem(self.way, self.prunes)
+        finally:
+            torch.compiler.reset()  # what was compiled for the check or for another LM counts in a limit
+            self.compiled = not problem
+            for block in self._blocks() if problem else []:
+                block._compiled_call_impl = None
+        dynamo_config.suppress_errors = True  # what cannot be compiled in a row of other sizes runs as it is
+        return problem
+
+    def _blocks(self) -> list[nn.Module]:
+        """The decoder's blocks; empty where they are not found."""
+        depth = getattr(self.decoder.config, "num_hidden_layers", None)
+        stacks = [m for m in self.decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+        return list(stacks[0]) if len(stacks) == 1 else []
+
     def _prune_last_block(self) -> bool:
         """Let the last block's MLP see the answer rows only, while `prunes`; its output elsewhere is never read.
 
         False for a decoder whose blocks are not found, or have no `mlp`.
         """
-        depth = getattr(self.decoder.config, "num_hidden_layers", None)
-        stacks = [m for m in self.decoder.children() if isinstance(m, nn.ModuleList) and len(m) == depth]
-        mlp = getattr(stacks[0][-1], "mlp", None) if len(stacks) == 1 else None
+        mlp = getattr(self._blocks()[-1], "mlp", None) if self._blocks() else None
         if not isinstance(mlp, nn.Module):
             return False
 
@@ -324,7 +363,8 @@ class FrozenLM:
         if self.way == "shared":
             self.model.set_attn_implementation(self.own_attention)
         try:
-            yield self.model
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                yield self.model
         finally:
             if self.way == "shared":
                 self.model.set_attn_implementation(IMPLEMENTATION)

@@ -85,13 +85,15 @@ class Layout:
 # Biases of attention scores, by the number of an image's questions and the mask, which layers share; and those masks.
 Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
 
-_ROW: ContextVar[tuple[Layout, Biases]] = ContextVar("the row that is being computed")
+# Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may differ
+# from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
+_ROW: ContextVar[tuple[Layout, Biases | None, torch.Tensor]] = ContextVar("the row that is being computed")
 
 
 @contextmanager
 def packed_as(layout: Layout) -> Iterator[None]:
     """Inside, attention of `IMPLEMENTATION` reads rows by this layout; many families hand no arguments on to it."""
-    token = _ROW.set((layout, {}))
+    token = _ROW.set((layout, {}, torch.empty([n + 1 for n in layout.buckets[0]], device="meta")))
     try:
         yield
     finally:
@@ -140,7 +142,9 @@ def shared_prefix_attention(
     `attention_mask` is what `pattern_of_a_prompt` gave. The accepted arguments are a closed list: anything else
     (position biases, sparse indices) would change the result silently, so it raises `ModelError`.
     """
-    layout, biases = _ROW.get()
+    layout, biases, sizes = _ROW.get()
+    if torch.compiler.is_compiling() and len(layout.buckets) == 1:
+        layout, biases = Layout(((sizes.shape[0] - 1, sizes.shape[1] - 1),), layout.prefix, layout.suffix), None
     length = layout.prefix + layout.suffix
     unknown = sorted(name for name in set(others) - HARMLESS if others[name] is not None)
     if unknown or dropout or (attention_mask is not None and attention_mask.shape != (1, 1, length, length)):
@@ -169,7 +173,7 @@ def sdpa_attention(
     R = H / G query heads read the same keys. Without a mask, and in 16 bits, the kernel takes that as it is. Else such
     heads stand one behind the other, as R times as many queries, so that no key is copied R times.
     """
-    repeats, biases = query.shape[1] // key.shape[1], {} if biases is None else biases
+    repeats = query.shape[1] // key.shape[1]
     counts = [images for images, _ in layout.buckets]
     # Tokens of all prefixes, and of each bucket's suffixes: cut at once, so that gradients are joined at once.
     sizes = [layout.images * layout.prefix, *(n * questions * layout.suffix for n, questions in layout.buckets)]
@@ -188,11 +192,14 @@ def sdpa_attention(
         return x.unflatten(2, (heads, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
 
     def bias(questions: int) -> torch.Tensor:
-        known = (questions, id(mask))  # 0 questions: of a prefix
-        if known not in biases:
-            seen = _seen(layout, questions, query.device, None if mask is None else mask.flatten(0, -2))
-            biases[known] = (mask, _bias(seen, repeats, query.dtype))  # kept alive, so that no other mask has its id
-        return biases[known][1]
+        """Of an image's questions; with 0 questions of its prefix."""
+        if biases is not None and (known := biases.get((questions, id(mask)))) is not None:
+            return known[1]
+        seen = _seen(layout, questions, query.device, None if mask is None else mask.flatten(0, -2))
+        made = _bias(seen, repeats, query.dtype)
+        if biases is not None:
+            biases[questions, id(mask)] = (mask, made)  # kept alive, so that no other mask has its id
+        return made
 
     attend = functional.scaled_dot_product_attention
     (query_IHPE, *queries), (key_IGPE, *keys), (value_IGPF, *values) = (cut(x) for x in (query, key, value))
@@ -235,10 +242,11 @@ def _own_suffix_mask(questions: int, prefix: int, suffix: int, device: torch.dev
 def _bias(seen: torch.Tensor, repeats: int, dtype: torch.dtype) -> torch.Tensor:
     """(L, keys) -> (R L, keys): 0 where a key is seen, else -inf; what kernels would make of it in every layer.
 
-    Rows begin at multiples of eight values, as kernels want them.
+    Rows begin at multiples of eight values, as kernels want them, and always have some beyond the keys: a compiled
+    layer then has one case.
     """
     length, keys = seen.shape
-    bias = torch.full((repeats, length, -(-keys // 8) * 8), -torch.inf, dtype=dtype, device=seen.device)
+    bias = torch.full((repeats, length, (keys // 8 + 1) * 8), -torch.inf, dtype=dtype, device=seen.device)
     return bias.flatten(0, 1)[:, :keys].masked_fill_(seen.repeat(repeats, 1), 0)
 
 

@@ -16,6 +16,7 @@ class Execution:
         group_size: Largest number of runs in a lockstep group. None: as many as memory allows; fixed as above.
         workers: Processes on this machine at once; those on one GPU share its memory.
         checkpoint_seconds: Time between checkpoints.
+        compile: Whether decoder layers are compiled for a GPU where training is long enough to pay for it.
         track: Where metrics are sent besides their log: "tensorboard", "wandb".
     """
 
@@ -24,6 +25,7 @@ class Execution:
     group_size: int | None = None
     workers: int = 1
     checkpoint_seconds: float = 60.0
+    compile: bool = True
     track: tuple[str, ...] = ()
 
 

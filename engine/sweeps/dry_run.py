@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachegen.common.errors import CrosstaxError, StoreError, in_one_line
 from cachegen.common.progress import progress_bar
@@ -32,6 +32,14 @@ from engine.sweeps.cost import (
 from engine.sweeps.sweep_file import Wanted, timm_name
 from engine.sweeps.timing import duration, measured_rate, read_events
 
+if TYPE_CHECKING:
+    import torch
+
+# Shares of the rate of products that a GPU may reach. Counted for an H100 and a 0.6B LM: eager execution moves so much
+# memory between products that a step takes five times as long as they do, a small card or a large LM less.
+GPU_SHARES = (0.15, 0.6)
+MANY = 200  # products to time
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -49,10 +57,10 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[Q
     """Forecast of a sweep as one JSON-ready object.
 
     `cells`: runs that differ in seeds only; `total`; `disk` (bytes); `rates`: by precision, operations per second (None
-    until groups have finished) and what they rest on; `lms`: for each LM whether the checks before a sweep could be
-    made, and `problem`, what they found (`engine.sweeps.preflight`); `transfer`: for each [[transfer]] table the
-    questions that all runs would be asked (None: not known) and a `problem`; `notes`. Sums are over runs whose cost is
-    known.
+    until groups have finished), what they rest on, and on a GPU a model in their place; `lms`: for each LM whether the
+    checks before a sweep could be made, and `problem`, what they found (`engine.sweeps.preflight`); `transfer`: for
+    each [[transfer]] table the questions that all runs would be asked (None: not known) and a `problem`; `notes`. Sums
+    are over runs whose cost is known.
     """
     rates = _rates({run.condition.dtype for run in runs}, out, device)
     opened, count = lru_cache(_open_dataset), question_counter()
@@ -83,8 +91,11 @@ def _open_dataset(path: Path | None) -> Dataset | None:
 
 
 def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str, Any]]:
-    """For each precision the rate of the groups that have finished in the sweep folder on this device, if any has."""
-    from cachegen.common.device import choose_device, device_name, emulated
+    """For each precision the rate of the groups that have finished in the sweep folder on this device, if any has.
+
+    `modelled`: without such groups, and on a GPU, the lowest and the highest rate to expect.
+    """
+    from cachegen.common.device import best_dtype, choose_device, device_name, emulated
 
     chosen = choose_device(device)
     name, events = device_name(chosen), read_events(out)
@@ -97,8 +108,24 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
                 f"not known: no group has finished in {out} on {name} in {dtype}; train one with --limit 1 in place of "
                 "--dry-run, then ask again"
             )
-        rates[dtype] = {"flops_per_second": rate, "basis": basis, "note": emulated(chosen, dtype)}
+        note, modelled = emulated(chosen, dtype), None
+        if chosen.type == "cuda" and dtype != best_dtype(chosen)[0]:
+            note = f"{name} computes bfloat16 faster than {dtype}; --set dtype=auto takes it, for runs of other ids"
+        if chosen.type == "cuda" and rate is None:
+            modelled = [share * _products_rate(chosen, dtype) for share in GPU_SHARES]
+        rates[dtype] = {"flops_per_second": rate, "basis": basis, "note": note, "modelled": modelled}
     return rates
+
+
+def _products_rate(device: "torch.device", dtype: str) -> float:
+    """Operations per second of matrix products of that precision there, from some of them."""
+    import torch
+
+    from engine.benchmark.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
+
+    product = matrix_product(device, getattr(torch, dtype))
+    many = {"products": lambda: [product() for _ in range(MANY)]}
+    return MANY * OPERATIONS / median(alternate(many, 3, wait=wait_for(device)), "products")
 
 
 def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
@@ -310,7 +337,17 @@ def dry_run_text(forecast: dict[str, Any]) -> str:
         number = "an unknown number of" if asked["questions"] is None else f"{asked['questions']:,}"
         problem = f"would fail: {asked['problem']}" if asked["problem"] else f"{number} questions about test images"
         lines.append(f"transfer {asked['name']}: {problem}")
-    lines += [f"time: {rate['basis']}" for rate in forecast["rates"].values()]
+    for dtype, rate in forecast["rates"].items():
+        lines.append(f"time: {rate['basis']}")
+        if rate["modelled"] is not None:
+            flops = sum(cell["flops"] or 0 for cell in forecast["cells"] if cell.get("dtype", dtype) == dtype)
+            least, most = (duration(flops / each) for each in reversed(rate["modelled"]))
+            low, high = GPU_SHARES
+            products = f"{rate['modelled'][1] / high / 1e12:.3g} TFLOP/s"
+            lines.append(
+                f"time, by a model that no card has confirmed: {least} to {most} in {dtype}, where a run reaches "
+                f"{high:.0%} to {low:.0%} of the rate of products, just measured as {products}"
+            )
     return "\n".join([*lines, *(f"note: {note}" for note in forecast["notes"])])
 
 

@@ -14,6 +14,8 @@ import torch
 from cachegen.common.rng import generator
 from engine.lm.prefix_sharing import Layout
 
+PADDING = 1.0  # repeated questions, at most, in tokens of the others: another row would start all kernels again
+
 
 @dataclass(frozen=True)
 class QuestionArrays:
@@ -52,7 +54,8 @@ class PackedRow:
 
     An *item* is one image of one run. Items are listed run by run (`items[r]`: image numbers of run r), the row
     holds them sorted by their number of questions: `place` (I,) says which listed item stands where. `question` (Q,)
-    are the positions of the row's questions in the arrays they came from, `run` (Q,) their runs.
+    are the positions of the row's questions in the arrays they came from, `run` (Q,) their runs. A question may stand
+    in a row several times: `share` (Q,) is 1 over how often it does.
     """
 
     layout: Layout
@@ -60,6 +63,12 @@ class PackedRow:
     place: torch.Tensor
     question: np.ndarray
     run: np.ndarray
+    share: np.ndarray
+
+    @property
+    def asked(self) -> int:
+        """How many different questions there are."""
+        return len(np.unique(self.question))
 
 
 def pack(
@@ -70,36 +79,47 @@ def pack(
     suffix: int,
     max_tokens: int,
     shared: bool = True,
-    balanced: bool = False,
+    even: bool = False,
 ) -> list[PackedRow]:
     """Pack questions, given by image and run, (Q,) each, into as few rows of `max_tokens` as they fill.
 
-    `balanced`: into as many, but of about equal length, which takes less memory than full ones and a rest. An image
-    whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
+    An image whose own questions exceed `max_tokens` has a row to itself. Unless `shared`, every question has an image
     of its own, since an LM that does not share them reads it anew for each.
+
+    `even`, for a GPU: rows of about equal length, which take less memory than full ones and a rest; and in each of them
+    all images have equally many questions, those of an image with fewer being repeated. So a row is one bucket, which
+    starts fewer kernels, and for which layers are compiled once. Where that would add more than `PADDING`, a new row
+    begins.
     """
     keys = np.stack([run, image] if shared else [run, image, np.arange(len(image))])
     pairs, item_of_question, counts = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
     # pairs (2 or 3, I): run and image of each item, in (run, image) order; counts (I,): its questions. Sorted by count,
     # items of equally many questions stand side by side and are one bucket of the layout: none is padded to the most.
     order = np.argsort(counts, kind="stable")  # equal counts stay in (run, image) order
-    # costs (I,): tokens of all items up to here; a row takes as many items as add `max_tokens`, and at least one.
-    costs = np.cumsum(prefix + suffix * counts[order])
-    cuts = _cuts(costs, max_tokens)
-    if balanced and len(cuts) > 1:
+
+    def cut(limit: int) -> list[slice]:
+        return _cuts(counts[order], prefix, suffix, limit, even)
+
+    cuts = cut(max_tokens)
+    if even and len(cuts) > 1:
         # The shortest rows of which as many are enough.
-        limits = range(int(costs[-1]) // len(cuts), max_tokens)
-        fewest = bisect_left(limits, True, key=lambda limit: len(_cuts(costs, limit)) <= len(cuts))
-        cuts = _cuts(costs, limits.start + fewest)
-    return [_row(pairs, item_of_question, counts, order[cut], n_runs, prefix, suffix) for cut in cuts]
+        limits = range((prefix * len(counts) + suffix * len(image)) // len(cuts), max_tokens)
+        fewest = bisect_left(limits, True, key=lambda limit: len(cut(limit)) <= len(cuts))
+        cuts = cut(limits.start + fewest)
+    return [_row(pairs, item_of_question, counts, order[each], n_runs, prefix, suffix, even) for each in cuts]
 
 
-def _cuts(costs: np.ndarray, max_tokens: int) -> list[slice]:
-    """Consecutive items of at most `max_tokens` together, or one that has more; `costs` (I,) are cumulative."""
+def _cuts(counts: np.ndarray, prefix: int, suffix: int, max_tokens: int, even: bool) -> list[slice]:
+    """Consecutive items of at most `max_tokens` together, or one that has more; `counts` (I,), rising: questions."""
     cuts, start = [], 0
-    while start < len(costs):
-        spent = costs[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(costs, spent + max_tokens, side="right")))
+    while start < len(counts):
+        # tokens (I - start,): of a row from here up to each item
+        tokens = np.cumsum(prefix + suffix * counts[start:])
+        fits = tokens <= max_tokens
+        if even:
+            filled = np.arange(1, len(tokens) + 1) * (prefix + suffix * counts[start:])
+            fits = (filled <= max_tokens) & (filled <= (1 + PADDING) * tokens)
+        stop = start + max(1, len(fits) if fits.all() else int(fits.argmin()))
         cuts.append(slice(start, stop))
         start = stop
     return cuts
@@ -113,9 +133,11 @@ def _row(
     n_runs: int,
     prefix: int,
     suffix: int,
+    even: bool,
 ) -> PackedRow:
     # `chosen` (I,): this row's items, by count. Buckets (sizes, values): so many items with so many questions each.
-    values, sizes = np.unique(counts[chosen], return_counts=True)
+    own = counts[chosen]
+    values, sizes = np.unique(np.full_like(own, own.max()) if even else own, return_counts=True)
     layout = Layout(tuple(zip(sizes.tolist(), values.tolist(), strict=True)), prefix, suffix)
     listed = np.argsort(pairs[0, chosen], kind="stable")  # run by run
     items = [pairs[1, chosen[listed]][pairs[0, chosen[listed]] == number] for number in range(n_runs)]
@@ -127,5 +149,10 @@ def _row(
     rank[chosen] = np.arange(len(chosen))
     # Questions in the order of their items, those of one item in table order; the layout's Q are this row's.
     by_item = np.argsort(rank[item_of_question], kind="stable")
-    question = by_item[: layout.questions]
-    return PackedRow(layout, items, torch.from_numpy(place), question, pairs[0, item_of_question[question]])
+    question, share = by_item[: own.sum()], np.ones(layout.questions, dtype=np.float32)
+    if even:
+        # (I, most): an item's questions, from the first again where it has fewer than the most.
+        number = np.arange(own.max()) % own[:, None]
+        question = question[(np.cumsum(own) - own)[:, None] + number].flatten()
+        share = (1 / (own.max() // own[:, None] + (number < own.max() % own[:, None]))).flatten().astype(np.float32)
+    return PackedRow(layout, items, torch.from_numpy(place), question, pairs[0, item_of_question[question]], share)

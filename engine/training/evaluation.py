@@ -47,7 +47,7 @@ def evaluate(
         shares = torch.softmax(vocabulary, dim=-1)
         mass = shares[:, tokens.yes] + shares[:, tokens.no]
         found.append(torch.cat([answers, mass[:, None]], dim=1))
-        advance(len(row.question))
+        advance(row.asked)
     table = np.empty((len(questions.image), 3), dtype=np.float32)
     for row, values in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
         table[row.question] = values.cpu().numpy()

@@ -203,7 +203,7 @@ def step_loss(
         suffix = step.suffix[row.question]
         states = prompt_row(lm, tokens, row, projectors, features, suffix)
         question, _, named = named_tokens(tokens, suffix)
-        weight = on_device(step.weight[row.question][question], lm.device)
+        weight = on_device((step.weight[row.question] * row.share)[question], lm.device)
         target, run = on_device(named, lm.device), on_device(row.run[question], lm.device)
         weighted = functional.cross_entropy(lm.vocabulary_logits(states), target, reduction="none") * weight
         return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())
@@ -218,7 +218,7 @@ def step_loss(
             target = torch.cat([target, torch.full_like(target, tokens.eos)])
     # logits (S Q, tokens) and target (S Q,) with S supervised tokens: all answers, then all EOS. A weight is 1 over the
     # run's questions in the step, so that the sum below is the sum of the runs' own means, however rows were packed.
-    weight = on_device(step.weight[row.question] / supervised, lm.device).repeat(supervised)
+    weight = on_device(step.weight[row.question] * row.share / supervised, lm.device).repeat(supervised)
     weighted = functional.cross_entropy(logits, target, reduction="none") * weight
     run = on_device(row.run, lm.device).repeat(supervised)  # (S Q,): whose loss each token's is
     return weighted.sum(), weighted.new_zeros(len(projectors)).index_add(0, run, weighted.detach())

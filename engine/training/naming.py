@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cachegen.common.device import on_device
+from cachegen.common.device import keeps_bytes, on_device
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
@@ -47,7 +47,7 @@ def log_probabilities(
     rank[order] = np.arange(len(order))
     part = (rank - starts) // most  # which of its image's rows a candidate stands in; `pack` takes it for a run
     count = int(part.max(initial=0)) + 1
-    rows = pack(image, part, count, prefix, width, max_tokens, lm.way == "shared")
+    rows = pack(image, part, count, prefix, width, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
     found = []
     for row, images in prefetched(rows, lambda row: (row, [features.fetch(items) for items in row.items])):
         own = suffix[row.question]
@@ -55,7 +55,7 @@ def log_probabilities(
         question, _, target = (on_device(each, lm.device) for each in named_tokens(tokens, own))
         said = lm.log_probabilities(states, target)
         found.append(torch.zeros(len(own), device=lm.device).index_add(0, question, said))
-        advance(len(own))
+        advance(row.asked)
     values = np.empty(len(image), dtype=np.float32)
     for row, each in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
         values[row.question] = each.cpu().numpy()

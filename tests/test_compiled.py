@@ -1,0 +1,172 @@
+"""Compiled decoder layers and the even rows that a GPU gets: the same answers and gradients, and few graphs.
+
+Layers are compiled on a CPU, with the attention of GPUs. Bounds come from the data, as in `test_prefix_sharing`.
+"""
+
+import numpy as np
+import pytest
+import torch
+from few import few
+from test_prefix_sharing import ANSWER, IMAGE, PATCHES, WIDTH, remove_masks, study
+from tiny import CONFIGS, tiny_lm
+
+from engine.lm import prefix_sharing
+from engine.lm.language_model import FrozenLM
+from engine.lm.prefix_sharing import Layout
+from engine.lm.projector import new_projector
+from engine.training.batches import PADDING, pack
+from engine.training.group import WORTH_COMPILING, worth_compiling
+from engine.training.loop import Step, step_loss
+
+CPU = torch.device("cpu")
+SLACK = 8
+ROWS = [(4, 2), (3, 2), (15, 1), (7, 4), (5, 3)]
+
+
+@pytest.fixture(autouse=True)
+def attention_of_gpus(monkeypatch):
+    monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
+    yield
+    torch.compiler.reset()
+
+
+class Counted:
+    """A backend that runs graphs as they are, and counts them."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph.forward
+
+
+def answered(lm, images, questions, gradient=True):
+    """Answer states of a row and their gradient at its tokens, float64."""
+    layout = Layout(((images, questions),), 8, 4)
+    rng = torch.Generator().manual_seed(0)
+    row = torch.randn(images * 8 + images * questions * 4, lm.width, generator=rng).to(lm.dtype)
+    ends = layout.answer_rows(torch.full((layout.questions,), 4))
+    with torch.set_grad_enabled(gradient):
+        row.requires_grad_(gradient)
+        states = lm.answer_states(row * 1, layout, ends)
+        weight = torch.randn(states.shape, generator=rng).to(states.dtype)
+        found = [torch.autograd.grad((states * weight).sum(), row)[0]] if gradient else []
+    return [x.detach().double() for x in (states, *found)]
+
+
+def away(found, exact):
+    return np.array([(a - b).abs().max().item() for a, b in zip(found, exact, strict=True)])
+
+
+def models(family):
+    compiled, eager, exact = (FrozenLM.wrap(tiny_lm(family), None, CPU) for _ in range(3))
+    exact.model.double()
+    return compiled, eager, exact
+
+
+@pytest.mark.parametrize("family", few(CONFIGS, "qwen3"))
+def test_rows_of_any_size_are_one_graph(family):
+    """One with gradients, one without, and one for a row of a single image."""
+    lm, eager, exact = models(family)
+    backend = Counted()
+    assert lm.compile_layers(backend) == ""
+    assert lm.compiled
+    backend.graphs = 0
+    for sizes in ROWS:
+        found = answered(lm, *sizes)
+        assert (
+            away(found, answered(exact, *sizes)) <= SLACK * away(answered(eager, *sizes), answered(exact, *sizes))
+        ).all()
+    with_gradients = backend.graphs
+    assert 1 <= with_gradients <= 2  # the first is taken up twice
+    for sizes in ROWS:
+        answered(lm, *sizes, gradient=False)
+    answered(lm, 1, 3)
+    assert backend.graphs == with_gradients + 2
+
+
+@pytest.mark.slow
+def test_generated_kernels():
+    """What inductor makes of a layer is as exact as eager execution, and fewer kernels than it starts."""
+    from torch._inductor import config, metrics
+
+    lm, eager, exact = models("qwen3")
+    with config.patch({"cpp.simdlen": 1, "cpp.threads": 1, "compile_threads": 1, "force_disable_caches": True}):
+        assert lm.compile_layers() == ""
+        metrics.reset()
+        for sizes in ROWS:
+            found, right = answered(lm, *sizes), answered(exact, *sizes)
+            assert (away(found, right) <= SLACK * away(answered(eager, *sizes), right)).all()
+    assert 10 < metrics.generated_kernel_count < 80  # of a layer, forward and backward; 166 in eager execution
+
+
+@pytest.mark.parametrize("fault", ["mask", pytest.param("numbers", marks=pytest.mark.slow)])
+def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
+    """Negative control: faults that compiling would bring in, and that eager execution does not have."""
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, CPU)
+    before = answered(lm, 4, 2)
+
+    def faulty(graph, inputs):
+        monkeypatch.undo()
+        monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
+        return graph.forward
+
+    if fault == "mask":
+        remove_masks(monkeypatch)
+        problem = lm.compile_layers(faulty)
+    else:
+
+        def off(graph, inputs):
+            return lambda *given: [x * 1.01 for x in graph(*given)]
+
+        problem = lm.compile_layers(off)
+    assert problem
+    assert not lm.compiled
+    assert torch.equal(answered(lm, 4, 2)[0], before[0])
+
+
+@pytest.mark.parametrize("steps", [0, WORTH_COMPILING])
+def test_a_cpu_never_compiles(steps):
+    assert not worth_compiling(CPU, steps)
+    assert worth_compiling(torch.device("cuda"), steps) == (steps > 0)
+
+
+@pytest.mark.parametrize("max_tokens", [30, 60, 10_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_even_rows_ask_everything_and_repeat_little(seed, max_tokens):
+    rng = np.random.default_rng(seed)
+    image, run = rng.integers(0, 9, 60), rng.integers(0, 2, 60)
+    rows = pack(image, run, 2, 9, 2, max_tokens, even=True)
+    assert sorted(np.concatenate([np.unique(row.question) for row in rows])) == list(range(60))
+    assert any(len(row.question) > row.asked for row in rows) or max_tokens < 60
+    for row in rows:
+        ((images, questions),) = row.layout.buckets
+        tokens = 9 * images + 2 * images * questions
+        assert tokens <= max_tokens or images == 1
+        assert tokens <= (1 + PADDING) * (9 * images + 2 * row.asked)
+        assert np.bincount(row.question, row.share, 60)[row.question] == pytest.approx(1)
+        assert (run[row.question] == row.run).all()
+
+
+def losses(even):
+    tokens, features = study()
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, CPU)
+    projector = new_projector((WIDTH, lm.width), torch.float32, 0, None, lm.embedding_rms)
+    weight = np.full(len(IMAGE), 1 / len(IMAGE), dtype=np.float32)
+    step, total = Step(np.arange(len(IMAGE)), ANSWER, weight, []), 0.0
+    rows = pack(IMAGE, np.zeros_like(IMAGE), 1, len(tokens.prefix) + PATCHES, 5, 10_000, even=even)
+    for row in rows:
+        items = [features[row.items[0]]]
+        loss, _ = step_loss(lm, tokens, step, row, [projector], items, "vocabulary")
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad for p in projector.parameters()], [len(row.layout.buckets) for row in rows]
+
+
+def test_even_rows_train_the_same():
+    plain, even = losses(False), losses(True)
+    assert even[0] == pytest.approx(plain[0], rel=1e-6)
+    for a, b in zip(even[1], plain[1], strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    assert max(plain[2]) > 1 == max(even[2])

@@ -93,8 +93,10 @@ class Dataset:
             has = f"it has {some(sorted(self.languages))}" if self.languages else "it has no other language"
             raise DatasetError(f"dataset {self.root}: no languages/{language}.csv; {has}; add the file")
         said = self.languages[language].phrases
-        tables = (table.assign(**said.loc[table.index].to_dict("series")) for table in (self.leaves, self.hypernyms))
-        leaves, hypernyms = tables
+        leaves, hypernyms = (
+            table.assign(phrase=said.loc[table.index, "phrase"], number=said.loc[table.index, "number"])
+            for table in (self.leaves, self.hypernyms)
+        )
         return replace(self, leaves=leaves, hypernyms=hypernyms)
 
     def image_path(self, key: str) -> Path:

@@ -118,7 +118,7 @@ def write_languages(world: World, folder: Path) -> dict[str, Any]:
     lexicon = TwoLanguages.of(make_lexicon(world.size, world.seed))
     shutil.copytree(world.dataset, folder)
     (folder / "languages").mkdir()
-    said = {named.name: named.phrase for named in (*lexicon.leaves, *lexicon.hypernyms)}
+    said = {leaf.name: leaf.phrase for leaf in lexicon.leaves} | {h.name: h.phrase for h in lexicon.hypernyms}
     said |= {"question_singular": "is there {phrase}", "question_plural": "are there {phrase}"}
     said |= {"answer_yes": "yes", "answer_no": "no"}
     rows = ["name,phrase", *(f"{name},{lexicon.translated(phrase)}" for name, phrase in said.items())]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cachegen.common.alternate import wait_for
 from cachegen.common.device import best_dtype, choose_device, device_memory
 from cachegen.common.errors import CrosstaxError, DatasetError, listing
 from cachegen.common.files import default_cache
@@ -21,7 +22,6 @@ from cachegen.data.inspection import Inspection, inspect_images
 from cachegen.encoders import load_encoder
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
-from engine.benchmark.alternate import wait_for
 from engine.design.condition import Condition
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import positions_of, resolve_lm

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cachegen.common.alternate import alternate, median, ratio
 from cachegen.common.errors import ConditionError
 from cachegen.common.random_init import random_init_lm
 from engine.benchmark import compare as comparing
-from engine.benchmark.alternate import alternate, median, ratio
 from engine.benchmark.compare import LOOPS, Setting, compare_ways, read_depths
 from engine.benchmark.lockstep import lockstep, products_of
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model

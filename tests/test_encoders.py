@@ -289,7 +289,7 @@ def test_unknown_names_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert "neither model_type" in refusal(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    assert "model type bert reads input_ids, not pictures" in refusal(tmp_path)
+    assert "model type bert reads input_ids, not images" in refusal(tmp_path)
 
 
 def hub_error(kind: type[RepositoryNotFoundError], message: str) -> RepositoryNotFoundError:

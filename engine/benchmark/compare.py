@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from cachegen.common.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
 from cachegen.common.device import keeps_bytes
 from cachegen.common.errors import ConditionError
 from cachegen.common.progress import progress_bar, tell
 from cachegen.common.random_init import random_init_lm
-from engine.benchmark.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
 from engine.benchmark.models import SUFFIX, bench_lm_config, vision_model
 from engine.benchmark.naive import ROWS, EncoderShape, Loop, Masked, Naive, naive_cost_of
 from engine.benchmark.work import Engine, Work

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cachegen.common.alternate import alternate, median, ratio, wait_for
 from cachegen.common.progress import progress_bar
 from cachegen.common.random_init import random_init_lm
-from engine.benchmark.alternate import alternate, median, ratio, wait_for
 from engine.benchmark.models import bench_lm_config, step_sizes
 from engine.benchmark.work import Engine, Work
 from engine.lm.language_model import FrozenLM

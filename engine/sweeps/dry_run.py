@@ -121,7 +121,7 @@ def _products_rate(device: "torch.device", dtype: str) -> float:
     """Operations per second of matrix products of that precision there, from some of them."""
     import torch
 
-    from engine.benchmark.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
+    from cachegen.common.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
 
     product = matrix_product(device, getattr(torch, dtype))
     many = {"products": lambda: [product() for _ in range(MANY)]}

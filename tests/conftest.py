@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("same")
 
 # Files that run whole studies, many commands or figures: `--quick` (of `make quick`) leaves them out.
 LONG = {
-    *("all_families", "every_encoder", "items", "item_model", "lm_views", "transfer"),
+    *("all_families", "every_encoder", "items", "item_model", "lm_views", "transfer", "lens", "compiled", "real_demo"),
     *("ask", "bad_input_data", "bad_input_runs", "bench", "cli", "containment", "curves", "demo"),
     *("docs", "executors", "export", "extract", "extraction_tasks", "fake_gpu", "figures", "fuzz", "kill"),
     "lm_families",

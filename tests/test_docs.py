@@ -204,10 +204,11 @@ def variants(smoke_world, demo: Path) -> Path:
     return world
 
 
-def run_page(page: Path, world: Path, crosstax) -> None:
+def run_page(page: Path, world: Path, crosstax, **stand_ins: str) -> None:
     """Carry out the commands of a page on the generated `world`, in the working folder."""
     for language, text in blocks(page):
-        text = text.replace("WORLD", str(world))
+        for name, stand_in in {"WORLD": str(world), **stand_ins}.items():
+            text = text.replace(name, stand_in)
         if language == "toml":
             Path(text.splitlines()[0].removeprefix("# ")).write_text(text)
         for words in commands(text) if language == "sh" else []:
@@ -236,6 +237,7 @@ def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
     assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
 
 
+@pytest.mark.slow
 def test_the_page_on_languages_runs(variants: Path, demo: Path, crosstax) -> None:
     (demo / "features.h5").symlink_to(demo / "demo" / "features.h5")
     run_page(ROOT / "docs" / "languages.md", variants, crosstax)

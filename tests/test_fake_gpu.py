@@ -23,7 +23,7 @@ TRAINED = {"pairs in bfloat16", "unshared", *SLOW} - {"extract", "probe", "ask"}
 EACH = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 # Of a step of a group of two runs with three layers: launches, and bytes copied to the device.
 MOST_LAUNCHES = {"several rows": 3700}
-MOST_COPIED = {"streamed": 3800}
+MOST_COPIED = {"streamed": 4000}
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def test_no_step_waits(found, case):
     assert len(steps) == 2
     for step in steps:
         assert step["waits"] == {}
-        assert 400 < step["launches"] <= MOST_LAUNCHES.get(case, 920)
+        assert 350 < step["launches"] <= MOST_LAUNCHES.get(case, 920)
         assert 500 < step["copied"] <= MOST_COPIED.get(case, 2100)
     ((wait, rows),) = evaluated["waits"].items()
     assert "evaluation.py" in wait
-    assert rows == (5 if case == "several rows" else 1)
+    assert rows == (6 if case == "several rows" else 1)
 
 
 @pytest.mark.parametrize(("case", "most"), [("depth, float32", 4700), ("depth, bfloat16", 5000)])

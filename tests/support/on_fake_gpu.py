@@ -243,7 +243,7 @@ def ask():
     asked = Study()
     asked.lm.tokenizer = word_tokenizer(["is", "there", "a", "crow", "saw", "yes", "no"])
     condition = Condition.of(SETTINGS, "x")
-    run = types.SimpleNamespace(condition=condition, features={"dtype": "bfloat16"})
+    run = types.SimpleNamespace(condition=condition, tested=condition, features={"dtype": "bfloat16"})
     asking.stored_features = lambda _, names: torch.zeros(len(names), PATCHES, WIDTH, dtype=torch.bfloat16)
     asker = asking.Asker(run, None, asked.lm, asked.projectors[0])
     with asked.gpu:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import KEYED
-from analysis.scores.f1 import auc
 from engine.runs.directory import RunDirectory
+from engine.runs.f1 import auc
 from engine.runs.lens import lens_problem, read_lens
 
 GROUP_WORDS = {"leaf": "leaves", "seen": "seen hypernyms", "heldout": "held-out hypernyms"}

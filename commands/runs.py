@@ -187,7 +187,9 @@ def sweep(
         folders, unplanned, count = error.folders, error.unplanned, error.count
     silent: dict[str, str] = {}
     unread: dict[str, str] = {}
-    done = [each for each in folders if RunDirectory(each).done and not RunDirectory(each).failed]
+    left = [folder.name for folder in folders if not RunDirectory(folder).over]
+    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+    done = [folder for folder in folders if folder.name not in (*left, *failed)]
     if questions:
         from engine.transfer import transfer
 
@@ -200,40 +202,32 @@ def sweep(
         looked = look(done, lenses, execution)
         say(f"{sum(each.now for each in looked)} runs read by layers")
         unread = {each.run.name: each.problem for each in looked if each.problem}
-    outcome = _outcome(out, folders, unplanned, count) | {"not_asked": silent, "not_read": unread}
+    _say_outcome(out, len(folders), left, failed, unplanned, count)
     if silent:
         say(f"{len(silent)} runs are done, but were not asked the questions of [[transfer]]")
     if unread:
         say(f"{len(unread)} runs are done, but were not read by layers as [lens] wants")
-    print_json(outcome, as_json)
-    if outcome["failed"] or unplanned or silent or unread or (outcome["left"] and (wait or executor != "slurm")):
+    result = {"out": str(out), "runs": [folder.name for folder in folders], "failed": list(failed), "left": left}
+    print_json(result | {"unplanned": unplanned, "not_asked": silent, "not_read": unread}, as_json)
+    if failed or unplanned or silent or unread or (left and (wait or executor != "slurm")):
         raise typer.Exit(1)
 
 
-def _outcome(out: Path, folders: list[Path], unplanned: list[str], count: int) -> dict[str, Any]:
-    """Say what became of the runs of a sweep; `count` of them failed before they had a folder."""
-    from engine.runs.directory import RunDirectory
-
-    left = [folder.name for folder in folders if not RunDirectory(folder).over]
-    failed = {folder.name: RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed}
+def _say_outcome(
+    out: Path, planned: int, left: list[str], failed: dict[str, str], unplanned: list[str], count: int
+) -> None:
+    """Say what became of the `planned` runs of a sweep, and of `count` that failed before they had a folder."""
     lines = [f"failed: {name}: {reason}" for name, reason in failed.items()]
     lines += [f"failed before they were planned: {run}" for run in unplanned]
     for line in lines[:MOST_LINES]:
         say(line)
     if len(lines) > MOST_LINES:
         say(f"and {len(lines) - MOST_LINES} more: crosstax status {out}")
-    say(f"{len(folders) - len(failed) - len(left)} runs done, {len(failed) + count} failed: {out}")
+    say(f"{planned - len(failed) - len(left)} runs done, {len(failed) + count} failed: {out}")
     if left:
         say(f"{len(left)} runs are not over: crosstax status {out}")
     if failed:
         say("the same command with --retry-failed tries failed runs again")
-    return {
-        "out": str(out),
-        "runs": [folder.name for folder in folders],
-        "failed": list(failed),
-        "left": left,
-        "unplanned": unplanned,
-    }
 
 
 def _sweep_probe(

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from cachegen.common.device import choose_device, on_device
 from cachegen.common.errors import CrosstaxError
@@ -25,11 +24,12 @@ from engine.design.questions import Categories
 from engine.lm.language_model import FrozenLM
 from engine.lm.lens import last_norm, nearest_tokens, nearness, spelt, states_of_names
 from engine.lm.projector import Projector
+from engine.runs.f1 import auc
 from engine.runs.finished import FinishedRun, open_run
-from engine.runs.lens import LensSettings, lens_problem, write_lens
+from engine.runs.lens import ROLES, LensSettings, lens_problem, write_lens
 from engine.runs.places import Places
 from engine.runs.planned import Execution
-from engine.sweeps.plan import MAX_TOKENS
+from engine.sweeps.plan import longest_row
 from engine.training.evaluation import Finish, layer_scores
 from engine.training.group import Opener, Shared
 from engine.transfer import OpenedInputs, by_inputs
@@ -37,7 +37,6 @@ from engine.transfer import OpenedInputs, by_inputs
 FIRST = (1, 5, 10)  # of the nearest, how many count
 SHOWN = 3  # nearest ones that are listed for each patch
 AT_ONCE = 8  # images
-ROLES = ("leaf", "sibling", "hypernym", "other leaf", "other hypernym")
 ABOUT = ("label", "image")  # whose names: of the leaf that an image is labelled as, or of the one it shows
 
 
@@ -75,7 +74,7 @@ def look(
                 if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
                     reader = None  # freed before the next is made
                     reader = _Reader.new(*of)
-                limit = execution.max_tokens or MAX_TOKENS
+                limit = execution.max_tokens or longest_row(shared.lm.device)
                 write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
             results.append(Looked(path, now))
         except CrosstaxError as error:
@@ -290,10 +289,8 @@ def _names_told(near: dict[int, list[np.ndarray]], reader: _Reader, chosen: pd.D
             role_IW = reader.roles[reader.known.leaf_numbers(chosen[f"{about}_leaf"])]
             for kind, kin in (("leaf", slice(0, count)), ("hypernym", slice(count, None))):
                 role, value = role_IW[:, kin].ravel(), values_IW[:, kin].ravel()
-                own = role == ROLES.index(kind)
-                ranks = rankdata(value[role >= 0])[own[role >= 0]]
-                others = int((role >= 0).sum()) - len(ranks)
-                area = (ranks.sum() - len(ranks) * (len(ranks) + 1) / 2) / (len(ranks) * others) if others else np.nan
+                counted, own = role >= 0, role == ROLES.index(kind)
+                area = auc(np.zeros(counted.sum(), dtype=int), own[counted], value[counted], 1)[0]
                 rows.append({"layer": layer, "about": about, "kind": kind, "auc": area, "images": len(values_IW)})
     return pd.DataFrame(rows)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
 from analysis.scores.baselines import add_baselines
-from analysis.scores.f1 import auc, mean_macro_f1, measure_categories, summarise
-from engine.runs.f1 import confusion_counts, macro_f1
+from analysis.scores.f1 import mean_macro_f1, measure_categories, summarise
+from engine.runs.f1 import auc, confusion_counts, macro_f1
 
 question = st.tuples(st.integers(0, 4), st.booleans(), st.integers(-2, 2))  # category, gold, margin in few values: ties
 tables = st.lists(question, min_size=1, max_size=60)

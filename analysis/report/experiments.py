@@ -16,6 +16,7 @@ from analysis.statistics.difference import EQUIVALENCE_MARGIN, Decision
 from analysis.statistics.intervals import correlation
 from analysis.study import POOLING, coherence_points
 from analysis.words import interval
+from engine.runs.lens import ROLES
 
 
 def yardsticks(page: Page) -> Data | None:
@@ -476,6 +477,3 @@ def lens(page: Page) -> Data | None:
         "leaf that an image is labelled as, or that it shows."
     )
     return {**found, "words": table("lens_words", caption, rows, columns, "lens_words.csv")} if rises else None
-
-
-ROLES = ("leaf", "sibling", "hypernym", "other leaf", "other hypernym")

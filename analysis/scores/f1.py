@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.predictions import derive_answers
-from engine.runs.f1 import confusion_counts, macro_f1
+from engine.runs.f1 import auc, confusion_counts, macro_f1
 
 Array = NDArray[np.float64]
 
@@ -24,26 +24,6 @@ MEANS = [
 ]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
 BASELINES = ("majority_f1", "coin_f1", "permuted_f1")  # columns added by `baselines.add_baselines`
-
-
-def auc(codes: NDArray[np.integer], gold: NDArray[np.bool_], score: Array, size: int) -> Array:
-    """Area under the ROC curve per category (C,), ties counted half.
-
-    NaN where only one answer occurs, or where a score is NaN, which has no rank; infinite scores have one.
-    """
-    order = np.lexsort((score, codes))
-    codes, gold, score = codes[order], gold[order], score[order]
-    new_tie = np.r_[True, (codes[1:] != codes[:-1]) | (score[1:] != score[:-1])][: len(codes)]
-    tie = np.cumsum(new_tie) - 1
-    first = np.flatnonzero(new_tie)
-    last = np.r_[first[1:], len(codes)] - 1
-    start = np.searchsorted(codes, codes)  # position of the first question of the same category
-    rank = (0.5 * (first + last))[tie] - start + 1 if len(codes) else np.empty(0)
-    yes = np.bincount(codes, weights=gold, minlength=size)
-    no = np.bincount(codes, minlength=size) - yes
-    above = np.bincount(codes, weights=rank * gold, minlength=size) - yes * (yes + 1) / 2
-    ranked = np.bincount(codes, weights=np.isnan(score), minlength=size) == 0
-    return np.divide(above, yes * no, out=np.full(size, np.nan), where=(yes * no > 0) & ranked)
 
 
 def homonyms(answers: pd.DataFrame) -> frozenset[str]:

@@ -9,8 +9,9 @@ mean that is taken off its scores is mostly of images that show it.
 import pandas as pd
 
 from analysis.cells import KEYED, seed_units
-from analysis.scores.f1 import GROUPS, auc
+from analysis.scores.f1 import GROUPS
 from analysis.statistics.difference import difference, seeds_by_hypernyms
+from engine.runs.f1 import auc
 
 NAMING = ["group", "category", "n_images", "n_candidates", "top1", "chance_top1", "auc", "auc_seen"]
 

@@ -25,10 +25,9 @@ import pandas as pd
 
 from analysis.published import PROBE_ITEMS, PROBE_POOLED
 from analysis.scores.baselines import add_baselines, majority_macro_f1
-from analysis.scores.f1 import auc
 from cachegen.common.errors import RunError
 from cachegen.common.files import read_json
-from engine.runs.f1 import confusion_counts, macro_f1
+from engine.runs.f1 import auc, confusion_counts, macro_f1
 
 SCHEMA = 1
 KEYS = ["leaf", "hypernym", "phrasing", "answer", "repeats"]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cachegen.common.errors import ModelError, is_fault
+from cachegen.common.files import digest_file
 from cachegen.common.hub import advice
 from cachegen.common.progress import progress_bar
-
-BLOCK = 2**22  # bytes
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,12 @@ class HubFile:
 
     def check(self, path: Path) -> None:
         """Raise `ModelError`, and remove the file, unless it has the hash that the hub told."""
-        large = len(self.hash) == 64
-        digest = hashlib.sha256() if large else hashlib.sha1(usedforsecurity=False)
-        if not large:
-            digest.update(f"blob {path.stat().st_size}\0".encode())
-        with path.open("rb") as handle:
-            while block := handle.read(BLOCK):
-                digest.update(block)
-        if digest.hexdigest() != self.hash:
+        if len(self.hash) == 64:
+            found = digest_file(path)
+        else:  # small files only
+            content = path.read_bytes()
+            found = hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+        if found != self.hash:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
             raise ModelError(

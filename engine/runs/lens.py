@@ -21,6 +21,7 @@ from engine.runs.directory import RunDirectory
 
 FOLDER, SEAL = "lens", "lens.json"
 SCHEMA = 1
+ROLES = ("leaf", "sibling", "hypernym", "other leaf", "other hypernym")  # of a name, to an image
 TABLES = ("layers", "words", "names", "nearest", "maps")
 
 # Sentences whose words are compared with patches, by the question that runs were trained with: generated worlds know

@@ -113,11 +113,12 @@ def _cuts(counts: np.ndarray, prefix: int, suffix: int, max_tokens: int, even: b
     """Consecutive items of at most `max_tokens` together, or one that has more; `counts` (I,), rising: questions."""
     cuts, start = [], 0
     while start < len(counts):
-        # tokens (I - start,): of a row from here up to each item
-        tokens = np.cumsum(prefix + suffix * counts[start:])
+        # No later item has fewer tokens than this one, so the row ends among so many items.
+        costs = prefix + suffix * counts[start : start + max_tokens // (prefix + suffix * int(counts[start])) + 1]
+        tokens = np.cumsum(costs)  # of a row from here up to each item
         fits = tokens <= max_tokens
         if even:
-            filled = np.arange(1, len(tokens) + 1) * (prefix + suffix * counts[start:])
+            filled = np.arange(1, len(tokens) + 1) * costs
             fits = (filled <= max_tokens) & (filled <= (1 + PADDING) * tokens)
         stop = start + max(1, len(fits) if fits.all() else int(fits.argmin()))
         cuts.append(slice(start, stop))

@@ -175,6 +175,11 @@ def world_replicate(
     twins: Annotated[bool, typer.Option("--twins", help="Also train with the worlds' variants.")] = False,
     runs: Annotated[int, typer.Option(help="Runs of each condition in a world.", min=1, max=3)] = 3,
     naming: Annotated[bool, typer.Option("--naming", help="Also train by names: the task name beside verify.")] = False,
+    languages: Annotated[
+        bool, typer.Option("--languages", help="Also learn in one language and ask in another.")
+    ] = False,
+    properties: Annotated[bool, typer.Option("--properties", help="Also ask about properties.")] = False,
+    lens: Annotated[bool, typer.Option("--lens", help="Also look inside the LM, layer by layer.")] = False,
     out: OutFolder = Path("replication"),
     threads: Threads = 1,
     as_json: Json = False,
@@ -193,7 +198,9 @@ def world_replicate(
 
     chosen = range(first_seed, first_seed + worlds)
     execution = Execution(device="cpu", max_tokens=16384)
-    studies = replicate(out, size, chosen, execution, twins=twins, naming=naming, seeds=runs)
+    wanted = {"twins": twins, "naming": naming, "languages": languages, "properties": properties, "lens": lens}
+    also = [name for name, want in wanted.items() if want]
+    studies = replicate(out, size, chosen, execution, also=also, seeds=runs)
     result = write_replication(out, {seed: study.runs for seed, study in studies.items()})
     say((out / "replicate.md").read_text(encoding="utf-8"))
     print_json({"out": str(out), **result}, as_json)

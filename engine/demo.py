@@ -1,7 +1,7 @@
 """The demo study up to its predictions, on one microworld or repeated over several."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,31 @@ from cachegen.common.files import read_json, write_json
 from cachegen.common.progress import console
 from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
-from cachegen.microworld.twins import TWINS, build_twin
+from cachegen.microworld.twins import LANGUAGES, PROPERTIES, TWINS, build_twin
 from cachegen.microworld.world import World, build_world
 from engine.design.condition import Sweep
+from engine.design.question_sets import question_source
+from engine.lens import look
 from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
 from engine.runs.directory import RunDirectory
+from engine.runs.lens import LensSettings
 from engine.runs.planned import Execution
 from engine.sweeps.executors.jobs import Executor, in_this_process
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.sweep_file import default_fields
+from engine.transfer import transfer
 
 RUN_SEEDS = [42, 218, 7]  # the paper's
 EPOCHS = 8
 # Chosen by the accuracy on leaves in one world (smoke, seed 0), see docs/naming.md.
 NAMING: dict[str, Any] = {"task": "name", "batch": 4, "epochs": 24, "learning_rate": 6e-3}
 SIGLIP = "encoder-siglip"
+LANGUAGE = "second"  # of the world's dataset in two languages
+CROSSING = [{"test_language": LANGUAGE}, {"train_language": LANGUAGE}]
+TOLD = "lm-property-questions"
+ASKED = ("properties", "leaf_properties")  # tables beside this LM
+LENS_IMAGES = 100
+MODELS = {"twins": TWINS, "languages": LANGUAGES, "properties": PROPERTIES}
 
 
 @dataclass(frozen=True)
@@ -41,29 +51,39 @@ class Demo:
     seconds: dict[str, float]
 
 
-def study_sweep(
-    world: World, features: Path, siglip_features: Path | None = None, naming: bool = False, seeds: int | None = None
-) -> Sweep:
+def study_sweep(world: World, features: Path, also: Collection[str] = (), seeds: int | None = None) -> Sweep:
     """Original, across and within with the pretrained LM, and original with random-init LMs; `seeds` of each or all.
 
-    With features of the SigLIP twin also original with it, and original with each twin of the LM. With `naming` also
-    the first four with the task `name`. The data seed is the world's, so that other worlds have other permutations and
-    negatives too.
+    `also`: "twins", original with each twin of the LM and, from features-siglip.h5 beside `features`, of
+    the encoder; "naming", the first four with the task `name`; "properties", the first four with the LM that was asked
+    about properties; "languages", the cells of two languages and their controls. The data seed is the world's, so that
+    other worlds have other permutations and negatives too.
     """
     paths = {"dataset": str(world.dataset), "features": str(features), "lm": str(world.lm)}
     shared = {**paths, **default_fields("microworld"), "epochs": EPOCHS, "data_seed": world.seed}
     run_seeds = RUN_SEEDS[:seeds]
+    untrained = [
+        {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
+        for twin, seed in enumerate(run_seeds)
+    ]
     grids: list[dict[str, Any]] = []
-    for task in [shared, shared | NAMING] if naming else [shared]:
+    for task in [shared, *([shared | NAMING] if "naming" in also else [])]:
         grids.append(task | {"shuffle": ["original", "across", "within"], "run_seed": run_seeds})
-        grids += [
-            task | {"lm_init": "random", "lm_seed": world.random_lm_seed(twin), "run_seed": seed}
-            for twin, seed in enumerate(run_seeds)
-        ]
-    if siglip_features is not None:
-        twins = [str(world.twin(name)) for name in TWINS if name != SIGLIP]
-        grids.append(shared | {"lm": twins, "run_seed": run_seeds})
-        grids.append(shared | {"features": str(siglip_features), "run_seed": run_seeds})
+        grids += [task | weights for weights in untrained]
+    shared = shared | {"run_seed": run_seeds}
+    if "twins" in also:
+        grids.append(shared | {"lm": [str(world.twin(name)) for name in TWINS if name != SIGLIP]})
+        grids.append(shared | {"features": str(features.with_name("features-siglip.h5"))})
+    if "properties" in also:
+        told = shared | {"lm": str(world.twin(TOLD))}
+        grids += [told | {"shuffle": ["original", "across", "within"]}, *(told | weights for weights in untrained)]
+    if "languages" in also:
+        both, apart = (str(world.twin(name)) for name in LANGUAGES if name.startswith("lm-"))
+        cells = shared | {"dataset": str(world.twin("two-languages")), "lm": both}
+        grids.append(cells | {"train_language": ["", LANGUAGE], "test_language": ["", LANGUAGE]})
+        crossing = cells | {"together": CROSSING}
+        grids += [crossing | {"lm": apart}, crossing | {"shuffle": "across"}]
+        grids += [crossing | weights for weights in untrained]
     return Sweep.expand(grids, "the demo study")
 
 
@@ -73,12 +93,14 @@ def run_study(
     seed: int,
     execution: Execution,
     *,
-    twins: bool = False,
-    naming: bool = False,
+    also: Collection[str] = (),
     seeds: int | None = None,
     executor: Executor = in_this_process,
 ) -> Demo:
-    """Carry out the study below `out`; whatever is already there or in the world cache is kept."""
+    """Carry out the study below `out`; whatever is already there or in the world cache is kept.
+
+    `also`: see `study_sweep`; "lens" reads the runs of the world's own dataset and LM layer by layer.
+    """
     record = out / "seconds.json"
     seconds: dict[str, float] = read_json(record) if record.exists() else {}
 
@@ -99,24 +121,44 @@ def run_study(
     extracted = extract(load_dataset(world.dataset), str(world.encoder), features)
     stage("features", started, worked=extracted["encoded"] > 0)
 
-    siglip_features = None
-    if twins:
-        started = time.perf_counter()
-        for name in TWINS:
-            build_twin(world, name)
-        siglip_features = out / "features-siglip.h5"
-        extracted = extract(load_dataset(world.dataset), str(world.twin(SIGLIP)), siglip_features)
-        stage("twins", started, worked=extracted["encoded"] > 0)
+    for extra, names in MODELS.items():
+        if extra in also:
+            started = time.perf_counter()
+            there = all(world.twin(name).is_dir() for name in names)
+            for name in names:
+                build_twin(world, name)
+            if extra == "twins":
+                siglip = out / "features-siglip.h5"
+                there &= extract(load_dataset(world.dataset), str(world.twin(SIGLIP)), siglip)["encoded"] == 0
+            stage(extra, started, worked=not there)
 
     started = time.perf_counter()
-    sweep = study_sweep(world, features, siglip_features, naming, seeds)
+    sweep = study_sweep(world, features, also, seeds)
     done = set((out / "runs").glob("*/DONE"))
     runs = tuple(run_sweep(sweep, out / "runs", execution, retry_failed=True, executor=executor))
     for directory in map(RunDirectory, runs):
         if directory.failed:
             raise RunError(f"{directory.path}: {directory.reason}")
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
+    _read_on(world, sweep, runs, also, execution)
     return Demo(world, out / "runs", runs, seconds)
+
+
+def _read_on(world: World, sweep: Sweep, runs: Sequence[Path], also: Collection[str], execution: Execution) -> None:
+    """What is asked of finished runs: properties of the LM that knows such questions, and layers of the demo's own."""
+    problems: list[tuple[Path, str | None]] = []
+    planned = list(zip(runs, sweep.runs, strict=True))
+    if "properties" in also:
+        told = [run for run, (inputs, _) in planned if Path(inputs.lm) == world.twin(TOLD)]
+        tables = [{"maker": "properties", "name": name, "table": world.twin(TOLD) / f"{name}.csv"} for name in ASKED]
+        asked = [question_source("properties", table) for table in tables]
+        problems += [(each.run, each.problem) for each in transfer(told, asked, execution)]
+    if "lens" in also:
+        own = [run for run, (inputs, c) in planned if Path(inputs.lm) == world.lm and c.task == "verify"]
+        problems += [(each.run, each.problem) for each in look(own, LensSettings(images=LENS_IMAGES), execution)]
+    for run, problem in problems:
+        if problem:
+            raise RunError(f"{run}: {problem}")
 
 
 def probe_lms(study: Demo, out: Path) -> list[Path]:

@@ -87,9 +87,9 @@ def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
     """One row per condition and scope of one world: means over its runs of the means over categories.
 
     The visual control without an LM (`analysis.scores.yardsticks`) stands among the conditions, on the same questions.
-    Columns: world, condition, scope ("leaves", "held-out", "depth 1", ..., one hypernym, the name of other questions, or
-    what was read at a layer), n_categories, n_runs, f1, auc, and the baselines majority_f1, coin_f1, permuted_f1, all
-    of test questions. Raises `RunError` for a failed run.
+    Columns: world, condition, scope ("leaves", "held-out", "depth 1", ..., one hypernym, other questions, or a layer of
+    the lens), n_categories, n_runs, f1, auc, and the baselines majority_f1, coin_f1, permuted_f1, all of test
+    questions. Raises `RunError` for a failed run.
     """
     sweep = load_sweep(runs[0].parent)
     lost = sorted({run.name for run in runs} - set(sweep.runs.index))
@@ -174,7 +174,9 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 
     `shown`: the interval lies above zero. `equivalent`: the 90 % interval lies within 5 points of F1 (or .05 of AUC).
     """
-    wide = table.pivot(index="world", columns=["condition", "scope"], values=[*MEASURES, "coin_f1"])
+    values = [*MEASURES, "coin_f1", "coin_auc"]
+    wide = table.assign(coin_auc=COIN_AUC).pivot(index="world", columns=["condition", "scope"], values=values)
+    wide = wide.dropna(axis=1, how="all")
     present = set(table["condition"])
     rows = []
     for above, below in CONTRASTS:
@@ -182,12 +184,11 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
             continue
         for scope in [name for name in table["scope"].unique() if name in PARTS or name in ASKED]:
             for measure, unit in MEASURES.items():
-                coin = wide.get(("coin_f1", above, scope)) if measure == "f1" else COIN_AUC
-                value, reference = (wide.get((measure, name, scope)) for name in (above, below))
-                reference = coin if below == COIN else reference
-                if value is None or reference is None or (value - reference).isna().all():
+                coin = ("coin_f1" if measure == "f1" else "coin_auc", above, scope)
+                columns = [(measure, above, scope), coin if below == COIN else (measure, below, scope)]
+                if not set(columns) <= set(wide):
                     continue
-                gap = difference((value - reference).to_frame(), unit=unit)
+                gap = difference((wide[columns[0]] - wide[columns[1]]).to_frame(), unit=unit)
                 about = {"above": above, "below": below, "scope": scope, "measure": measure}
                 verdict = {"shown": gap.decision is Decision.ABOVE, "equivalent": gap.equivalent}
                 rows.append(about | _spread(gap) | verdict)

@@ -1,7 +1,7 @@
 """The command that looks inside the LM of finished runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,8 +14,8 @@ from commands.options import (
     StorePlace,
     Threads,
     fix_threads,
-    print_json,
     say,
+    tell_runs,
 )
 
 
@@ -45,6 +45,7 @@ def lens(
     """
     fix_threads(threads)
     from analysis.lens import lens_scores, lens_text
+    from engine.design.condition import checked
     from engine.lens import look
     from engine.runs.lens import LensSettings
     from engine.runs.places import Places
@@ -52,13 +53,9 @@ def lens(
     from engine.transfer import run_folders
 
     fields = {"images": images, "pictures": pictures, "carriers": tuple(carrier or ())}
-    settings, folders = LensSettings.of(fields, "lens"), run_folders(runs)
+    settings, folders = checked(LensSettings, fields, "lens"), run_folders(runs)
     results = look(folders, settings, Execution(device=device, max_tokens=max_tokens), Places(dataset, features, lm))
     scores = lens_scores([each.run for each in results if not each.problem])
     say(lens_text(scores))
-    failed = {each.run.name: each.problem for each in results if each.problem}
-    say(f"{sum(each.now for each in results)} of {len(results)} runs read now; {len(failed)} runs failed")
-    rows: Any = scores.astype(object).where(scores.notna(), None).to_dict("records")
-    print_json({"runs": [str(each.run) for each in results], "scores": rows, "failed": failed}, as_json)
-    if failed:
-        raise typer.Exit(1)
+    say(f"{sum(each.now for each in results)} of {len(results)} runs read now")
+    tell_runs(results, scores, as_json)

@@ -4,11 +4,18 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from engine.lens import Looked
+    from engine.transfer import Transferred
 
 WorldSize = Literal["demo", "smoke"]
 OnUnreadable = Literal["stop", "mark"]
@@ -154,3 +161,15 @@ def say(text: str) -> None:
 def print_json(value: dict[str, Any], wanted: bool) -> None:
     if wanted:
         print(json.dumps(value))  # escapes of JSON are read alike whatever the encoding of a pipe
+
+
+def tell_runs(results: Sequence["Looked | Transferred"], scores: "pd.DataFrame", as_json: bool) -> None:
+    """End a command that has read finished runs: how many failed, the JSON object, and exit code 1 if any did."""
+    from analysis.words import json_rows
+
+    failed = {each.run.name: each.problem for each in results if each.problem}
+    say(f"{len(failed)} of {len(results)} runs failed")
+    runs = [str(each.run) for each in results]
+    print_json({"runs": runs, "scores": json_rows(scores), "failed": failed}, as_json)
+    if failed:
+        raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """Commands that put any questions to finished runs, or make such questions."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from commands.options import (
     fix_threads,
     print_json,
     say,
+    tell_runs,
 )
 
 
@@ -53,13 +54,8 @@ def transfer_ask(
     results = transfer(folders, asked, Execution(device=device, max_tokens=max_tokens), Places(dataset, features, lm))
     scores = transfer_scores([each.run for each in results if not each.problem], [each.called for each in asked])
     say(transfer_text(scores))
-    failed = {each.run.name: each.problem for each in results if each.problem}
-    asked_now = sum(each.asked for each in results)
-    say(f"{asked_now} question sets asked now, over {len(results)} runs; {len(failed)} runs failed")
-    rows: Any = scores.astype(object).where(scores.notna(), None).to_dict("records")
-    print_json({"runs": [str(each.run) for each in results], "scores": rows, "failed": failed}, as_json)
-    if failed:
-        raise typer.Exit(1)
+    say(f"{sum(each.asked for each in results)} question sets asked now, over {len(results)} runs")
+    tell_runs(results, scores, as_json)
 
 
 def transfer_make(

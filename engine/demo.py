@@ -155,7 +155,7 @@ def _read_on(world: World, sweep: Sweep, runs: Sequence[Path], also: Collection[
         problems += [(each.run, each.problem) for each in transfer(told, asked, execution)]
     if "lens" in also:
         own = [run for run, (inputs, c) in planned if Path(inputs.lm) == world.lm and c.task == "verify"]
-        problems += [(each.run, each.problem) for each in look(own, LensSettings(images=LENS_IMAGES), execution)]
+        problems += [(each.run, each.problem) for each in look(own, LensSettings(images=LENS_IMAGES, pictures=0), execution)]
     for run, problem in problems:
         if problem:
             raise RunError(f"{run}: {problem}")

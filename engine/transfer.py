@@ -23,7 +23,7 @@ from engine.design.question_sets import QuestionSet, QuestionSource, put_to
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.runs.planned import Execution, PlannedRun
-from engine.runs.transfer import answers_path, problem_of, write_answers
+from engine.runs.transfer import answers_path, answers_problem, write_answers
 from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
@@ -73,7 +73,7 @@ def transfer(
         try:
             for each in asked:
                 questions = found.questions(each, run)
-                if problem_of(run.directory, answers_path(run.directory, questions)):
+                if answers_problem(run.directory, answers_path(run.directory, questions)):
                     _ask(run, questions, found, execution)
                     count += 1
             results.append(Transferred(path, names, count))

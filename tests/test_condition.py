@@ -68,7 +68,7 @@ def test_a_sweep_file_crosses_its_lists_and_resolves_paths(tmp_path):
         ("[[grid]]\nshuffle = 'accross'", r"sweep.toml: grid 1: shuffle: .*original.*across"),
         ("[[grid]]\nlearning_rat = 1", r"grid 1: learning_rat: there is no such field"),
         ("[[grid]]\nablation = -1", r"ablation: .*greater than or equal to 0"),
-        ("[[grid]]\nablation = 110", r"condition: ablation is a percentage when ablation_kind is random"),
+        ("[[grid]]\nablation = 110", r"ablation is a percentage when ablation_kind is random"),
         ("[[grid]]\nremoved_as_negative = 'never'", "need ablation_kind = 'systematic'"),
         ("[[grid]]\nshuffled = 50", "needs shuffle = 'across'"),
         ("[[grid]]\nshuffle = 'swap'", "needs subset = 'swap'"),

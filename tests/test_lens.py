@@ -21,6 +21,7 @@ from analysis.report.dictionary import describe_columns
 from analysis.report.report import write_report
 from analysis.study import measure
 from cachegen.common.errors import ConditionError, ModelError
+from engine.design.condition import checked
 from engine.lens import ROLES, look, spread
 from engine.lm import lens
 from engine.lm.language_model import FrozenLM
@@ -297,7 +298,7 @@ def test_images_are_spread_over_leaves():
 )
 def test_wrong_settings_are_one_line(fields, message):
     with pytest.raises(ConditionError, match=message) as caught:
-        LensSettings.of(fields, "sweep.toml: [lens]")
+        checked(LensSettings, fields, "sweep.toml: [lens]")
     assert "\n" not in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ TINY = recipe.Size(
 TWINS = {"lm-no-hypernym-questions", "lm-no-family-words", "encoder-siglip"}
 CONDITIONS = {"original", "across", "within", "random-init LM"}
 NAMED = {f"{name}, by names" for name in CONDITIONS}
+CONTROLS_OF_CELLS = ("across", "random-init LM")
 CONTROLS = {f"kNN, no LM: {name}" for name in ("original", "across", "within", "encoder-siglip")}
 
 
@@ -124,6 +126,42 @@ def test_a_second_call_does_nothing_again_and_another_size_is_refused(replicatio
         "kNN, no LM: encoder-siglip"  # what was not asked for is not tabled
     }
     assert crosstax("world", "replicate", "--worlds", 1, "--size", "demo", "--out", out) == (2, None)
+
+
+def test_languages_properties_and_layers_are_tabled_as_the_runs_have_them(replication, crosstax):
+    """The scores of one run recomputed with scikit-learn from its saved answers."""
+    from sklearn.metrics import roc_auc_score
+
+    out, _ = replication
+    words = ["--worlds", 1, "--size", "smoke", "--runs", 1, "--languages", "--properties", "--lens", "--out", out]
+    code, result = crosstax("world", "replicate", *words)
+    assert code == 0
+    both, told = "lm-two-languages", "lm-property-questions"
+    cells = {f"{name}, {verb} in second" for verb in ("learned", "asked") for name in (both, f"{both}-no-bridge")}
+    cells |= {f"{both}, {control}, {verb} in second" for verb in ("learned", "asked") for control in CONTROLS_OF_CELLS}
+    cells |= {both, f"{both}, learned in second, asked in second"}
+    cells |= {told, *(f"{told}, {name}" for name in CONDITIONS - {"original"})}
+    table = pd.read_csv(out / "worlds.csv").set_index(["condition", "scope"])["auc"]
+    assert {name for name in table.index.unique(0) if "kNN" not in name} == CONDITIONS | cells
+    compared = {(row["above"], row["below"]) for row in result["contrasts"]}
+    assert {(f"{both}, asked in second", f"{both}-no-bridge, asked in second"), (told, "coin")} <= compared
+    # LM -> its run with original labels and the world's own encoder
+    found = sorted(out.glob("world-101/runs/encoder-lm*-pretrained-original-*-r42-*/config.json"))
+    own = {
+        Path(c["paths"]["lm"]).name: path.parent
+        for path in found
+        if (c := read_json(path))["condition"].get("task") != "name"
+    }
+    runs = {name: own[name] for name in ("lm", told)}
+    asked = pd.read_parquet(next((runs[told] / "transfer").glob("properties-*.parquet")))
+    areas = asked.groupby("group").apply(lambda own: roc_auc_score(own["answer"], own["logit_yes"] - own["logit_no"]))
+    assert table[told, "properties"] == pytest.approx(areas.mean())
+    layers = pd.read_parquet(runs["lm"] / "lens" / "layers.parquet")
+    for layer, own in layers[layers["group"] == "heldout"].groupby("layer"):
+        area = roc_auc_score(own["answer"], own["score"])
+        assert table["original", f"held-out hypernyms, layer {layer}"] == pytest.approx(area)
+    for head in ("| properties |", "| AUC | original |", "| names of leaves, layer 0 |"):
+        assert head in (out / "replicate.md").read_text()
 
 
 def test_the_markdown_says_what_the_table_says(replication):

@@ -61,7 +61,7 @@ WRONG = {
     "infinite": ("[tune.space]\nweight_decay = {low = 0.0, high = inf}", "no finite number"),
     "true": ("[tune.space]\nweight_decay = {low = false, high = 1.0}", "weight_decay.low: False is no finite"),
     "half a range": ("[tune.space]\nlearning_rate = {low = 1e-2}", "high: Field required"),
-    "unknown key": ("[tune.space]\nlearning_rate = {low = 1e-3, high = 1e-2, lag = true}", "lag: Extra inputs"),
+    "unknown key": ("[tune.space]\nlearning_rate = {low = 1e-3, high = 1e-2, lag = true}", "lag: there is no"),
     "step and log": ("[tune.space]\nbatch = {low = 8, high = 64, step = 8, log = true}", "step and log exclude"),
     "step of zero": ("[tune.space]\nbatch = {low = 8, high = 64, step = 0}", "step is 0"),
     "range of text": ("[tune.space]\nshuffle = {low = 0, high = 1}", "shuffle: no number"),

@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -25,6 +25,7 @@ from cachegen.common.hub import is_folder
 
 SCHEMA = 1
 LARGEST = 2**63 - 1  # what 64 bits hold
+ALTERNATIVES = ("range", "values")  # tags that pydantic puts between the names of nested fields
 MOST_RUNS = 100_000  # of one sweep; more are a slip
 MOST_CHARACTERS = 10_000  # of a template or question; 120,000 of them took 12 GB
 MOST_NESTED = 20  # tables and lists in one another
@@ -214,10 +215,7 @@ class Condition(BaseModel):
             fields: Names and values; fields that are left out have their default.
             where: Where the fields come from, to begin the error message with.
         """
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            raise ConditionError(f"{where}: {_problem(error)}; correct this field") from None
+        return checked(cls, fields, where)
 
     def changed(self) -> dict[str, Any]:
         """The fields that differ from their defaults, without those of another task."""
@@ -275,13 +273,22 @@ SEEDS = [
 ]
 
 
-def _problem(error: ValidationError) -> str:
-    """The first problem pydantic found, and where."""
-    first = error.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "condition"
-    if first["type"] == "extra_forbidden":
-        return f"{field}: there is no such field{meant(field, [*Condition.model_fields, *PLACES])}"
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}"
+Table = TypeVar("Table", bound=BaseModel)
+
+
+def checked(table: type[Table], fields: dict[str, Any], where: str) -> Table:
+    """`fields` as this kind of table. Raises `ConditionError`: `where` first, then the first field that is wrong."""
+    try:
+        return table.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"] if part not in ALTERNATIVES)
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            known = [*table.model_fields, *(PLACES if issubclass(table, Condition | Inputs) else ())]
+            problem = f"there is no such field{meant(field, known)}"
+        told = f"{field}: {problem}; correct this field" if field else f"{problem}; correct this table"
+        raise ConditionError(f"{where}: {told}") from None
 
 
 def _slug(name: str) -> str:
@@ -340,10 +347,7 @@ class Sweep(BaseModel):
         runs: dict[tuple[Inputs, Condition], None] = {}
         for number, grid in enumerate(grids, 1):
             for places, condition in cross(grid, f"{where}: grid {number}"):
-                try:
-                    runs[Inputs.model_validate(places), condition] = None
-                except ValidationError as error:
-                    raise ConditionError(f"{where}: grid {number}: {_problem(error)}; correct this field") from None
+                runs[checked(Inputs, places, f"{where}: grid {number}"), condition] = None
         if not runs:
             raise ConditionError(f"{where}: no runs; add a [[grid]] table with at least dataset, features and lm")
         return cls(runs=tuple(runs))

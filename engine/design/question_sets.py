@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from cachegen.common.errors import ConditionError, some
 from cachegen.common.files import digest_bytes, expanded, read_bounded
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
-from engine.design.condition import MOST_CHARACTERS, Condition
+from engine.design.condition import MOST_CHARACTERS, Condition, checked
 from engine.design.questions import Categories
 
 TRAINED = "trained wording"
@@ -122,13 +122,7 @@ class QuestionSource(BaseModel):
 
 def question_source(where: str, table: dict[str, Any], base: Path = Path()) -> QuestionSource:
     """A checked source; relative paths from `base`. Raises `ConditionError` naming the field that is wrong."""
-    try:
-        asked = QuestionSource.model_validate(table)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ConditionError(f"{where}: {field + ': ' if field else ''}{message}; correct this table") from None
+    asked = checked(QuestionSource, table, where)
     places = {name: getattr(asked, name) for name in ("questions", "table")}
     asked = asked.model_copy(update={name: base / expanded(place) for name, place in places.items() if place})
     if asked.questions is not None:

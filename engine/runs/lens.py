@@ -8,19 +8,16 @@ maps.parquet      a few pictures, patch by patch
 lens.json         written last: settings, the run's seal, and the tables' hashes
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from cachegen.common.errors import ConditionError, CrosstaxError
-from cachegen.common.files import digest_file, read_json, write_atomically, write_json
+from engine.runs.beside import beside_problem, write_beside
 from engine.runs.directory import RunDirectory
 
 FOLDER, SEAL = "lens", "lens.json"
-SCHEMA = 1
 ROLES = ("leaf", "sibling", "hypernym", "other leaf", "other hypernym")  # of a name, to an image
 TABLES = ("layers", "words", "names", "nearest", "maps")
 
@@ -56,17 +53,6 @@ class LensSettings(BaseModel):
                 raise ValueError(f"{carrier!r} needs {{phrase}} or {{noun}}, once")
         return carriers
 
-    @classmethod
-    def of(cls, fields: dict[str, Any], where: str) -> "LensSettings":
-        """Checked settings. Raises `ConditionError` naming the field that is wrong."""
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(map(str, problem["loc"]))
-            message = problem["msg"].removeprefix("Value error, ")
-            raise ConditionError(f"{where}: {field}: {message}; correct this field") from None
-
     def sentences(self, question: str) -> tuple[str, ...]:
         """The carriers for runs that were trained with this question."""
         return self.carriers or CARRIERS.get(question, PLAIN)
@@ -74,33 +60,19 @@ class LensSettings(BaseModel):
 
 def lens_problem(run: RunDirectory, settings: LensSettings | None = None) -> str | None:
     """Why a run's tables do not count, also if they have other `settings`; empty if they do, None without any."""
-    folder = run.file(FOLDER)
-    if not (folder / SEAL).is_file():
+    seal = run.file(FOLDER) / SEAL
+    if not seal.is_file():
         return None
-    try:
-        record: Any = read_json(folder / SEAL)
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            return "its seal is of another version"
-        if record.get("run") != digest_file(run.file("DONE")):
-            return "the run has changed since"
-        if settings is not None and record.get("settings") != settings.model_dump(mode="json"):
-            return "it has other settings"
-        found = {name: digest_file(folder / f"{name}.parquet") for name in TABLES}
-        return "" if record.get("tables") == found else "a table has changed since it was written"
-    except (CrosstaxError, OSError) as error:
-        return " ".join(str(error).split())
+    return beside_problem(run, seal, TABLES, **({} if settings is None else _facts(settings)))
 
 
 def write_lens(run: RunDirectory, settings: LensSettings, tables: dict[str, pd.DataFrame]) -> None:
     """Write a run's tables, the seal last."""
-    folder = run.file(FOLDER)
-    folder.mkdir(exist_ok=True)
-    (folder / SEAL).unlink(missing_ok=True)
-    for name in TABLES:
-        path = folder / f"{name}.parquet"
-        write_atomically(path, partial(tables[name].to_parquet, index=False))
-    facts = {"schema": SCHEMA, "settings": settings.model_dump(mode="json"), "run": digest_file(run.file("DONE"))}
-    write_json(folder / SEAL, facts | {"tables": {name: digest_file(folder / f"{name}.parquet") for name in TABLES}})
+    write_beside(run, run.file(FOLDER) / SEAL, {name: tables[name] for name in TABLES}, **_facts(settings))
+
+
+def _facts(settings: LensSettings) -> dict[str, Any]:
+    return {"settings": settings.model_dump(mode="json")}
 
 
 def read_lens(run: Path, name: str) -> pd.DataFrame:

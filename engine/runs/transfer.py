@@ -3,24 +3,20 @@
 NAME-DIGEST.parquet     questions (`engine.design.question_sets.put_to`) with logit_yes, logit_no, mass
 NAME-DIGEST.json        written last: what was asked, of which run, and the table's hash
 
-A table counts as long as its hash and the run's `DONE` are those of the seal. A set that is asked again with other
-questions replaces the answers under its name.
+A set that is asked again with other questions replaces the answers under its name.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from cachegen.common.errors import CrosstaxError
-from cachegen.common.files import digest_file, read_json, write_atomically, write_json
 from engine.design.question_sets import QuestionSet
+from engine.runs.beside import beside_problem, write_beside
 from engine.runs.directory import RunDirectory
 
 FOLDER = "transfer"
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -40,28 +36,16 @@ def answers_path(run: RunDirectory, asked: QuestionSet) -> Path:
     return run.file(FOLDER) / f"{asked.name}-{asked.digest[:16]}.parquet"
 
 
-def problem_of(run: RunDirectory, path: Path) -> str:
+def answers_problem(run: RunDirectory, path: Path) -> str:
     """Why a table of answers does not count; empty if it does."""
-    try:
-        record: Any = read_json(path.with_suffix(".json"))
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            return "its seal is of another version"
-        if record.get("run") != digest_file(run.file("DONE")):
-            return "the run has changed since"
-        return "" if record.get("table") == digest_file(path) else "its table has changed since it was written"
-    except (CrosstaxError, OSError) as error:
-        return " ".join(str(error).split())
+    return beside_problem(run, path.with_suffix(".json"), [path.stem])
 
 
 def write_answers(run: RunDirectory, asked: QuestionSet, table: pd.DataFrame) -> Path:
     """Write a run's answers to a set, the seal last; earlier answers of that name go."""
     path = answers_path(run, asked)
-    path.parent.mkdir(exist_ok=True)
-    path.with_suffix(".json").unlink(missing_ok=True)
-    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-    facts = {"schema": SCHEMA, "name": asked.name, "questions": asked.digest, "asked": len(table)}
-    facts |= {"run": digest_file(run.file("DONE")), "table": digest_file(path)}
-    write_json(path.with_suffix(".json"), facts)
+    facts = {"name": asked.name, "questions": asked.digest, "asked": len(table)}
+    write_beside(run, path.with_suffix(".json"), {path.stem: table}, **facts)
     for other in path.parent.glob("*.json"):
         if other != path.with_suffix(".json") and _name(other) == asked.name:
             other.unlink()
@@ -76,4 +60,4 @@ def _name(seal: Path) -> str:
 def answered(run: RunDirectory) -> Iterator[tuple[Answered, str]]:
     """Every table of answers of a run, and what is wrong with it (empty: nothing)."""
     for path in sorted(run.file(FOLDER).glob("*.parquet")):
-        yield Answered(_name(path), path), problem_of(run, path)
+        yield Answered(_name(path), path), answers_problem(run, path)

@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cachegen.common.errors import ConditionError, StoreError, meant
 from cachegen.common.files import expanded, read_bounded
 from cachegen.common.hub import is_there, looks_like_path
 from cachegen.features.store import FeatureStore
-from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, cross, parse_toml, tidy_place
+from engine.design.condition import MOST_RUNS, PLACES, Condition, Inputs, Sweep, checked, cross, parse_toml, tidy_place
 from engine.design.question_sets import QuestionSource, question_source
 from engine.runs.lens import LensSettings
 from engine.sweeps.presets import Preset, load_preset, preset_names
@@ -196,12 +196,7 @@ def probe_table(source: Path | Preset) -> ProbeTable | None:
     table = read_document(source).get("probe")
     if table is None:
         return None
-    try:
-        return ProbeTable.model_validate(table | {"lm": _tidy_lms(table.get("lm"))})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(map(str, problem["loc"]))
-        raise ConditionError(f"{_name(source)}: [probe]: {field}: {problem['msg']}; correct this field") from None
+    return checked(ProbeTable, table | {"lm": _tidy_lms(table.get("lm"))}, f"{_name(source)}: [probe]")
 
 
 def _tidy_lms(named: Any) -> Any:
@@ -222,7 +217,7 @@ def transfer_tables(source: Path | Preset) -> list[QuestionSource]:
 def lens_table(source: Path | Preset) -> LensSettings | None:
     """The [lens] table of a sweep; None if it has none. Raises `ConditionError` for a wrong one."""
     table = read_document(source).get("lens")
-    return None if table is None else LensSettings.of(table, f"{_name(source)}: [lens]")
+    return None if table is None else checked(LensSettings, table, f"{_name(source)}: [lens]")
 
 
 def default_fields(settings: str | None) -> dict[str, Any]:

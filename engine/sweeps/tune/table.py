@@ -30,13 +30,12 @@ from pydantic import (
     Field,
     PlainValidator,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from cachegen.common.errors import ConditionError
-from engine.design.condition import MOST_RUNS, PLACES, Condition
+from engine.design.condition import MOST_RUNS, PLACES, Condition, checked
 from engine.sweeps.sweep_file import read_document
 
 Params = dict[str, Any]
@@ -178,13 +177,7 @@ def read_tune(source: Any, name: str, **changes: Any) -> TuneTable:
     table = document.get("tune")
     if not isinstance(table, dict):
         raise ConditionError(f"{name} has no [tune] table; `crosstax presets tune` prints an example")
-    try:
-        return TuneTable.model_validate(table | changes)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"] if part not in ("range", "values"))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ConditionError(f"{name}: [tune]: {field + ': ' if field else ''}{message}; correct this field") from None
+    return checked(TuneTable, table | changes, f"{name}: [tune]")
 
 
 def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:

@@ -6,11 +6,7 @@ the user gave, such as a category "picture" or a question that ends in "in this 
 
 import itertools
 import re
-from dataclasses import replace
 
-from matplotlib.text import Text
-
-from analysis.figures.style import Drawn
 from analysis.study import Study
 
 WORDS = (  # pattern, what is said instead; in order
@@ -54,15 +50,6 @@ class Wording:
         ends = [0, *(end for span in found for end in span), len(page)]
         parts = [page[start:stop] for start, stop in itertools.pairwise(ends)]
         return "".join(part if place % 2 else self(part) for place, part in enumerate(parts))
-
-    def drawn(self, drawn: Drawn) -> Drawn:
-        """A figure, with what is written in it."""
-        if not self.items:
-            return drawn
-        for text in drawn.figure.findobj(Text):
-            assert isinstance(text, Text)
-            text.set_text(self(text.get_text()))
-        return replace(drawn, title=self(drawn.title), caption=self(drawn.caption), alt=self(drawn.alt))
 
 
 def _of_items(text: str) -> str:

@@ -15,11 +15,10 @@ import pandas as pd
 
 from analysis.lens import GROUP_WORDS, read_lenses
 from analysis.predictions import load_sweep
-from analysis.scores.f1 import BASELINES
 from analysis.statistics.difference import Decision, Difference, difference
 from analysis.study import measure as measure_sweep
 from analysis.transfer import transfer_groups
-from analysis.words import json_rows, number
+from analysis.words import BASELINES, json_rows, number
 from cachegen.common.errors import RunError
 from cachegen.common.files import write_json, write_text
 

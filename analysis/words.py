@@ -1,4 +1,4 @@
-"""Numbers as people read them, in tables and sentences, and as JSON has them."""
+"""Numbers as people read them, in tables and sentences, and as JSON has them; what runs are compared with, in words."""
 
 import math
 from typing import Any
@@ -7,6 +7,17 @@ import numpy as np
 import pandas as pd
 
 MISSING = "–"
+BASELINES = {  # columns that `scores.baselines` adds
+    "majority_f1": "majority answer",
+    "coin_f1": "fair coin",
+    "permuted_f1": "its own answers, permuted",
+}
+YARDSTICKS = {  # rows of `scores.yardsticks`
+    "knn": "neighbours of other leaves",
+    "knn_whitened": "neighbours of other leaves, whitened",
+    "oracle": "nearest leaf, then taxonomy",
+    "composition": "own leaf answers × text probe",
+}
 
 
 def missing(value: Any) -> bool:

@@ -34,7 +34,7 @@ LANGUAGE = "second"  # of the world's dataset in two languages
 CROSSING = [{"test_language": LANGUAGE}, {"train_language": LANGUAGE}]
 TOLD = "lm-property-questions"
 ASKED = ("properties", "leaf_properties")  # tables beside this LM
-LENS_IMAGES = 100
+LENS = LensSettings(images=100, pictures=0)
 MODELS = {"twins": TWINS, "languages": LANGUAGES, "properties": PROPERTIES}
 
 
@@ -155,7 +155,7 @@ def _read_on(world: World, sweep: Sweep, runs: Sequence[Path], also: Collection[
         problems += [(each.run, each.problem) for each in transfer(told, asked, execution)]
     if "lens" in also:
         own = [run for run, (inputs, c) in planned if Path(inputs.lm) == world.lm and c.task == "verify"]
-        problems += [(each.run, each.problem) for each in look(own, LensSettings(images=LENS_IMAGES, pictures=0), execution)]
+        problems += [(each.run, each.problem) for each in look(own, LENS, execution)]
     for run, problem in problems:
         if problem:
             raise RunError(f"{run}: {problem}")

@@ -19,6 +19,10 @@ FILES = {
 MAY_IMPORT = {  # from the bottom up; what stands further down may import what stands above it in its own package
     "cachegen": ("common", "data", "encoders", "features", "things", "pictograms", "microworld"),
     "engine": ("design", "lm", "runs", "training", "sweeps"),
+    "analysis": (
+        *("words", "published", "inputs", "cells", "tuning", "predictions", "lens", "statistics", "beside_paper"),
+        *("scores", "probes", "transfer", "study", "items", "replicate", "figures", "report", "release"),
+    ),
 }
 TOP = {"cachegen": (), "engine": ("cachegen",), "analysis": ("cachegen", "engine.design", "engine.runs"),
        "commands": ("cachegen", "engine", "analysis")}  # fmt: skip

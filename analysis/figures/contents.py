@@ -90,7 +90,8 @@ def draw_figures(study: Study, drawn_now: Callable[[str, Drawn], None] = lambda 
     with progress_bar("draw", len(FIGURES), "figures") as advance:  # much is computed when a figure first asks for it
         for name, draw in FIGURES.items():
             try:
-                drawn[name] = wording.drawn(draw(study))
+                figure = draw(study)
+                drawn[name] = figure.said(wording) if wording.items else figure
             except NotDrawnError as why:
                 absent[name] = wording(str(why))
             else:

@@ -8,9 +8,9 @@ Equal inputs give equal bytes.
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from analysis.cells import Labels, Setup, parts, setup_of
 from cachegen.common.files import write_atomically, write_text
@@ -130,6 +131,13 @@ class Drawn:
     def __post_init__(self) -> None:
         with style():
             settle(self.figure)
+
+    def said(self, wording: Callable[[str], str]) -> "Drawn":
+        """The figure with every text put through `wording`."""
+        for text in self.figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_text(wording(text.get_text()))
+        return replace(self, title=wording(self.title), caption=wording(self.caption), alt=wording(self.alt))
 
     def svg(self) -> str:
         """SVG text; glyphs are outlines, so it needs no font."""

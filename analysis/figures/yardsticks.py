@@ -21,9 +21,8 @@ from analysis.figures.style import (
     look_of,
     style,
 )
-from analysis.scores.yardsticks import YARDSTICKS
 from analysis.study import Study
-from analysis.words import number
+from analysis.words import YARDSTICKS, number
 
 LOOKS = {  # of the yardsticks: no conditions, so without colour
     "knn": Look(INK, INK, "<"),

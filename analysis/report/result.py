@@ -331,7 +331,7 @@ def _items(page: Page) -> Table:
     return table("item-model", caption, rows.to_dict("records"), columns, "item_model.csv")
 
 
-YARDSTICKS = [
+YARDSTICK_ROWS = [
     {"name": "majority answer", "paper_leaf": MAJORITY["leaf"], "paper_heldout": MAJORITY["heldout"]},
     {"name": "fair coin", "paper_heldout": COIN},
 ]
@@ -339,7 +339,7 @@ YARDSTICKS = [
 
 def beside_paper(page: Page) -> Data:
     """Sentences and table; the paper's cells that were not run here stay empty."""
-    rows = [*map(_row, page.pairs), *YARDSTICKS]
+    rows = [*map(_row, page.pairs), *YARDSTICK_ROWS]
     columns = [
         Column("condition", "name", "text"),
         Column("paper’s LM", lambda row: row.get("model", ""), "text"),

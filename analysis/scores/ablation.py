@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import LM_NAMES, Curve, parts, where
-from analysis.scores.f1 import BASELINES
+from analysis.words import BASELINES
 
 CURVE = ["series", "arm", "lm_init", "kind"]  # a curve in words
 HYPERNYMS = ("all", "no homonyms", "removed only")

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.predictions import derive_answers
+from analysis.words import BASELINES
 from engine.runs.f1 import auc, confusion_counts, macro_f1
 
 Array = NDArray[np.float64]
@@ -23,7 +24,6 @@ MEANS = [
     *("auc", "auc_no_homonyms", "auc_removed"),
 ]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
-BASELINES = ("majority_f1", "coin_f1", "permuted_f1")  # columns added by `baselines.add_baselines`
 
 
 def homonyms(answers: pd.DataFrame) -> frozenset[str]:

@@ -33,12 +33,6 @@ Array = NDArray[np.float64]
 
 CONTROLS = ("knn", "knn_whitened")
 VISUAL = (*CONTROLS, "oracle")  # read off features and labels; the same for all runs that ask the same questions
-YARDSTICKS = {
-    "knn": "neighbours of other leaves",
-    "knn_whitened": "neighbours of other leaves, whitened",
-    "oracle": "nearest leaf, then taxonomy",
-    "composition": "own leaf answers × text probe",
-}
 
 
 @dataclass(frozen=True)

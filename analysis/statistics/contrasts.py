@@ -16,16 +16,10 @@ import pandas as pd
 from scipy.special import ndtri
 
 from analysis.cells import Cell, Names, seed_units, shown_runs
-from analysis.scores.f1 import BASELINES
-from analysis.scores.yardsticks import YARDSTICKS
 from analysis.statistics.difference import Difference, adjusted, difference, seeds_by_hypernyms
+from analysis.words import BASELINES, YARDSTICKS
 
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"  # fixed before any result, or not
-BASELINE_NAMES = {
-    "majority_f1": "majority answer",
-    "coin_f1": "fair coin",
-    "permuted_f1": "its own answers, permuted",
-}
 KINDS = ("contrast", "chance", "yardstick", "setup", "swap")
 COLUMNS = [
     *("status", "kind", "setup", "above", "below", "difference", "low", "high", "boot_low", "boot_high", "worst"),
@@ -229,7 +223,7 @@ class Cells:
     def less_largest(self, status: str, cell: Cell) -> Contrast:
         """A cell less the largest of its baselines."""
         column = str(self.rows[cell][list(BASELINES)].mean().idxmax())
-        return self.less_baseline(status, "contrast", cell, column, f"largest baseline ({BASELINE_NAMES[column]})")
+        return self.less_baseline(status, "contrast", cell, column, f"largest baseline ({BASELINES[column]})")
 
     def counted(self) -> list[Cell]:
         """Cells of the setups that have an across or a random-init cell; all where none has one."""
@@ -283,7 +277,7 @@ def _chance(cells: Cells) -> Iterator[Contrast]:
     for cell in cells.rows:
         if not cell.pretrained or cell.labels.shuffle == "across":
             column = "permuted_f1"
-            yield cells.less_baseline(CONFIRMATORY, "chance", cell, column, BASELINE_NAMES[column])
+            yield cells.less_baseline(CONFIRMATORY, "chance", cell, column, BASELINES[column])
 
 
 def _not_fixed(cells: Cells) -> Iterator[Contrast]:

@@ -42,8 +42,8 @@ def answer(compared: list[Contrast]) -> list[str]:
     first = fixed[0].one
     of_setup = [c for c in compared if c.kind == "contrast" and c.one.setup == first.setup]
     own = [c for c in of_setup if c.one == first]
-    beside = [(_name(c), c.f1.verdict) for c in own if not isinstance(c.other, Cell) or not c.other.pretrained]
-    said = " and ".join(f"{verdict} compared with {name}" for name, verdict in beside)
+    beside = [c for c in own if not isinstance(c.other, Cell) or not c.other.pretrained]
+    said = " and ".join(_against(c.f1, _name(c)) for c in beside)
     labels = "" if first.labels.shuffle == "original" else " with labels shuffled within categories"
     sentences = [f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}: {said}."]
     moved = [(c.other.labels.shuffle, c) for c in own if isinstance(c.other, Cell) and c.other.pretrained]
@@ -57,17 +57,30 @@ def _name(c: Contrast) -> str:
     return "a random-init LM" if isinstance(c.other, Cell) else "the best of three simple baselines"
 
 
+def _against(difference: Difference, name: str) -> str:
+    """A difference as a clause: what its first side is beside `name`."""
+    size = f"{abs(difference.estimate):.1f} points {'above' if difference.estimate > 0 else 'below'} {name}"
+    words = {
+        Decision.EQUIVALENT: f"equivalent to {name} within {difference.margin:g} points",
+        Decision.UNDECIDED: f"{size}, which is undecided",
+    }
+    return words.get(difference.decision, size) + _limits(difference)
+
+
 def _moved(difference: Difference) -> str:
     """The other side of a difference, in words."""
-    size = f"{abs(difference.estimate):.1f} points"
+    size = f"{abs(difference.estimate):.1f} points {'lower' if difference.estimate > 0 else 'higher'}"
     words = {
-        Decision.ABOVE: f"{size} lower",
-        Decision.BELOW: f"{size} higher",
         Decision.EQUIVALENT: f"equivalent within {difference.margin:g} points",
-        Decision.UNDECIDED: f"{size} away, too uncertain to decide",
+        Decision.UNDECIDED: f"{size}, which is undecided",
     }
-    only = "" if difference.basis == OVER_BOTH else f"; {difference.basis}"
-    return words[difference.decision] + only
+    return words.get(difference.decision, size) + _limits(difference)
+
+
+def _limits(difference: Difference) -> str:
+    decided = difference.decision in (Decision.ABOVE, Decision.BELOW)
+    small = f", though within {difference.margin:g}" if decided and difference.equivalent else ""
+    return small + ("" if difference.basis == OVER_BOTH else f" ({difference.basis})")
 
 
 def _facts(page: Page) -> list[tuple[str, str]]:
@@ -131,7 +144,9 @@ def objections(page: Page) -> Iterator[str]:
         yield "All runs with shuffled labels share one label map, so another map might give another answer."
     if study.runs["lm"].nunique() == 1 or study.runs["encoder"].nunique() == 1:
         yield "Only one LM or one image encoder was run, so it is open whether others give the same answer."
-    yield "All questions are yes/no questions, so it is open whether a model would name the hypernym by itself."
+    if (study.runs["task"] == "verify").all():
+        yield "All questions are yes/no questions, so it is open whether a model would name the hypernym by itself."
+    yield "It is one set of categories, so it is open whether others give the same answer."
 
 
 def _leaves(row: Row) -> float:

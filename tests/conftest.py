@@ -74,6 +74,18 @@ def _svg_only():
         yield
 
 
+@pytest.fixture
+def no_models(monkeypatch):
+    """Mixed models and models of answers take half of a report's time; tests of its other parts do without."""
+    import pandas as pd
+
+    from analysis import study
+    from analysis.statistics.item_model import COLUMNS
+
+    monkeypatch.setattr(study, "fit_models", lambda *_: [])
+    monkeypatch.setattr(study, "item_table", lambda *_: pd.DataFrame(columns=COLUMNS))
+
+
 @pytest.fixture(scope="session")
 def small_study(tmp_path_factory):
     """Dataset, features and LM with random contents: quick to train on, with nothing to learn."""

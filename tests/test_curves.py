@@ -165,6 +165,7 @@ def test_the_main_figure_keeps_the_headline_only(drawn: dict[str, Drawn], tmp_pa
         assert set(draw_figures(alone).drawn) == {"depth"}
 
 
+@pytest.mark.usefixtures("no_models")
 def test_sections_and_summary_appear_with_their_runs(
     folder: Path, study: Study, drawn: dict[str, Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,12 +26,23 @@ hypothesis.settings.load_profile("same")
 # Files that run whole studies, many commands or figures: `--quick` (of `make quick`) leaves them out.
 LONG = {
     *("all_families", "every_encoder", "items", "item_model", "lm_views", "transfer", "lens", "compiled", "real_demo"),
-    *("ask", "bad_input_data", "bad_input_runs", "bench", "cli", "containment", "curves", "demo"),
+    *("ask", "bad_input_data", "bad_input_runs", "bench", "cli", "containment", "contrasts", "curves", "demo"),
     *("docs", "executors", "export", "extract", "extraction_tasks", "fake_gpu", "figures", "fuzz", "kill"),
     "lm_families",
     *("lm_folders", "microworld", "moved_runs", "offline", "own_dataset", "own_models", "own_tables", "page"),
-    *("page_browser", "probe", "ray", "reanalyze", "reliability", "replicate", "report", "resume", "same_bytes"),
-    *("same_pictures", "surroundings", "sweep", "system", "things", "tracking", "tune_runs", "wheel", "yardsticks"),
+    *("page_browser", "presets", "probe", "ray", "reanalyze", "reliability", "replicate", "report", "resume"),
+    *(
+        "same_bytes",
+        "same_pictures",
+        "surroundings",
+        "sweep",
+        "system",
+        "things",
+        "tracking",
+        "tune_runs",
+        "wheel",
+        "yardsticks",
+    ),
 }
 
 

@@ -64,7 +64,9 @@ def test_no_step_waits(found, case):
     assert rows == (6 if case == "several rows" else 1)
 
 
-@pytest.mark.parametrize(("case", "most"), few([("depth, float32", 4700), ("depth, bfloat16", 5000)], ("depth, bfloat16", 5000)))
+@pytest.mark.parametrize(
+    ("case", "most"), few([("depth, float32", 4700), ("depth, bfloat16", 5000)], ("depth, bfloat16", 5000))
+)
 def test_launches_of_a_step_of_28_layers(found, case, most):
     assert all(3000 < launches <= most for launches in found[case])
 

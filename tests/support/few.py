@@ -7,6 +7,8 @@ def few(values, *normal):
     """The values as parameters; those that are not in `normal` are for `-m slow`."""
     assert set(normal) <= set(values)
     return [
-        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=() if value in normal else pytest.mark.slow)
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)), marks=() if value in normal else pytest.mark.slow
+        )
         for value in values
     ]

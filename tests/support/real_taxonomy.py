@@ -19,6 +19,8 @@ def write_real_taxonomy(root, files=None):
     items = [(f"{leaf}/{number:02d}.jpg", leaf) for leaf, count in files.items() for number in range(count)]
     pd.DataFrame(items, columns=["item", "leaf"]).to_csv(root / "items.csv", index=False)
     columns = ["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase"]
-    pairs = pairs.rename(columns=dict(zip(["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"], columns[:2] + columns[3:])))
+    pairs = pairs.rename(
+        columns=dict(zip(["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"], columns[:2] + columns[3:]))
+    )
     pairs.assign(number="singular")[columns].to_csv(root / "taxonomy.csv", index=False)
     return root

@@ -221,9 +221,7 @@ def row_of(lm, prefix):
 
 
 WINDOWS, WAYS = (1, 3, 8, 21, 24), ("products", "sdpa")
-ONCE = [
-    (*pair, way) for pair in zip(WINDOWED, cycle(WINDOWS), strict=False) for way in WAYS
-]  # each family, each window
+ONCE = [(*pair, way) for pair in zip(WINDOWED, cycle(WINDOWS), strict=False) for way in WAYS]
 
 
 @pytest.mark.parametrize(("family", "window", "way"), few([*product(WINDOWED, WINDOWS, WAYS)], *ONCE))

@@ -18,9 +18,8 @@ def write_real_taxonomy(root, files=None):
         files = 4 * pd.read_csv(REFERENCE / "test_images_per_leaf.csv", index_col=0)["n_test_images"] - 2
     items = [(f"{leaf}/{number:02d}.jpg", leaf) for leaf, count in files.items() for number in range(count)]
     pd.DataFrame(items, columns=["item", "leaf"]).to_csv(root / "items.csv", index=False)
+    pairs = pairs.rename(columns={"leaf_uniqueID": "leaf", "leaf_np": "leaf_phrase", "hypernym_id": "hypernym"})
+    pairs = pairs.rename(columns={"hyper_np": "hypernym_phrase"}).assign(number="singular")
     columns = ["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase"]
-    pairs = pairs.rename(
-        columns=dict(zip(["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"], columns[:2] + columns[3:]))
-    )
-    pairs.assign(number="singular")[columns].to_csv(root / "taxonomy.csv", index=False)
+    pairs[columns].to_csv(root / "taxonomy.csv", index=False)
     return root

@@ -89,7 +89,8 @@ def probe_points(runs: pd.DataFrame, categories: pd.DataFrame, probes: OfRun) ->
     about = about[about.index.isin(probes)]
     if about.empty:
         return pd.DataFrame(columns=[*KEYED, "method", "category", *TEXT.values(), "f1", "auc", "permuted_f1"])
-    scored = {id(probe): probe_scores(probe.table) for own in probes.values() for probe in own}
+    each = {id(probe): probe for own in probes.values() for probe in own}  # many runs have the same one
+    scored = {key: probe_scores(probe.table) for key, probe in each.items()}
     text = {key: table.groupby("hypernym")[list(TEXT)].mean().rename(columns=TEXT) for key, table in scored.items()}
     known = pd.concat(
         {(run_id, probe.method): text[id(probe)] for run_id in about.index for probe in probes[run_id]},

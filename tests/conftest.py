@@ -24,15 +24,13 @@ hypothesis.settings.load_profile("same")
 
 
 # Files that run whole studies, many commands or figures: `--quick` (of `make quick`) leaves them out.
-LONG = {
-    *("all_families", "every_encoder", "items", "item_model", "lm_views", "transfer", "lens", "compiled", "real_demo"),
-    *("ask", "bad_input_data", "bad_input_runs", "bench", "cli", "containment", "curves", "demo"),
-    *("docs", "executors", "export", "extract", "extraction_tasks", "fake_gpu", "figures", "fuzz", "kill"),
-    "lm_families",
-    *("lm_folders", "microworld", "moved_runs", "offline", "own_dataset", "own_models", "own_tables", "page"),
-    *("page_browser", "probe", "ray", "reanalyze", "reliability", "replicate", "report", "resume", "same_bytes"),
-    *("same_pictures", "surroundings", "sweep", "system", "things", "tracking", "tune_runs", "wheel", "yardsticks"),
-}
+LONG = """
+    all_families ask bad_input_data bad_input_runs bench cli compiled containment contrasts curves demo docs
+    every_encoder executors export extract extraction_tasks fake_gpu figures fuzz item_model items kill lens
+    lm_families lm_folders lm_views microworld moved_runs offline own_dataset own_models own_tables page
+    page_browser presets probe ray real_demo reanalyze reliability replicate report resume same_bytes same_pictures
+    surroundings sweep system things tracking transfer tune_runs wheel yardsticks
+"""
 
 
 def pytest_addoption(parser):
@@ -40,7 +38,7 @@ def pytest_addoption(parser):
 
 
 def pytest_ignore_collect(collection_path, config):
-    return True if config.option.quick and collection_path.stem.removeprefix("test_") in LONG else None
+    return True if config.option.quick and collection_path.stem.removeprefix("test_") in LONG.split() else None
 
 
 # A process takes whole files: those that take longest are begun first, so that all processes end together.
@@ -72,6 +70,18 @@ def _svg_only():
         for kind in ("pdf", "png"):
             patch.setattr(Drawn, kind, lambda _, kind=kind: f"a {kind} that no test looks at".encode())
         yield
+
+
+@pytest.fixture
+def no_models(monkeypatch):
+    """Mixed models and models of answers take half of a report's time; tests of its other parts do without."""
+    import pandas as pd
+
+    from analysis import study
+    from analysis.statistics.item_model import COLUMNS
+
+    monkeypatch.setattr(study, "fit_models", lambda *_: [])
+    monkeypatch.setattr(study, "item_table", lambda *_: pd.DataFrame(columns=COLUMNS))
 
 
 @pytest.fixture(scope="session")

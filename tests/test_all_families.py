@@ -4,10 +4,12 @@ A quick part has one family for each mechanism; `pytest -m slow` has all, and co
 docs/models.md. A new version of transformers shows what is new there.
 """
 
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
 import torch
+from few import few
 from lm_families import documented, examine, families, tiny_of
 
 from cachegen.common.errors import ModelError
@@ -88,8 +90,13 @@ def without_soft_cap(q, k, v, layout, scale, pattern, _, sinks, composed=prefix_
     return composed(q, k, v, layout, scale, pattern, None, sinks)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("fault", FAULTS)
+def in_turn(kinds):
+    """Every kind in both precisions; the normal run takes them in turn."""
+    precisions = (torch.float32, torch.bfloat16)
+    return few([*product(kinds, precisions)], *zip(kinds, cycle(precisions), strict=False))
+
+
+@pytest.mark.parametrize(("fault", "dtype"), in_turn(FAULTS))
 def test_the_check_sees_each_fault_in_each_precision(fault, dtype, monkeypatch):
     """Also with weights as small as an untrained LM's, where answers hardly depend on the order of tokens."""
     FAULTS[fault](monkeypatch)
@@ -105,8 +112,7 @@ def test_the_check_sees_each_fault_in_each_precision(fault, dtype, monkeypatch):
             assert FrozenLM.wrap(model, None, CPU).way == "unshared"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["lfm2", "mamba2", "qwen3_5_text", "jamba"])
+@pytest.mark.parametrize(("kind", "dtype"), in_turn(["lfm2", "mamba2", "qwen3_5_text", "jamba"]))
 def test_a_state_that_leaks_is_seen_in_each_precision(kind, dtype):
     lm = FrozenLM.wrap(tiny_of(kind).to(dtype), None, CPU)
     assert (lm.way, lm.reason) == ("unshared", "a question's answer depends on other questions or images")

@@ -24,6 +24,7 @@ def file_of(study, folder, grids):
     return sweep_file(folder / "sweep.toml", places_of(study) | SETTINGS, grids)
 
 
+@pytest.mark.usefixtures("no_models")
 def test_train_evaluate_and_analyze_one_condition(crosstax, small_study, tmp_path):
     code, out, _ = crosstax(
         "train", *inputs_of(small_study), "--out", tmp_path / "runs", "--json", *settings(run_seed=3)

@@ -117,7 +117,7 @@ BAD = {
     "of no known activation": (with_config(hidden_act="swoosh"), "no 'swoosh' is known", False),
     "weights missing": (without("model.safetensors"), "model.safetensors", None),
     "config missing": (without("config.json"), "config.json", True),
-    "folder missing": (nowhere, "not-there", True),
+    "folder missing": (nowhere, "folder missing", True),
 }
 
 
@@ -128,33 +128,30 @@ def good(small_study, tmp_path_factory):
     return bytes_of(folder)
 
 
-def both(study, bad):
-    return study.sweep(lm=[str(bad), str(study.lm)], run_seed=1)
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_lm_fails_alone(small_study, good, tmp_path, monkeypatch, name):
-    """In a sweep over it and a good one; where it is known beforehand, nothing of it is queued."""
-    make, says, beforehand = BAD[name]
-    bad = make(tmp_path / "not-there", small_study)
+def test_bad_lms_fail_alone(small_study, good, tmp_path):
+    """In a sweep over all of them and a good one; of what is known beforehand, nothing is queued."""
+    bad = {str(make(tmp_path / name, small_study)): name for name, (make, _, _) in BAD.items()}
     out, queued = tmp_path / "runs", []
 
     def executor(tasks):
         queued.extend(tasks)
         local(workers=1)(tasks)
 
-    try:
-        folders = run_sweep(both(small_study, bad), out, ALONE, executor=executor)
-        reasons = [RunDirectory(folder).reason for folder in folders if RunDirectory(folder).failed]
-    except UnplannedError as error:
-        folders, reasons = error.folders, error.unplanned
-    (reason,) = reasons
-    assert says in reason
-    assert reason.isprintable()
-    assert reason in status_text(sweep_status(out))
-    assert bytes_of(folders[-1]) == good
-    if beforehand is not None:
-        assert len(queued) == (1 if beforehand else 2)
+    with pytest.raises(UnplannedError) as error:
+        run_sweep(small_study.sweep(lm=[*bad, str(small_study.lm)], run_seed=1), out, ALONE, executor=executor)
+    *failed, sound = error.value.folders
+    reasons = {lm: text for text in error.value.unplanned for lm in bad if f"{lm}: " in text}
+    planned_ones = [lm for lm in bad if lm not in reasons]
+    reasons |= {lm: RunDirectory(folder).reason for lm, folder in zip(planned_ones, failed, strict=True)}
+    shown = status_text(sweep_status(out))
+    tried = {task.runs[0].inputs.lm for task in queued}
+    for lm, name in bad.items():
+        _, says, beforehand = BAD[name]
+        assert says in reasons[lm]
+        assert reasons[lm].isprintable()
+        assert reasons[lm] in shown
+        assert beforehand is None or beforehand == (lm not in tried)
+    assert bytes_of(sound) == good
 
 
 def test_the_command_says_what_failed_and_skips_it(small_study, tmp_path, crosstax):
@@ -261,15 +258,20 @@ def raising_at(monkeypatch, place, error, which=1):
     monkeypatch.setattr(module, name, wrapper)
 
 
+@pytest.fixture(scope="module")
+def whole(small_study, tmp_path_factory):
+    """The bytes of two runs that nothing befalls."""
+    return all_bytes(run_sweep(small_study.sweep(run_seed=[1, 2], epochs=1), tmp_path_factory.mktemp("whole"), ALONE))
+
+
 @pytest.mark.parametrize(("place", "error"), [*zip(PLACES, RAISED, strict=True)], ids=[name for _, name in PLACES])
-def test_whatever_is_raised_is_one_groups(small_study, tmp_path, monkeypatch, place, error):
+def test_whatever_is_raised_is_one_groups(small_study, whole, tmp_path, monkeypatch, place, error):
     runs = small_study.sweep(run_seed=[1, 2], epochs=1)
-    reference = all_bytes(run_sweep(runs, tmp_path / "whole", ALONE))
     out = tmp_path / "runs"
     with monkeypatch.context() as patch:
         raising_at(patch, place, error)
         first, second = run_sweep(runs, out, ALONE)
-    assert bytes_of(second) == reference[1]
+    assert bytes_of(second) == whole[1]
     failed = RunDirectory(first)
     record = json.loads((first / "FAILED").read_text())
     assert record["type"] == type(error).__name__
@@ -281,7 +283,7 @@ def test_whatever_is_raised_is_one_groups(small_study, tmp_path, monkeypatch, pl
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "run_group", lambda *args: pytest.fail("went on"))
         run_sweep(runs, out, ALONE)
-    assert all_bytes(run_sweep(runs, out, ALONE, retry_failed=True)) == reference
+    assert all_bytes(run_sweep(runs, out, ALONE, retry_failed=True)) == whole
     assert not (first / "traceback.txt").exists()
 
 
@@ -297,18 +299,17 @@ def test_what_concerns_all_ends_the_command(small_study, tmp_path, monkeypatch, 
     assert all(RunDirectory(folder).done for folder in run_sweep(runs, tmp_path, ALONE))
 
 
-def test_a_group_that_failed_in_training_goes_on_from_its_checkpoint(small_study, tmp_path, monkeypatch):
+def test_a_group_that_failed_in_training_goes_on_from_its_checkpoint(small_study, whole, tmp_path, monkeypatch):
     """As after a store that could not be read for a moment; the bytes are those of one that never failed."""
     runs = small_study.sweep(run_seed=[1, 2], epochs=1)
     together = Execution(device="cpu", checkpoint_seconds=0.0)
-    reference = all_bytes(run_sweep(runs, tmp_path / "whole", together))
     out = tmp_path / "runs"
     with monkeypatch.context() as patch:
         raising_at(patch, (training, "step_loss"), OSError(116, "Stale file handle", "/elsewhere"), which=4)
         folders = run_sweep(runs, out, together)
     assert all(RunDirectory(folder).failed for folder in folders)
     run_sweep(runs, out, together)
-    assert all_bytes(run_sweep(runs, out, together, retry_failed=True)) == reference
+    assert all_bytes(run_sweep(runs, out, together, retry_failed=True)) == whole
     assert [event["from_step"] for event in read_events(out) if event["event"] == "begin"] == [0, 3]
 
 

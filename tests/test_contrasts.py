@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from few import few
 from rich.console import Console
 from synthetic_sweep import CELLS, World, write_sweep
 
@@ -31,8 +32,13 @@ def confirmatory(study: Study, kind: str = "contrast") -> list[Contrast]:
     return [c for c in study.compared if (c.status, c.kind) == (CONFIRMATORY, kind)]
 
 
-def test_contrasts_of_a_study_with_transfer(tmp_path: Path) -> None:
-    study = study_of(tmp_path)
+@pytest.fixture(scope="module")
+def transfer(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return study_of(tmp_path_factory.mktemp("transfer"))
+
+
+def test_contrasts_of_a_study_with_transfer(transfer: Study) -> None:
+    study = transfer
     contrasts = confirmatory(study)
     assert [(c.above, c.below) for c in contrasts] == [
         ("pretrained LM, original", "largest baseline (its own answers, permuted)"),
@@ -103,7 +109,7 @@ def test_one_seed_is_said_wherever_a_decision_is(tmp_path: Path) -> None:
     assert study.contrasts["verdict"].str.endswith(f"({THESE_SEEDS})").all()
 
 
-@pytest.mark.parametrize("number", [0, 1, *(pytest.param(number, marks=pytest.mark.slow) for number in range(2, 12))])
+@pytest.mark.parametrize("number", few(range(12), 0))
 def test_everything_said_of_a_contrast_is_its_one_decision(tmp_path: Path, number: int) -> None:
     """Studies drawn at random: tables, sentences, models and the terminal must not contradict each other."""
     rng = np.random.default_rng(number)
@@ -165,8 +171,8 @@ def test_hypernyms_that_share_leaves_are_drawn_together(tmp_path: Path) -> None:
     assert macro_f1_draws(HeldoutQuestions.of(alone), np.tile(yes, 2)).std() < 0.85 * draws[0].std()
 
 
-def test_nested_hypernyms_can_be_left_out(tmp_path: Path) -> None:
-    study = study_of(tmp_path)
+def test_nested_hypernyms_can_be_left_out(transfer: Study) -> None:
+    study = transfer
     depths = pd.DataFrame({"category": WORLD.hypernyms, "depth": [1, 1, 1, 2, 2, 2], "dataset_path": ""})
     checks = replace(study, depths=depths).robustness
     checks = checks[checks["check"] == "depth 1"]

@@ -19,6 +19,7 @@ from analysis.scores.dose import dose_sentences, dose_table
 from analysis.study import Study, measure
 
 WORLD = World(families=8, per_leaf=8, parents=True)
+HEADLINE, CURVES = ("main", "auc", "coherence", "loss", "yardsticks"), ("ablation", "ablation_auc", "depth", "dose")
 PRETRAINED = {("pretrained", "original"): (1.8, 1.2, 0.0)}
 RANDOM = {("random", "original"): (1.4, 0.1, 0.8)}
 LEVELS = (30, 100)
@@ -57,7 +58,7 @@ def study(folder: Path) -> Study:
 
 @pytest.fixture(scope="module")
 def drawn(study: Study) -> dict[str, Drawn]:
-    return draw_figures(study).drawn
+    return {name: figure for name in (*HEADLINE, *CURVES) if (figure := FIGURES[name](study))}
 
 
 def test_curves_are_the_runs_means(study: Study) -> None:
@@ -156,16 +157,20 @@ def test_one_depth_is_nothing_to_compare(study: Study) -> None:
 def test_the_main_figure_keeps_the_headline_only(drawn: dict[str, Drawn], tmp_path: Path, folder: Path) -> None:
     """The same bytes as from a sweep that has nothing else: levels and doses are left to the curves."""
     write_sweep(tmp_path / "sweep", WORLD, CELLS, seeds=(0, 1), paths={"dataset": str(folder), "features": str(folder)})
-    alone = draw_figures(measure(load_sweep(tmp_path / "sweep"))).drawn
-    for name in ("main", "auc", "coherence", "loss", "yardsticks", "depth"):
-        assert drawn[name].svg() == alone[name].svg(), name
-    assert set(drawn) - set(alone) == {"ablation", "ablation_auc", "dose"}
+    alone = measure(load_sweep(tmp_path / "sweep"))
+    for name in (*HEADLINE, "depth"):
+        assert drawn[name].svg() == FIGURES[name](alone).svg(), name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in CURVES})
+        assert set(draw_figures(alone).drawn) == {"depth"}
 
 
+@pytest.mark.usefixtures("no_models")
 def test_sections_and_summary_appear_with_their_runs(
-    folder: Path, drawn: dict[str, Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, study: Study, drawn: dict[str, Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = ("ablation", "depth", "dose")
+    monkeypatch.setattr("analysis.report.report.measure", lambda *_: study)
     monkeypatch.setattr("analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in here})
     summary = write_report(load_sweep(folder / "sweep"), tmp_path, world=None, seconds={})
     html = (tmp_path / "index.html").read_text(encoding="utf-8")

@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from few import few
 from picture_study import LEAVES, save_encoder, write_pictures
 from small_study import article
 from synthetic_release import write_release
 from tiny import tiny_lm, tiny_tokenizer
 from typer.exceptions import TyperException
 
+from analysis.figures.contents import FIGURES
 from cli import app
 from engine.design.condition import Sweep
 from engine.sweeps.presets import load_preset
@@ -35,6 +37,7 @@ QUICK = {  # what a command is given beside, so that it takes seconds
     "sweep": ["--set", "dtype=float32", "--set", "epochs=1", "--threads", "1"],
     "tune": ["--set", "dtype=float32", "--set", "epochs=1", "--threads", "1"],
     "train": ["dtype=float32", "epochs=1", "--threads", "1"],
+    "lens": ["--images", "6"],
 }
 
 
@@ -133,8 +136,17 @@ def for_stand_ins(words: list[str]) -> list[str]:
     return said
 
 
-def test_examples_run(workspace: Path, crosstax) -> None:
+@pytest.fixture
+def brief(no_models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with the figures that pages speak of; `test_demo` has all of a study's."""
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", {name: FIGURES[name] for name in ("main", "lens")})
+
+
+@pytest.mark.parametrize("reports", few(["brief", "whole"], "brief"))
+def test_examples_run(workspace: Path, crosstax, request: pytest.FixtureRequest, reports: str) -> None:
     """Those of the pages on THINGS, own data, naming and notebooks, one after the other, and the README's Python."""
+    if reports == "brief":
+        request.getfixturevalue("brief")
     names: dict[str, object] = {}
     pages = [ROOT / "docs" / name for name in ("things.md", "own-data.md", "naming.md", "notebook.md")]
     readme = [(language, text) for language, text in blocks(ROOT / "README.md") if language == "python"]
@@ -216,6 +228,7 @@ def run_page(page: Path, world: Path, crosstax, **stand_ins: str) -> None:
             assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_page_on_questions_runs(variants: Path, demo: Path, crosstax) -> None:
     page = ROOT / "docs" / "questions.md"
     tables = [text for language, text in blocks(page) if language == "csv"]
@@ -231,8 +244,9 @@ def test_the_page_on_questions_runs(variants: Path, demo: Path, crosstax) -> Non
     assert len(list((demo / "told").glob("*/transfer/told-*.parquet"))) == 1
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_page_on_lenses_runs(smoke_world, demo: Path, crosstax) -> None:
-    run_page(ROOT / "docs" / "lens.md", smoke_world.path, crosstax)
+    run_page(ROOT / "docs" / "lens.md", smoke_world.path, crosstax, **{"images = 20": "images = 4"})
     assert 'id="lens"' in (demo / "demo" / "report" / "index.html").read_text(encoding="utf-8")
     assert len(list((demo / "looked").glob("*/lens/lens.json"))) == 2
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from few import few
 from picture_study import WORDS, save_encoder, train_run, write_lm
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -23,6 +25,7 @@ from engine.export.tower import vision_tower
 QUESTIONS = ["is there a bird", "are there an owl", "is there a crow"]
 BOUND = 1e-5
 REGISTERS = "dinov2_with_registers"
+EACH = [("siglip", "timm"), ("dinov2", "hf"), (REGISTERS, "timm")]  # every kind and every library once
 
 
 def load(folder, line=None):
@@ -58,8 +61,7 @@ def ours(run, images, questions):
     return answers[["logit_yes", "logit_no"]].to_numpy()
 
 
-@pytest.mark.parametrize("library", ["hf", "timm"])
-@pytest.mark.parametrize("kind", ["siglip", "dinov2", REGISTERS])
+@pytest.mark.parametrize(("kind", "library"), few([*product(("siglip", "dinov2", REGISTERS), ("hf", "timm"))], *EACH))
 def test_transformers_alone_gives_our_logits(kind, library, tmp_path):
     run = train_run(tmp_path, save_encoder(kind, library, tmp_path / "encoder"), write_lm(tmp_path / "lm"))
     written = export_llava(run, tmp_path / "out", {"leaf": 50.0}, device="cpu")

@@ -251,6 +251,7 @@ def test_a_study_has_its_tables_and_figures(swept):
         FIGURES["lens_maps"](study)
 
 
+@pytest.mark.usefixtures("no_models")
 def test_maps_and_the_section_of_the_report(picture_run, tmp_path, monkeypatch):
     drawn = {name: FIGURES[name] for name in ("main", "lens", "lens_names", "lens_maps")}
     monkeypatch.setattr("analysis.figures.contents.FIGURES", drawn)

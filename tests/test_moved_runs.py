@@ -212,6 +212,7 @@ def test_one_store_of_several_is_taken_by_its_digest(study, scattered, crosstax,
         load_sweep(study / "runs", [dataset], [features, other])
 
 
+@pytest.mark.usefixtures("no_models")
 def test_what_is_left_out_is_said_loudly_in_overview_and_report(study, scattered, crosstax):
     for command in ("analyze", "report"):
         code, _, error = give(crosstax, command, study)
@@ -335,6 +336,7 @@ def test_copies_of_a_run_count_once(how, sweep):
     assert loaded.failed.empty
 
 
+@pytest.mark.usefixtures("no_models")
 def test_copies_are_listed_in_overview_and_report(sweep, crosstax, tmp_path):
     shutil.copytree(sweep / "pretrained-original-r0", sweep / "copy")
     code, out, error = crosstax("analyze", sweep, "--out", tmp_path / "out", "--json")

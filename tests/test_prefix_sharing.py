@@ -4,6 +4,9 @@ Bounds come from the data: the reference is computed in float64, and the shared 
 times as far from it as Hugging Face's own float32 result is.
 """
 
+from functools import cache
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -50,8 +53,10 @@ def shared(family, tokens, features, max_tokens=10_000, device="cpu"):
     return logits.detach(), [p.grad.cpu() for p in projector.parameters()]
 
 
-def one_at_a_time(family, tokens, features, dtype):
+@cache
+def one_at_a_time(family, prefix=(7, 9), dtype=torch.float64):
     """Hugging Face's forward on each question by itself, in eager attention."""
+    tokens, features = study(prefix)
     model = tiny_lm(family).to(dtype).requires_grad_(False)
     model.set_attn_implementation("eager")
     embed = model.get_input_embeddings()
@@ -85,12 +90,13 @@ def attention(request, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("prefix", [(7, 9), ()], ids=["text before the image", "image first"])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    ("family", "prefix"), few([*product(CONFIGS, [(7, 9), ()])], *((each, (7, 9)) for each in CONFIGS), ("qwen3", ()))
+)
 def test_shared_equals_one_question_at_a_time(family, prefix, device):
     tokens, features = study(prefix)
-    exact = one_at_a_time(family, tokens, features, torch.float64)
-    plain = distances(one_at_a_time(family, tokens, features, torch.float32), exact)
+    exact = one_at_a_time(family, prefix)
+    plain = distances(one_at_a_time(family, prefix, torch.float32), exact)
     # In one row, and cut into several.
     for max_tokens in (10_000, 20):
         assert (distances(shared(family, tokens, features, max_tokens, device), exact) <= SLACK * plain).all()
@@ -114,8 +120,8 @@ def remove_masks(monkeypatch):
 def test_negative_control(family, fault, monkeypatch):
     """Faults that a wrong implementation would have are far outside the same bound."""
     tokens, features = study()
-    exact = one_at_a_time(family, tokens, features, torch.float64)
-    plain = distances(one_at_a_time(family, tokens, features, torch.float32), exact)
+    exact = one_at_a_time(family)
+    plain = distances(one_at_a_time(family, dtype=torch.float32), exact)
     monkeypatch.setattr("engine.lm.language_model.check", lambda lm: None)
     if fault == "mask":
         remove_masks(monkeypatch)

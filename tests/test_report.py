@@ -150,6 +150,7 @@ def test_same_inputs_same_bytes(report: tuple[dict, str], inputs: Path) -> None:
         assert (again / name).read_bytes() == (inputs / "report" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("no_models")
 def test_analyze_writes_the_same_tables(
     report: tuple[dict, str], inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def test_missing_cells_are_said(tmp_path: Path, kept: list[tuple[str, str]], say
     assert "nothing here was made by crosstax itself" in text
 
 
+@pytest.mark.usefixtures("no_models")
 def test_without_held_out_questions(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", WORLD, seeds=(0,), ablation=0)
     for run in sweep.iterdir():
@@ -208,6 +210,7 @@ def test_without_held_out_questions(tmp_path: Path) -> None:
     assert "Seen hypernyms" in text
 
 
+@pytest.mark.usefixtures("no_models")
 def test_failed_runs_and_several_setups_are_listed(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep", WORLD, seeds=(0,))
     write_sweep(sweep, WORLD, {("pretrained", "original"): CELLS["pretrained", "original"]}, seeds=(0,), ablation=50)
@@ -222,6 +225,7 @@ def test_failed_runs_and_several_setups_are_listed(tmp_path: Path) -> None:
     assert "ablation 100 %" in text
 
 
+@pytest.mark.usefixtures("no_models")
 def test_runs_with_the_papers_models_stand_beside_their_own_cells(tmp_path: Path) -> None:
     models = {
         "Qwen/Qwen3-1.7B": "vit_large_patch14_reg4_dinov2.lvd142m",
@@ -240,6 +244,7 @@ def test_runs_with_the_papers_models_stand_beside_their_own_cells(tmp_path: Path
     assert "compare the pattern, not the digits" not in text
 
 
+@pytest.mark.usefixtures("no_models")
 def test_weak_leaves_bring_a_caution(tmp_path: Path) -> None:
     cells = {("pretrained", "original"): (1.5, 1.0, 0.0), ("random", "original"): (0.3, 0.0, 0.9)}
     write_sweep(tmp_path / "sweep", WORLD, cells, seeds=(0,))

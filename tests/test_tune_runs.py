@@ -252,6 +252,7 @@ def tuned(small_study, tmp_path_factory):
     return folder, tune_file(small_study, folder / "file.toml", GRID)
 
 
+@pytest.mark.usefixtures("no_models")
 def test_tune_report_and_sweep_of_the_best(crosstax, tuned):
     folder, file = tuned
     code, stdout, err = crosstax("tune", file, "--out", folder / "out", "--threads", 1, "--json")

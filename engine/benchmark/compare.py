@@ -79,13 +79,13 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
     full = bench_lm_config(setting.lm).num_hidden_layers
     work = _Operations.of(setting, EncoderShape.of(encoder))
     depths = depths or (DEPTHS if setting.device.type == "cpu" and full > max(DEPTHS) else (full,))
+    if len(depths) == 1 and depths != (full,):
+        raise ConditionError(f"--layers {depths[0]}: one depth must be the full one, {full}; else give two")
     encoder = encoder.to(setting.device, setting.dtype)
     timed = {}
     with progress_bar("bench", len(depths) * 13 * (setting.rounds + 1), "steps") as advance:
         for depth in depths:
             timed[depth] = _time(setting, depth, encoder, advance)
-    if len(depths) == 1 and depths != (full,):
-        raise ConditionError(f"--layers {depths[0]}: one depth must be the full one, {full}; else give two")
     extrapolated = depths != (full,)
     gemm = PRODUCTS[setting.device.type] * OPERATIONS / min(median(seconds, "gemm") for seconds in timed.values())
     result: dict[str, Any] = {

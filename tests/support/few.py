@@ -6,4 +6,5 @@ import pytest
 def few(values, *normal):
     """The values as parameters; those that are not in `normal` are for `-m slow`."""
     assert set(normal) <= set(values)
-    return [pytest.param(value, marks=() if value in normal else pytest.mark.slow) for value in values]
+    cells = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*cell, marks=() if value in normal else pytest.mark.slow) for value, cell in cells]

@@ -1,6 +1,5 @@
-"""The paper's taxonomy as a dataset of empty images, for checkouts with ../shared beside them."""
+"""The paper's taxonomy as a dataset of items, for checkouts with ../shared beside them."""
 
-import csv
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +16,10 @@ def write_real_taxonomy(root, files=None):
     pairs = pd.read_csv(REFERENCE / "things_pairs_2040.csv")
     if files is None:
         files = 4 * pd.read_csv(REFERENCE / "test_images_per_leaf.csv", index_col=0)["n_test_images"] - 2
-    for leaf, count in files.items():
-        (root / "images" / leaf).mkdir(parents=True)
-        for number in range(count):
-            (root / "images" / leaf / f"{number:02d}.jpg").write_bytes(b"x")
-    with (root / "taxonomy.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase"])
-        for row in pairs[["leaf_uniqueID", "leaf_np", "hypernym_id", "hyper_np"]].itertuples(index=False):
-            writer.writerow([row[0], row[1], "singular", row[2], row[3]])
+    items = [(f"{leaf}/{number:02d}.jpg", leaf) for leaf, count in files.items() for number in range(count)]
+    pd.DataFrame(items, columns=["item", "leaf"]).to_csv(root / "items.csv", index=False)
+    pairs = pairs.rename(columns={"leaf_uniqueID": "leaf", "leaf_np": "leaf_phrase", "hypernym_id": "hypernym"})
+    pairs = pairs.rename(columns={"hyper_np": "hypernym_phrase"}).assign(number="singular")
+    columns = ["leaf", "leaf_phrase", "number", "hypernym", "hypernym_phrase"]
+    pairs[columns].to_csv(root / "taxonomy.csv", index=False)
     return root

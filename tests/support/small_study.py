@@ -21,7 +21,7 @@ FAMILIES = {
 }
 PLACEHOLDER = b"placeholder"
 PLACEHOLDER_HASH = np.frombuffer(hashlib.sha256(PLACEHOLDER).digest(), np.uint8)
-IMAGES, PATCHES, WIDTH = 12, 4, 16
+IMAGES, PATCHES, WIDTH = 8, 4, 16
 SETTINGS = {
     "template": "{image} {question} ",
     "question_singular": "is there {phrase}",
@@ -108,6 +108,6 @@ def make_small_study(root: Path, family: str = "qwen3") -> SmallStudy:
     words = [word for group in FAMILIES.items() for word in [group[0], *group[1]]]
     assert len(words) + 8 < CONFIGS[family]().vocab_size
     lm = root / "lm"
-    tiny_lm(family).save_pretrained(lm)
+    tiny_lm(family, num_hidden_layers=2).save_pretrained(lm)
     word_tokenizer([*words, "is", "are", "there", "a", "an", "yes", "no"]).save_pretrained(lm)
     return SmallStudy(dataset.root, features, lm)

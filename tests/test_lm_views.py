@@ -147,6 +147,7 @@ def test_unpacked_weights_are_kept_and_read_only_while_they_are_whole(damage, pl
     narrow, _ = loaded(path, dtype="bfloat16")  # keeps nothing: these are rounded
     first, _ = loaded(path)
     kept = resolve_lm(str(path)) / "model.safetensors"
+    assert kept.stat().st_mode == kept.with_name("config.json").stat().st_mode
     content = bytearray(kept.read_bytes())
     content[-1] ^= 64
     if damage:

@@ -348,9 +348,9 @@ def keep_unpacked(model: Any, folder: Path) -> None:
     with contextlib.suppress(CrosstaxError, OSError, SafetensorError):
         with tempfile.TemporaryDirectory(dir=folder) as aside:
             model.save_pretrained(aside)
-            give_own_modes(Path(aside))
             digest = digest_file(Path(aside) / SAFETENSORS)
             (Path(aside) / SAFETENSORS).replace(folder / SAFETENSORS)
+        give_own_modes(folder)
         write_json(folder / KEPT, {"sha256": digest})
     model.config = own
 

@@ -80,8 +80,6 @@ class Plain:
         self.lm = FrozenLM.wrap(tiny_lm("qwen3", dtype=dtype), None, torch.device("cpu"))
         rng = np.random.default_rng(0)
         self.sentences = [[*range(3, 3 + between), *rng.integers(1, 61, n).tolist()] for n in (3, 4, 6, 4, 2)]
-        self.sentences[3][: between + 2] = self.sentences[1][: between + 2]  # two begin alike,
-        self.sentences[4][between + 1] = self.sentences[2][between + 1]  # two do not, though a token is the same
         inputs = np.zeros((5, 5), dtype=np.int64)
         targets = np.full((5, 5), -1, dtype=np.int64)
         for row, ids in enumerate(self.sentences):
@@ -142,9 +140,7 @@ def test_a_step_of_lockstep_has_the_loss_and_gradients_of_the_plain_loop(small_s
 
 @pytest.mark.parametrize("way", ["shared", "unshared"])
 @pytest.mark.parametrize(("between", "max_tokens"), [(0, 4096), (2, 4096), (2, 25)])
-def test_scores_are_those_of_one_candidate_at_a_time(
-    small_study, monkeypatch, between: int, max_tokens: int, way: str
-) -> None:
+def test_scores_are_those_of_one_candidate_at_a_time(small_study, between: int, max_tokens: int, way: str) -> None:
     """At 25 tokens a row holds three of an image's five candidates."""
     plain = Plain(small_study, between)
     if way == "unshared":
@@ -153,13 +149,7 @@ def test_scores_are_those_of_one_candidate_at_a_time(
     image, row = (each.ravel() for each in np.meshgrid([7, 3, 9], np.arange(5), indexing="ij"))
     order = np.random.default_rng(2).permutation(len(image))
     image, row = image[order], row[order]
-    read: list[int] = []
-    with monkeypatch.context() as patch:
-        head = plain.lm.vocabulary_logits
-        patch.setattr(plain.lm, "vocabulary_logits", lambda states: read.append(len(states)) or head(states))
-        found = log_probabilities(projector, plain.lm, plain.features, plain.tokens, image, row, max_tokens=max_tokens)
-    if max_tokens > 25:
-        assert sum(read) == 3 * (sum(map(len, plain.sentences)) - 5 * (between + 1) - 2)  # what two share, once
+    found = log_probabilities(projector, plain.lm, plain.features, plain.tokens, image, row, max_tokens=max_tokens)
     with torch.no_grad():
         alone = [-plain.losses(projector, None, each).sum().item() for each in range(5)]
         expected = [-plain.losses(projector, i, r).sum().item() for i, r in zip(image, row, strict=True)]

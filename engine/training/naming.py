@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from cachegen.common.device import keeps_bytes, on_device
-from engine.lm.language_model import LOGITS_AT_ONCE, FrozenLM
+from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
 from engine.training.batches import pack
@@ -48,44 +48,18 @@ def log_probabilities(
     part = (rank - starts) // most  # which of its image's rows a candidate stands in; `pack` takes it for a run
     count = int(part.max(initial=0)) + 1
     rows = pack(image, part, count, prefix, width, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
-    found, beginnings = [], _beginnings(tokens.suffixes)
+    found = []
     for row, images in prefetched(rows, lambda row: (row, [features.fetch(items) for items in row.items])):
         own = suffix[row.question]
         states = prompt_row(lm, tokens, row, [projector] * count, images, own)
-        question, place, target = named_tokens(tokens, own)
-        alike = np.stack([image[row.question[question]], beginnings[own[question], place]])
-        said = _said(lm, states, alike, target)
-        found.append(torch.zeros(len(own), device=lm.device).index_add(0, on_device(question, lm.device), said))
+        question, _, target = (on_device(each, lm.device) for each in named_tokens(tokens, own))
+        said = lm.log_probabilities(states, target)
+        found.append(torch.zeros(len(own), device=lm.device).index_add(0, question, said))
         advance(row.asked)
     values = np.empty(len(image), dtype=np.float32)
     for row, each in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
         values[row.question] = each.cpu().numpy()
     return values
-
-
-def _beginnings(suffixes: np.ndarray) -> np.ndarray:
-    """(Q, S) from (Q, S): a number for what each suffix says up to a place, the same where two begin alike."""
-    known: dict[tuple[int, ...], int] = {}
-    rows = ([tuple(row[: end + 1]) for end in range(len(row))] for row in suffixes.tolist())
-    return np.array([[known.setdefault(text, len(known)) for text in row] for row in rows]).reshape(suffixes.shape)
-
-
-def _said(lm: FrozenLM, states_ND: torch.Tensor, alike: np.ndarray, target: np.ndarray) -> torch.Tensor:
-    """(N,) float32 log-probability of each target (N,) after its state.
-
-    The head, half of the work with a large vocabulary, reads a state once for all rows that are `alike` (2, N), in
-    image and beginning: all phrases of an image begin after the same text, and many with the same article.
-    """
-    _, first, same = np.unique(alike, axis=1, return_index=True, return_inverse=True)
-    said = states_ND.new_empty(len(target), dtype=torch.float32)
-    blocks = max(1, LOGITS_AT_ONCE // lm.rows)
-    for block in np.array_split(np.arange(len(first)), -(-len(first) // blocks)):
-        rows = np.flatnonzero((same >= block[0]) & (same <= block[-1]))
-        log_p = torch.log_softmax(lm.vocabulary_logits(states_ND[on_device(first[block], lm.device)]), dim=-1)
-        said[on_device(rows, lm.device)] = log_p[
-            on_device(same[rows] - block[0], lm.device), on_device(target[rows], lm.device)
-        ]
-    return said
 
 
 class _NoPatches:

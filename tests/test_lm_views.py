@@ -141,6 +141,27 @@ def test_packed_weights_are_unpacked_as_the_package_unpacks_them(kind, plain, tm
         assert not torch.equal(model.get_parameter(name), exact.get_parameter(name))
 
 
+@pytest.mark.parametrize("damage", [None, "a bit", "cut off", "gone", "no digest"])
+def test_unpacked_weights_are_kept_and_read_only_while_they_are_whole(damage, plain, tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "tiny.gguf", *loaded(plain), "Q8_0")
+    narrow, _ = loaded(path, dtype="bfloat16")  # keeps nothing: these are rounded
+    first, _ = loaded(path)
+    kept = resolve_lm(str(path)) / "model.safetensors"
+    assert kept.stat().st_mode == kept.with_name("config.json").stat().st_mode
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 64
+    if damage:
+        kept.write_bytes(content[: len(content) // 2 if damage == "cut off" else None])
+    if damage in ("gone", "no digest"):
+        (kept if damage == "gone" else kept.with_name("kept.json")).unlink()
+    if not damage:
+        monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint", None)
+    again, _ = loaded(path)
+    assert same_weights(again, first)
+    assert same_weights(loaded(path, dtype="bfloat16")[0], narrow)
+    assert vars(again.config) | {"_name_or_path": ""} == vars(first.config) | {"_name_or_path": ""}
+
+
 def test_positions_that_only_a_tensor_scales(plain, tmp_path):
     """Llama 3's, which transformers overlooks; a file with factors of another form is refused."""
     exact, tokenizer = loaded(plain)

@@ -39,6 +39,8 @@ from engine.lm.views import (
     adapter_view,
     gguf_in,
     gguf_view,
+    is_kept,
+    keep_unpacked,
     load_gguf,
     merge,
     source_of,
@@ -266,8 +268,9 @@ def _pretrained(folder: Path, config: Any, precision: torch.dtype) -> tuple[Any,
     if source is not None and source.base is not None and source.adapter is not None:
         model, missing_keys = _pretrained(source.base, load_config(source.base), precision)
         return merge(model, source.adapter), missing_keys
-    if source is not None and source.gguf is not None:
+    if source is not None and source.gguf is not None and not is_kept(folder):
         model, info = load_gguf(source.gguf, config, precision)
+        keep_unpacked(model, folder)
     else:
         auto = AutoModelForImageTextToText if reads_pictures(config) else AutoModelForCausalLM
         model, info = auto.from_pretrained(

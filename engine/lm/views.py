@@ -5,15 +5,19 @@ so that code which reads these reads any LM. `weights.json` in it says where the
 """
 
 import contextlib
+import copy
 import io
 import mmap
 import os
 import shutil
 import struct
+import tempfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from cachegen.common.errors import CrosstaxError, ModelError, is_fault
 from cachegen.common.files import (
@@ -29,7 +33,8 @@ from cachegen.common.files import (
 from cachegen.common.hub import CHECKED, INDEX, MOST_CONFIG, SAFETENSORS, check_small_files, first_line, is_there
 from cachegen.common.progress import quiet_transformers
 
-WEIGHTS = "weights.json"
+WEIGHTS, KEPT = "weights.json", "kept.json"
+MOST_KEPT = 2 * 2**30  # bytes of unpacked weights that a view keeps: of 0.5B, a minute of work for a slow core
 RECIPE = "1"  # views of another recipe are made anew
 GGUF = ".gguf"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -333,6 +338,29 @@ def load_gguf(path: Path, config: Any, precision: Any) -> tuple[Any, dict[str, A
     if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
         quantizer.remove_quantization_config(model)  # which would forbid saving it
     return model, info
+
+
+def keep_unpacked(model: Any, folder: Path) -> None:
+    """Keep a GGUF file's unpacked weights in its view, for the next time: small ones, where there is room."""
+    if model.dtype.itemsize < 4 or 4 * model.num_parameters() > MOST_KEPT:  # 16 bits would not give float32 again
+        return
+    own, model.config = model.config, copy.deepcopy(model.config)  # saving writes into it
+    with contextlib.suppress(CrosstaxError, OSError, SafetensorError):
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            model.save_pretrained(aside)
+            digest = digest_file(Path(aside) / SAFETENSORS)
+            (Path(aside) / SAFETENSORS).replace(folder / SAFETENSORS)
+        give_own_modes(folder)
+        write_json(folder / KEPT, {"sha256": digest})
+    model.config = own
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a view holds unpacked weights, and every byte of them is as it was."""
+    try:
+        return bool(read_json(folder / KEPT, MOST_CONFIG)["sha256"] == digest_file(folder / SAFETENSORS))
+    except (CrosstaxError, OSError, KeyError, TypeError):
+        return False
 
 
 def check_whole(path: Path, model: Any) -> None:

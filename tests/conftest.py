@@ -42,14 +42,15 @@ def pytest_ignore_collect(collection_path, config):
 
 
 # A process takes whole files: those that take longest are begun first, so that all processes end together.
-FIRST = (
-    *("replicate", "demo", "reliability", "report", "surroundings", "moved_runs", "resume", "own_tables", "figures"),
-    *("docs", "reanalyze", "prefix_sharing", "sweep", "probe", "kill", "status", "pictures"),
-)
+FIRST = """
+    replicate demo figures reliability docs kill sweep reanalyze tune_runs containment report own_tables all_families
+    training fake_gpu curves moved_runs lens compiled export resume lm_families probe pictures cli microworld own_models
+    yardsticks every_encoder presets bench prefix_sharing tracking transfer naming bad_input_runs
+"""
 
 
 def pytest_collection_modifyitems(items):
-    place = {name: number for number, name in enumerate(FIRST)}
+    place = {name: number for number, name in enumerate(FIRST.split())}
     items.sort(key=lambda item: place.get(item.path.stem.removeprefix("test_"), len(place)))
 
 

@@ -144,9 +144,14 @@ def _scopes(categories: pd.DataFrame, depth: pd.Series) -> pd.DataFrame:
 
 
 def _beside(runs: Sequence[Path]) -> pd.DataFrame:
-    """Answers to other questions and what was read layer by layer, where runs have some: run_id, scope, f1, auc."""
+    """Answers to other questions and what was read layer by layer, where runs have some: run_id, scope, f1, auc.
+
+    Raises `RunError` for tables that do not count.
+    """
     folders = [(run.name, run) for run in runs]
-    asked, lenses = transfer_groups(folders)[0], read_lenses(folders)
+    (asked, notes), lenses = transfer_groups(folders), read_lenses(folders)
+    if notes := [*notes, *lenses.notes]:
+        raise RunError(notes[0])
     means = asked.groupby(["run_id", "questions"], sort=False)[[*MEASURES]].mean().reset_index()
     parts = [means.rename(columns={"questions": "scope"})]
     for table, kinds, column in ((lenses.layers, GROUP_WORDS, "group"), (lenses.names, NAMES, "kind")):

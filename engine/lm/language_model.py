@@ -40,7 +40,7 @@ class FrozenLM:
     `embedding_rms`: root mean square of its input embeddings. `way`: "shared", one pass per row in which all questions
     read their image's prefix; or else, with the `reason` why it is not shared, "unshared": Hugging Face's own forward,
     one prompt per question, as a batch padded at the end; "single": one after the other. `compiled`: see
-    `compile_layers`.
+    `compile_layers`; `not_compiled`: why it is not, or not any more.
     """
 
     model: Any
@@ -54,6 +54,7 @@ class FrozenLM:
     reason: str = ""
     prunes: bool = False
     compiled: bool = False
+    not_compiled: str = ""
     _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
@@ -181,6 +182,13 @@ class FrozenLM:
                     attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
                     **self._per_layer(ids_T, row_TD),
                 )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of dynamo, of inductor or of what they made, for a row of another kind
+            if not self.compiled:
+                raise
+            self._give_up_compiling(first_line(error))
+            return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         finally:
             self._answer_rows = None
         # The last block may have gone on at the answers only.
@@ -304,31 +312,31 @@ class FrozenLM:
 
         A block is one graph, attention included, in which the sizes of the row are variables. It is compiled once for
         all blocks that are alike, with gradients and without, and again for a row of one image. The last block, whose
-        MLP sees other rows, is left as it is. What does not pass the check at load is not kept.
+        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row for which they
+        cannot be compiled later is computed as it was before, and all rows after it.
         """
         if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
             return "" if self.compiled else self.reason or "its blocks are not found"
-        from torch._dynamo import config as dynamo_config  # takes seconds
-        from torch._functorch import config as functorch_config
+        from torch._functorch import config as functorch_config  # takes seconds
 
         unfuse(self._blocks())
-        self.compiled = True
+        self.compiled, self.not_compiled = True, ""
         for block in self._blocks()[:-1]:
-            block.compile(dynamic=True, backend=backend)
+            block.compile(dynamic=True, fullgraph=True, backend=backend)  # or else parts run as they are, unseen
         problem = "memory was short"
         try:
-            with (
-                dynamo_config.patch(suppress_errors=False),
-                functorch_config.patch(donated_buffer=False),  # the check reads gradients of one pass several times
-            ):
+            with functorch_config.patch(donated_buffer=False):  # the check reads gradients of one pass several times
                 problem = self._problem(self.way, self.prunes)
         finally:
             torch.compiler.reset()  # what was compiled for the check or for another LM counts in a limit
-            self.compiled = not problem
-            for block in self._blocks() if problem else []:
-                block._compiled_call_impl = None
-        dynamo_config.suppress_errors = True  # what cannot be compiled in a row of other sizes runs as it is
-        return problem
+            if problem:
+                self._give_up_compiling(problem)
+        return self.not_compiled
+
+    def _give_up_compiling(self, why: str) -> None:
+        self.compiled, self.not_compiled = False, why
+        for block in self._blocks():
+            block._compiled_call_impl = None
 
     def _blocks(self) -> list[nn.Module]:
         """The decoder's blocks; empty where they are not found."""

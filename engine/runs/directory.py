@@ -66,6 +66,11 @@ class RunDirectory:
         write_json(self.file("config.json"), config)
         self.write_table("questions.parquet", questions)
 
+    def note(self, fields: dict[str, Any]) -> None:
+        """Change these fields of the configuration."""
+        if fields:
+            write_json(self.file("config.json"), read_config(self.path) | fields)
+
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         write_atomically(self.file(name), lambda path: table.to_parquet(path, index=False))
 

@@ -1,5 +1,6 @@
 """One lockstep group: from question tables to finished run directories."""
 
+import contextlib
 import errno
 import json
 import time
@@ -27,6 +28,7 @@ from engine.lm.loading import resolve_lm
 from engine.lm.projector import Projector, new_projector
 from engine.lm.prompts import PromptTokens, prompt_tokens
 from engine.lm.shape import lm_shape
+from engine.runs.config import read_config
 from engine.runs.directory import RunDirectory
 from engine.runs.finished import features_of
 from engine.runs.places import absolute_places
@@ -163,9 +165,11 @@ def run_group(
             problem = shared.lm.compile_layers()
         if problem:
             tell(f"the LM's layers are not compiled ({problem})")
+    was_compiled = shared.lm.compiled
     for member, run, questions in zip(begun, runs, tables, strict=True):
         places = absolute_places(run.directory.path, member.inputs, member.encoder)
-        run.directory.begin(_config(member, questions, shared), questions, places)
+        config = _config(member, questions, shared) | _compiled(run.directory, shared.lm, checkpoint.exists())
+        run.directory.begin(config, questions, places)
     started = time.perf_counter()
     with (
         held_signals() as held,
@@ -184,6 +188,8 @@ def run_group(
             logged=logged,
             held=held,
         )
+    if was_compiled and shared.lm.not_compiled:
+        tell(f"from some step on, the LM's layers were not compiled ({shared.lm.not_compiled})")
     trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
     asked = [questions[questions["split"] != "train"] for questions in tables]
     with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:
@@ -203,6 +209,18 @@ def run_group(
 def worth_compiling(device: torch.device, steps: int) -> bool:
     """Whether layers should be compiled for so many steps. On a CPU never: it would move the last bits of its runs."""
     return not keeps_bytes(device) and steps >= WORTH_COMPILING
+
+
+def _compiled(directory: RunDirectory, lm: FrozenLM, resumed: bool) -> dict[str, Any]:
+    """What `config.json` says of compiling: nothing, true, or "in part" if the LM is not what it was before.
+
+    What it said before counts where a run is `resumed` only; else it is another attempt's.
+    """
+    before = now = lm.compiled
+    with contextlib.suppress(CrosstaxError):  # damaged; it is written anew
+        before = read_config(directory.path).get("compiled", False) if resumed else now
+    said = now if now == before else "in part"
+    return {"compiled": said} if said else {}
 
 
 def _questions(run: PlannedRun, shared: Shared) -> pd.DataFrame:
@@ -280,6 +298,7 @@ def _finish(
     directory.write_table("predictions.parquet", answers)
     evaluated = {"stage": "evaluate", "seconds": time.perf_counter() - started, "questions": len(questions)}
     directory.append_timing(trained, evaluated)
+    directory.note(_compiled(directory, shared.lm, resumed=True))
     directory.finish()
 
 
@@ -295,6 +314,5 @@ def _config(run: PlannedRun, questions: pd.DataFrame, shared: Shared) -> dict[st
         "counts": count_questions(questions),
         "lm_way": shared.lm.way,
         **({"stimuli": "items"} if shared.dataset.items else {}),
-        **({"compiled": True} if shared.lm.compiled else {}),
         **({"test_wording": wording} if run.condition.test_language else {}),
     }

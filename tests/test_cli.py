@@ -37,7 +37,7 @@ def test_train_evaluate_and_analyze_one_condition(crosstax, small_study, tmp_pat
     code, out, _ = crosstax("evaluate", run, "--threads", 1, "--out", answers, "--json")
     assert code == 0
     again = last_json(out)
-    assert again["questions"] == 12 * 3 * 4
+    assert again["questions"] == 12 * 2 * 4
     import pandas as pd
 
     saved = pd.read_parquet(run / "predictions.parquet").set_index("question")
@@ -227,10 +227,10 @@ def test_doctor_names_what_it_found(crosstax):
 def test_doctor_checks_data_on_request(crosstax, small_study):
     code, _, err = crosstax("doctor", "--features", small_study.features)
     assert code == 0
-    assert "144 images" in err
+    assert "96 images" in err
     code, _, err = crosstax("doctor", "--dataset", small_study.dataset)
     assert code == 2
-    assert "144 unreadable images" in err
+    assert "96 unreadable images" in err
     assert str(small_study.dataset / "images" / "axe" / "axe_00.png") in err
 
 

@@ -110,7 +110,7 @@ def test_same_seeds_same_table(dataset):
 
 def test_splits_are_70_5_25_per_folder_and_ignore_the_condition(dataset):
     counts = pd.crosstab(dataset.images["leaf"], split_images(dataset, 3))
-    assert (counts[["train", "validation", "test"]] == [8, 1, 3]).all(axis=None)  # int(8.4), int(9.0) - 8, rest
+    assert (counts[["train", "validation", "test"]] == [5, 1, 2]).all(axis=None)  # int(5.6), int(6.0) - 5, rest
     splits = [build_questions(dataset, c).groupby("image")["split"].first() for c in CONDITIONS if c.data_seed == 0]
     for other in splits[1:]:
         pd.testing.assert_series_equal(splits[0], other)
@@ -175,13 +175,13 @@ def test_unreadable_images_are_left_out_and_move_nothing_else(dataset):
 def test_counts_like_table_2(dataset):
     counts = count_questions(build_questions(dataset, Condition(ablation=100)))
     assert counts == {
-        "train": 12 * 8 * 2,
+        "train": 12 * 5 * 2,
         "validation": {"leaf": 12 * 2, "seen": 0, "unseen": 12 * 2},
-        "test": {"leaf": 12 * 3 * 2, "seen": 0, "unseen": 12 * 3 * 2},
+        "test": {"leaf": 12 * 2 * 2, "seen": 0, "unseen": 12 * 2 * 2},
     }
     half = count_questions(build_questions(dataset, Condition(ablation=50)))
-    assert half["test"]["seen"] + half["test"]["unseen"] == 72
-    assert half["train"] == 192 + 8 * half["test"]["seen"] // 3
+    assert half["test"]["seen"] + half["test"]["unseen"] == 48
+    assert half["train"] == 120 + 5 * half["test"]["seen"] // 2
 
 
 def test_mapping_scope_withholds_single_questions(tmp_path):

@@ -32,10 +32,10 @@ def test_every_level_counts_every_question_once(dataset):
     assert list(tables["systematic"]) == ["3", "2", "1"]  # of four hypernyms, and no published list
     for levels in tables.values():
         for counts in levels.values():
-            assert counts["test"]["seen"] + counts["test"]["unseen"] == 12 * 3 * 2
-            # A leaf has 8 training and 3 test images, and one hypernym.
-            assert counts["train"] == 12 * 8 * 2 + 8 * counts["test"]["seen"] // 3
-            assert counts["test"]["unseen"] == 6 * counts["leaves_affected"] == 6 * counts["mappings_withheld"]
+            assert counts["test"]["seen"] + counts["test"]["unseen"] == 12 * 2 * 2
+            # A leaf has 5 training and 2 test images, and one hypernym.
+            assert counts["train"] == 12 * 5 * 2 + 5 * counts["test"]["seen"] // 2
+            assert counts["test"]["unseen"] == 4 * counts["leaves_affected"] == 4 * counts["mappings_withheld"]
     rows = table_rows(tables)
     assert len(rows) == 9
     assert (rows.groupby("ablation_kind")["train"].diff().dropna() >= 0).all()
@@ -52,7 +52,7 @@ def test_distributions_add_up(dataset):
     assert counted["hypernyms_per_leaf"].to_dict("list") == {"hypernyms": [1], "leaves": [12]}
     table = counted["leaves_per_hypernym"].set_index("hypernym")
     assert table["leaves"].to_dict() == {name: len(leaves) for name, leaves in FAMILIES.items()}
-    assert (table["images"] == 12 * table["leaves"]).all()
+    assert (table["images"] == 8 * table["leaves"]).all()
 
 
 def test_the_command_prints_tables_and_writes_files(dataset, tmp_path):
@@ -62,7 +62,7 @@ def test_the_command_prints_tables_and_writes_files(dataset, tmp_path):
     assert result.exit_code == 0, result.output
     tables = json.loads(result.stdout.splitlines()[-1])["tables"]
     assert tables == json.loads((tmp_path / "questions.json").read_text())
-    assert tables["random"]["100"]["test"] == {"leaf": 72, "seen": 0, "unseen": 72}
+    assert tables["random"]["100"]["test"] == {"leaf": 48, "seen": 0, "unseen": 48}
     assert len(pd.read_csv(tmp_path / "questions.csv")) == 9
     for figure in ("hypernyms_per_leaf.svg", "leaves_per_hypernym.svg"):
         assert (tmp_path / figure).read_text().startswith("<?xml")

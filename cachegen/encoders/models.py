@@ -35,6 +35,7 @@ from cachegen.encoders.preprocess import (
 # timm evaluates DINOv2 at 518 px; the paper, like transformers, reads it at 224 px (256 patches).
 DINOV2_SIZE = 224
 MOST_PREFIX = 16  # tokens that a table of positions may have before its square of patches
+KEEPS_ONE = (5, 23)  # version of transformers from which hidden states can be asked for by their index
 
 
 def load_vision_model(name: EncoderName, preprocess: Preprocess = "paper") -> Loaded:
@@ -204,11 +205,14 @@ def _hf_features(model: Any, size: int, patch: int | None) -> Any:
 
     Without masks: MAE drops and shuffles patches, at a mask ratio of 0 too, unless `noise` says in which order.
     """
+    import transformers
+
     inputs = inspect.signature(model.forward).parameters
     model.config.tie_last_hidden_states = False  # the last one before the final norm
     if hasattr(model.config, "mask_ratio"):
         model.config.mask_ratio = 0.0
     count = (size // patch) ** 2 if patch else 0
+    by_index = tuple(map(int, transformers.__version__.split(".")[:2])) >= KEEPS_ONE
     given: dict[str, Any] = {}
     if "interpolate_pos_encoding" in inputs and size != getattr(model.config, "image_size", size):
         given["interpolate_pos_encoding"] = True
@@ -219,8 +223,8 @@ def _hf_features(model: Any, size: int, patch: int | None) -> Any:
             arguments["noise"] = torch.arange(count, device=pixels_B3SS.device).expand(len(pixels_B3SS), -1)
         if "spatial_shapes" in inputs:
             arguments |= _patches(pixels_B3SS, patch or 1)
-        # By index, later versions keep only this one; earlier ones keep all.
-        output = model(**arguments, output_hidden_states=True if index is None else [index], return_dict=True)
+        kept = [index] if by_index and index is not None else True
+        output = model(**arguments, output_hidden_states=kept, return_dict=True)
         found = getattr(output, "reshaped_hidden_states", None) or getattr(output, "hidden_states", None)
         layers: list[Any] = list(found or ())
         final = getattr(output, "last_hidden_state", None)

@@ -36,7 +36,7 @@ ROWS = [(4, 2), (3, 2), (15, 1), (7, 4), (5, 3)]
 
 @pytest.fixture(autouse=True)
 def attention_of_gpus(monkeypatch):
-    monkeypatch.setattr(prefix_sharing, "matmul_attention", lambda *row, **_: prefix_sharing.sdpa_attention(*row))
+    monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
     yield
     torch.compiler.reset()
 
@@ -138,7 +138,7 @@ def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
 
     def faulty(graph, inputs):
         monkeypatch.undo()
-        monkeypatch.setattr(prefix_sharing, "matmul_attention", lambda *row, **_: prefix_sharing.sdpa_attention(*row))
+        monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
         return graph.forward
 
     if fault == "mask":

@@ -86,7 +86,7 @@ def distances(result, exact):
 def attention(request, monkeypatch):
     """Both ways of computing attention, that of CPUs and that of GPUs, pass the same tests."""
     if request.param == "sdpa":
-        monkeypatch.setattr(prefix_sharing, "matmul_attention", lambda *row, **_: prefix_sharing.sdpa_attention(*row))
+        monkeypatch.setattr(prefix_sharing, "matmul_attention", prefix_sharing.sdpa_attention)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -156,10 +156,10 @@ def test_nan_of_one_image_stays_there(family):
 
 def test_pruning_the_last_block_changes_nothing():
     tokens, features = study()
-    pruned, _ = shared("gpt_neox", tokens, features)
-    lm = FrozenLM.wrap(tiny_lm("gpt_neox"), None, torch.device("cpu"))
+    pruned, _ = shared("qwen3", tokens, features)
+    lm = FrozenLM.wrap(tiny_lm("qwen3"), None, torch.device("cpu"))
     assert lm.prunes
-    mlp = lm.decoder.layers[-1].mlp
+    mlp = lm.model.model.layers[-1].mlp
     mlp._forward_pre_hooks.clear()
     mlp._forward_hooks.clear()
     projector = new_projector((WIDTH, lm.width), torch.float32, 0, None, lm.embedding_rms)

@@ -35,43 +35,26 @@ class RowLayout(Protocol):
 
 
 def matmul_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: RowLayout,
-    scale: float,
-    suffixes_only: bool = False,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
 ) -> torch.Tensor:
-    """query (1, H, T, E), key (1, G, T, E) and value (1, G, T, F) of a packed row -> (1, T, H, F).
-
-    `suffixes_only`: what prefixes attend to is zero.
-    """
-    out: torch.Tensor = _MatmulAttention.apply(query, key, value, layout, scale, suffixes_only)
+    """query (1, H, T, E), key (1, G, T, E) and value (1, G, T, F) of a packed row -> (1, T, H, F)."""
+    out: torch.Tensor = _MatmulAttention.apply(query, key, value, layout, scale)
     return out
 
 
 class _MatmulAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        layout: RowLayout,
-        scale: float,
-        suffixes_only: bool,
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
     ) -> torch.Tensor:
         row = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, H or G, E): a token's heads side by side
         prefixes, buckets = _parts(layout, key.shape[1])
-        out = query.new_zeros(*row[0].shape[:2], value.shape[-1])
-        k, v = map(prefixes.take, row[1:])
-        saved = [out, k, v]
-        if not suffixes_only:
-            q = prefixes.take(row[0])
-            share = _over_itself(q, k, prefixes, scale)  # (N G, R P, P) probabilities
-            prefixes.put(out, share @ v)
-            saved += [q, share]
+        out = query.new_empty(*row[0].shape[:2], value.shape[-1])
+        q, k, v = (prefixes.take(x) for x in row)
+        share = _over_itself(q, k, prefixes, scale)  # (N G, R P, P) probabilities
+        prefixes.put(out, share @ v)
         # Prefixes are done; what follows only reads their k and v, so that an image's are computed once for all its Q.
+        saved = [out, q, k, v, share]
         for part in buckets:
             q, own_k, own_v = (part.take(x) for x in row)
             share = _over_prefix_and_itself(q, k[part.prefixes], own_k, part, scale)
@@ -81,31 +64,27 @@ class _MatmulAttention(torch.autograd.Function):
             part.put(out, of_prefix.add_((on_self @ part.inside(own_v)).view_as(of_prefix)))
             saved += [q, own_k, own_v, share]
         ctx.save_for_backward(*saved)
-        ctx.parts, ctx.scale, ctx.suffixes_only = (prefixes, buckets), scale, suffixes_only
+        ctx.parts, ctx.scale = (prefixes, buckets), scale
         return out[None]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        out, k, v, *saved = ctx.saved_tensors
+        out, q, k, v, share, *of_buckets = ctx.saved_tensors
         prefixes, buckets = ctx.parts
         grad, scale = grads[0][0], ctx.scale
         length, heads, width = out.shape
-        grad_query, grad_key = (grad.new_zeros(length, n, k.shape[-1]) for n in (heads, prefixes.groups))
+        grad_query, grad_key = (grad.new_empty(length, n, q.shape[-1]) for n in (heads, prefixes.groups))
         grad_value = grad.new_empty(length, prefixes.groups, width)
 
         # Softmax backward: grad of scores = share * (grad of share - c), with grad of share = g v' and c, per query and
         # head, the sum over all keys of share * (g v'). That is g . out, so that prefix and text need not be joined.
         grad_and_common = [grad, *_common(grad, out)]
-        if ctx.suffixes_only:
-            grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
-        else:
-            q, share = saved.pop(0), saved.pop(0)
-            g, *off = map(prefixes.take, grad_and_common)
-            grad_scores = _product_minus(g, v, off).mul_(share)
-            prefixes.put(grad_query, _product(grad_scores, k, scale))
-            grad_k, grad_v = _product(grad_scores.mT, q, scale), share.mT @ g
+        g, *off = map(prefixes.take, grad_and_common)
+        grad_scores = _product_minus(g, v, off).mul_(share)
+        prefixes.put(grad_query, _product(grad_scores, k, scale))
+        grad_k, grad_v = _product(grad_scores.mT, q, scale), share.mT @ g
         for number, part in enumerate(buckets):
-            q, own_k, own_v, share = saved[4 * number : 4 * number + 4]
+            q, own_k, own_v, share = of_buckets[4 * number : 4 * number + 4]
             on_prefix, on_self = part.split(share)
             g, *off = map(part.take, grad_and_common)
             to_prefix = _product_minus(g, v[part.prefixes], off).mul_(on_prefix)
@@ -119,7 +98,7 @@ class _MatmulAttention(torch.autograd.Function):
             grad_v[part.prefixes] += on_prefix.mT @ g
         prefixes.put(grad_key, grad_k)
         prefixes.put(grad_value, grad_v)
-        return *(x.transpose(0, 1)[None] for x in (grad_query, grad_key, grad_value)), None, None, None
+        return *(x.transpose(0, 1)[None] for x in (grad_query, grad_key, grad_value)), None, None
 
 
 def composed_attention(

@@ -20,7 +20,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from cachegen.common.errors import ModelError, is_fault
 from cachegen.common.hub import first_line
 from cachegen.common.rng import stream_seed
-from engine.lm.block import fuse, unfuse
 from engine.lm.check import NotFiniteError, check
 from engine.lm.loading import load_model
 from engine.lm.prefix_sharing import IMPLEMENTATION, Layout, packed_as
@@ -58,7 +57,6 @@ class FrozenLM:
     _plain_head: bool = True
     _answer_rows: torch.Tensor | None = None
     _row_length: int = 0
-    _border: int = 0
     _watched: list[torch.Tensor] | None = None
 
     @classmethod
@@ -85,8 +83,6 @@ class FrozenLM:
                 reasons.append(problem)
                 continue
             lm.reason = "" if way == "shared" else reasons[len(tries) - 1 if sharing == "auto" else 0]
-            if way == "shared" and device.type == "cpu" and lm.dtype == torch.float32:
-                fuse(lm._blocks(), lambda: (lm._answer_rows, lm._border), lm._states_and_gradient)
             return lm
         if problem := lm._own_problem():
             raise ModelError(
@@ -169,7 +165,6 @@ class FrozenLM:
             return self._states_of_prompts(row_TD, layout, answer_rows_Q, ids_T)
         if self.prunes:
             self._answer_rows, self._row_length = answer_rows_Q, len(row_TD)
-            self._border = layout.images * layout.prefix
         row_1TD = row_TD[None]
         if self.compiled:
             row_1TD = row_1TD.clone()  # a view would be another case, for which the first layer is compiled once more
@@ -191,9 +186,7 @@ class FrozenLM:
             return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         finally:
             self._answer_rows = None
-        # The last block may have gone on at the answers only.
-        chosen = [x[0] if x.shape[1] < len(row_TD) else x[0].index_select(0, answer_rows_Q) for x in layers]
-        return self._read(chosen)
+        return self._read([states[0].index_select(0, answer_rows_Q) for states in layers])
 
     def _states_of_prompts(
         self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor, ids_T: torch.Tensor | None
@@ -312,14 +305,13 @@ class FrozenLM:
 
         A block is one graph, attention included, in which the sizes of the row are variables. It is compiled once for
         all blocks that are alike, with gradients and without, and again for a row of one image. The last block, whose
-        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row for which they
-        cannot be compiled later is computed as it was before, and all rows after it.
+        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row whose
+        forward pass cannot be compiled later is computed as it was before, and so are all rows after it.
         """
         if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
             return "" if self.compiled else self.reason or "its blocks are not found"
         from torch._functorch import config as functorch_config  # takes seconds
 
-        unfuse(self._blocks())
         self.compiled, self.not_compiled = True, ""
         for block in self._blocks()[:-1]:
             block.compile(dynamic=True, fullgraph=True, backend=backend)  # or else parts run as they are, unseen
@@ -366,18 +358,6 @@ class FrozenLM:
         mlp.register_forward_hook(spread)
         return True
 
-    @torch.enable_grad()
-    def _states_and_gradient(self) -> list[torch.Tensor]:
-        """Final states of a row drawn at random, and the gradient of a sum of them at the row."""
-        rng = torch.Generator().manual_seed(stream_seed(0, "blocks"))
-        layout = Layout(((2, 2), (4, 4)), prefix=5, suffix=4)
-        lengths_Q = torch.arange(layout.questions) % layout.suffix + 1
-        row_TD = torch.randn(layout.images * 5 + layout.questions * 4, self.width, generator=rng) * self.embedding_rms
-        row_TD.requires_grad_()
-        states_QD = self.answer_states(row_TD * 1, layout, layout.answer_rows(lengths_Q))
-        weight_QD = torch.randn(states_QD.shape, generator=rng)
-        return [states_QD.detach(), *torch.autograd.grad((states_QD * weight_QD).sum(), row_TD)]
-
     def _take(self, way: Way, prunes: bool) -> None:
         """Compute answers this way from now on."""
         self.way, self.prunes = way, prunes
@@ -390,13 +370,10 @@ class FrozenLM:
         """The model with Hugging Face's own attention, for reference computations."""
         if self.way == "shared":
             self.model.set_attn_implementation(self.own_attention)
-        fused = unfuse(self._blocks())
         try:
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 yield self.model
         finally:
-            for block, forward in fused.items():
-                block.forward = forward
             if self.way == "shared":
                 self.model.set_attn_implementation(IMPLEMENTATION)
 

@@ -135,14 +135,12 @@ def shared_prefix_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    suffixes_only: bool = False,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention over a packed row: query (1, H, T, E), key (1, G, T, E), value (1, G, T, F) -> (1, T, H, F).
 
-    `attention_mask` is what `pattern_of_a_prompt` gave. `suffixes_only`: nobody reads what prefixes give. The accepted
-    arguments are a closed list: anything else (position biases, sparse indices) would change the result silently, so
-    it raises `ModelError`.
+    `attention_mask` is what `pattern_of_a_prompt` gave. The accepted arguments are a closed list: anything else
+    (position biases, sparse indices) would change the result silently, so it raises `ModelError`.
     """
     layout, biases, sizes = _ROW.get()
     if torch.compiler.is_compiling() and len(layout.buckets) == 1:
@@ -157,7 +155,7 @@ def shared_prefix_attention(
     if softcap is None and s_aux is None and query.device.type != "cpu":
         return sdpa_attention(query, key, value, layout, scale, attention_mask, biases), None
     if softcap is None and s_aux is None and pattern is None:
-        return matmul_attention(query, key, value, layout, scale, suffixes_only=suffixes_only), None
+        return matmul_attention(query, key, value, layout, scale), None
     return composed_attention(query, key, value, layout, scale, pattern, softcap, s_aux), None
 
 

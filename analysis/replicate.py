@@ -114,7 +114,12 @@ def measure_world(seed: int, runs: Sequence[Path]) -> pd.DataFrame:
     keys = ["condition", "scope"]
     means = rows.groupby(keys, sort=False)[["n_categories", *MEASURES, *BASELINES]].mean()
     means.insert(1, "n_runs", rows.groupby(keys, sort=False).size())
-    return means.astype({"n_categories": "Int64"}).reset_index().assign(world=seed)[["world", *keys, *means.columns]]
+    return (
+        means.round({"n_categories": 0})
+        .astype({"n_categories": "Int64"})
+        .reset_index()
+        .assign(world=seed)[["world", *keys, *means.columns]]
+    )
 
 
 def condition_name(run: Mapping[str, Any]) -> str:

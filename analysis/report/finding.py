@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from analysis.cells import Cell, short_name
 from analysis.report.page import Data, Page, Row
 from analysis.report.result import LEAF_FLOOR, headline
@@ -43,9 +45,11 @@ def answer(compared: list[Contrast]) -> list[str]:
     of_setup = [c for c in compared if c.kind == "contrast" and c.one.setup == first.setup]
     own = [c for c in of_setup if c.one == first]
     beside = [c for c in own if not isinstance(c.other, Cell) or not c.other.pretrained]
-    said = " and ".join(_against(c.f1, _name(c)) for c in beside)
+    said = "; ".join(_against(c.f1, _name(c)) for c in beside if np.isfinite(c.f1.estimate))
     labels = "" if first.labels.shuffle == "original" else " with labels shuffled within categories"
-    sentences = [f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}: {said}."]
+    sentences = [
+        f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}{': ' * bool(said)}{said}."
+    ]
     moved = [(c.other.labels.shuffle, c) for c in own if isinstance(c.other, Cell) and c.other.pretrained]
     if moved:
         told = [f"{c.means[1]:.1f} with labels shuffled {shuffle} categories ({_moved(c.f1)})" for shuffle, c in moved]
@@ -59,28 +63,27 @@ def _name(c: Contrast) -> str:
 
 def _against(difference: Difference, name: str) -> str:
     """A difference as a clause: what its first side is beside `name`."""
-    size = f"{abs(difference.estimate):.1f} points {'above' if difference.estimate > 0 else 'below'} {name}"
-    words = {
-        Decision.EQUIVALENT: f"equivalent to {name} within {difference.margin:g} points",
-        Decision.UNDECIDED: f"{size}, which is undecided",
-    }
-    return words.get(difference.decision, size) + _limits(difference)
+    if difference.decision is Decision.EQUIVALENT:
+        return f"equivalent to {name} within {difference.margin:g} points{_limits(difference)}"
+    way = "above" if difference.estimate > 0 else "below"
+    return f"{abs(difference.estimate):.1f} points {way} {name}{_limits(difference)}"
 
 
 def _moved(difference: Difference) -> str:
     """The other side of a difference, in words."""
-    size = f"{abs(difference.estimate):.1f} points {'lower' if difference.estimate > 0 else 'higher'}"
-    words = {
-        Decision.EQUIVALENT: f"equivalent within {difference.margin:g} points",
-        Decision.UNDECIDED: f"{size}, which is undecided",
-    }
-    return words.get(difference.decision, size) + _limits(difference)
+    if difference.decision is Decision.EQUIVALENT:
+        return f"equivalent within {difference.margin:g} points{_limits(difference)}"
+    way = "lower" if difference.estimate > 0 else "higher"
+    return f"{abs(difference.estimate):.1f} points {way}{_limits(difference)}"
 
 
 def _limits(difference: Difference) -> str:
-    decided = difference.decision in (Decision.ABOVE, Decision.BELOW)
-    small = f", though within {difference.margin:g}" if decided and difference.equivalent else ""
-    return small + ("" if difference.basis == OVER_BOTH else f" ({difference.basis})")
+    """What limits the statement of a difference."""
+    limits = {Decision.UNDECIDED: ["undecided"], Decision.EQUIVALENT: []}.get(
+        difference.decision, [f"though within {difference.margin:g}"] * difference.equivalent
+    )
+    limits = limits + ([] if difference.basis == OVER_BOTH else [difference.basis])
+    return "".join(f", {limit}" for limit in limits)
 
 
 def _facts(page: Page) -> list[tuple[str, str]]:
@@ -146,7 +149,7 @@ def objections(page: Page) -> Iterator[str]:
         yield "Only one LM or one image encoder was run, so it is open whether others give the same answer."
     if (study.runs["task"] == "verify").all():
         yield "All questions are yes/no questions, so it is open whether a model would name the hypernym by itself."
-    yield "It is one set of categories, so it is open whether others give the same answer."
+    yield "Its categories are those of its taxonomy, so it is open whether others give the same answer."
 
 
 def _leaves(row: Row) -> float:

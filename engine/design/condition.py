@@ -286,7 +286,7 @@ def checked(table: type[Table], fields: dict[str, Any], where: str) -> Table:
         problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             known = [*table.model_fields, *(PLACES if issubclass(table, Condition | Inputs) else ())]
-            problem = f"there is no such field{meant(field, known)}"
+            problem = f"there is no such field{meant(field, known) if len(first['loc']) == 1 else ''}"
         told = f"{field}: {problem}; correct this field" if field else f"{problem}; correct this table"
         raise ConditionError(f"{where}: {told}") from None
 

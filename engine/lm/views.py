@@ -11,13 +11,12 @@ import mmap
 import os
 import shutil
 import struct
-import tempfile
+import time
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 
 from cachegen.common.errors import CrosstaxError, ModelError, is_fault
 from cachegen.common.files import (
@@ -35,6 +34,8 @@ from cachegen.common.progress import quiet_transformers
 
 WEIGHTS, KEPT = "weights.json", "kept.json"
 MOST_KEPT = 2 * 2**30  # bytes of unpacked weights that a view keeps: of 0.5B, a minute of work for a slow core
+ASIDE = ".unpacking-"  # begins the name of a folder in which weights are written
+DAY = 86_400
 RECIPE = "1"  # views of another recipe are made anew
 GGUF = ".gguf"
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -209,7 +210,10 @@ def gguf_view(path: Path) -> Path:
         )
     require_packages(f"{path} is a GGUF file, which", "gguf", "accelerate")
     source = {"gguf": os.path.realpath(path)}
-    return _view(path.stem, [_state(path)], source, lambda aside: _unpack(path, header, aside))
+    from importlib.metadata import version
+
+    marks = [_state(path), version("gguf")]  # which unpacks
+    return _view(path.stem, marks, source, lambda aside: _unpack(path, header, aside))
 
 
 def require_packages(what: str, *packages: str) -> None:
@@ -345,14 +349,22 @@ def keep_unpacked(model: Any, folder: Path) -> None:
     if model.dtype.itemsize < 4 or 4 * model.num_parameters() > MOST_KEPT:  # 16 bits would not give float32 again
         return
     own, model.config = model.config, copy.deepcopy(model.config)  # saving writes into it
-    with contextlib.suppress(CrosstaxError, OSError, SafetensorError):
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            model.save_pretrained(aside)
-            digest = digest_file(Path(aside) / SAFETENSORS)
-            (Path(aside) / SAFETENSORS).replace(folder / SAFETENSORS)
+    aside = folder / f"{ASIDE}{os.getpid()}"
+    for left in folder.glob(f"{ASIDE}*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        model.save_pretrained(aside)
+        digest = digest_file(aside / SAFETENSORS)
+        (aside / SAFETENSORS).replace(folder / SAFETENSORS)
         give_own_modes(folder)
         write_json(folder / KEPT, {"sha256": digest})
-    model.config = own
+    except Exception:  # whatever saving cannot do: the LM is loaded, and will be unpacked again
+        if not is_kept(folder):  # by another process
+            (folder / SAFETENSORS).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        model.config = own
 
 
 def is_kept(folder: Path) -> bool:

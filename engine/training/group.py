@@ -190,6 +190,9 @@ def run_group(
         )
     if was_compiled and shared.lm.not_compiled:
         tell(f"from some step on, the LM's layers were not compiled ({shared.lm.not_compiled})")
+        for run in runs:
+            if not run.directory.over:
+                run.directory.note(_compiled(run.directory, shared.lm, resumed=True))
     trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
     asked = [questions[questions["split"] != "train"] for questions in tables]
     with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:

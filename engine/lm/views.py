@@ -17,7 +17,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-
 from cachegen.common.errors import CrosstaxError, ModelError, is_fault
 from cachegen.common.files import (
     default_cache,

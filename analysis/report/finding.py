@@ -47,9 +47,8 @@ def answer(compared: list[Contrast]) -> list[str]:
     beside = [c for c in own if not isinstance(c.other, Cell) or not c.other.pretrained]
     said = "; ".join(_against(c.f1, _name(c)) for c in beside if np.isfinite(c.f1.estimate))
     labels = "" if first.labels.shuffle == "original" else " with labels shuffled within categories"
-    sentences = [
-        f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}{': ' * bool(said)}{said}."
-    ]
+    reached = f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}"
+    sentences = [f"{reached}: {said}." if said else f"{reached}."]
     moved = [(c.other.labels.shuffle, c) for c in own if isinstance(c.other, Cell) and c.other.pretrained]
     if moved:
         told = [f"{c.means[1]:.1f} with labels shuffled {shuffle} categories ({_moved(c.f1)})" for shuffle, c in moved]

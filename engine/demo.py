@@ -11,6 +11,7 @@ from cachegen.common.files import read_json, write_json
 from cachegen.common.progress import console
 from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
+from cachegen.microworld.languages import SECOND
 from cachegen.microworld.twins import LANGUAGES, PROPERTIES, TWINS, build_twin
 from cachegen.microworld.world import World, build_world
 from engine.design.condition import Sweep
@@ -30,8 +31,8 @@ EPOCHS = 8
 # Chosen by the accuracy on leaves in one world (smoke, seed 0), see docs/naming.md.
 NAMING: dict[str, Any] = {"task": "name", "batch": 4, "epochs": 24, "learning_rate": 6e-3}
 SIGLIP = "encoder-siglip"
-LANGUAGE = "second"  # of the world's dataset in two languages
-CROSSING = [{"test_language": LANGUAGE}, {"train_language": LANGUAGE}]
+SIGLIP_FEATURES = "features-siglip.h5"
+CROSSING = [{"test_language": SECOND}, {"train_language": SECOND}]
 TOLD = "lm-property-questions"
 ASKED = ("properties", "leaf_properties")  # tables beside this LM
 LENS = LensSettings(images=100, pictures=0)
@@ -73,14 +74,14 @@ def study_sweep(world: World, features: Path, also: Collection[str] = (), seeds:
     shared = shared | {"run_seed": run_seeds}
     if "twins" in also:
         grids.append(shared | {"lm": [str(world.twin(name)) for name in TWINS if name != SIGLIP]})
-        grids.append(shared | {"features": str(features.with_name("features-siglip.h5"))})
+        grids.append(shared | {"features": str(features.with_name(SIGLIP_FEATURES))})
     if "properties" in also:
         told = shared | {"lm": str(world.twin(TOLD))}
         grids += [told | {"shuffle": ["original", "across", "within"]}, *(told | weights for weights in untrained)]
     if "languages" in also:
         both, apart = (str(world.twin(name)) for name in LANGUAGES if name.startswith("lm-"))
         cells = shared | {"dataset": str(world.twin("two-languages")), "lm": both}
-        grids.append(cells | {"train_language": ["", LANGUAGE], "test_language": ["", LANGUAGE]})
+        grids.append(cells | {"train_language": ["", SECOND], "test_language": ["", SECOND]})
         crossing = cells | {"together": CROSSING}
         grids += [crossing | {"lm": apart}, crossing | {"shuffle": "across"}]
         grids += [crossing | weights for weights in untrained]
@@ -128,8 +129,8 @@ def run_study(
             for name in names:
                 build_twin(world, name)
             if extra == "twins":
-                siglip = out / "features-siglip.h5"
-                there &= extract(load_dataset(world.dataset), str(world.twin(SIGLIP)), siglip)["encoded"] == 0
+                siglip = str(world.twin(SIGLIP))
+                there &= extract(load_dataset(world.dataset), siglip, out / SIGLIP_FEATURES)["encoded"] == 0
             stage(extra, started, worked=not there)
 
     started = time.perf_counter()

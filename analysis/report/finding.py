@@ -45,13 +45,16 @@ def answer(compared: list[Contrast]) -> list[str]:
     of_setup = [c for c in compared if c.kind == "contrast" and c.one.setup == first.setup]
     own = [c for c in of_setup if c.one == first]
     beside = [c for c in own if not isinstance(c.other, Cell) or not c.other.pretrained]
-    said = "; ".join(_against(c.f1, _name(c)) for c in beside if np.isfinite(c.f1.estimate))
+    said = ", and ".join(_apart(c.f1, "above", "below", _name(c)) for c in beside if np.isfinite(c.f1.estimate))
     labels = "" if first.labels.shuffle == "original" else " with labels shuffled within categories"
     reached = f"On held-out hypernyms the pretrained LM{labels} reaches an F1 of {own[0].means[0]:.1f}"
     sentences = [f"{reached}: {said}." if said else f"{reached}."]
     moved = [(c.other.labels.shuffle, c) for c in own if isinstance(c.other, Cell) and c.other.pretrained]
     if moved:
-        told = [f"{c.means[1]:.1f} with labels shuffled {shuffle} categories ({_moved(c.f1)})" for shuffle, c in moved]
+        told = [
+            f"{c.means[1]:.1f} with labels shuffled {shuffle} categories ({_apart(c.f1, 'lower', 'higher')})"
+            for shuffle, c in moved
+        ]
         sentences.append(f"F1 is {' and '.join(told)}.")
     return sentences
 
@@ -60,29 +63,18 @@ def _name(c: Contrast) -> str:
     return "a random-init LM" if isinstance(c.other, Cell) else "the best of three simple baselines"
 
 
-def _against(difference: Difference, name: str) -> str:
-    """A difference as a clause: what its first side is beside `name`."""
+def _apart(difference: Difference, up: str, down: str, name: str = "") -> str:
+    """A difference as a clause; `up` or `down` says which way it goes, from `name` where that is given."""
+    limits = [] if difference.basis == OVER_BOTH else [difference.basis]
     if difference.decision is Decision.EQUIVALENT:
-        return f"equivalent to {name} within {difference.margin:g} points{_limits(difference)}"
-    way = "above" if difference.estimate > 0 else "below"
-    return f"{abs(difference.estimate):.1f} points {way} {name}{_limits(difference)}"
-
-
-def _moved(difference: Difference) -> str:
-    """The other side of a difference, in words."""
-    if difference.decision is Decision.EQUIVALENT:
-        return f"equivalent within {difference.margin:g} points{_limits(difference)}"
-    way = "lower" if difference.estimate > 0 else "higher"
-    return f"{abs(difference.estimate):.1f} points {way}{_limits(difference)}"
-
-
-def _limits(difference: Difference) -> str:
-    """What limits the statement of a difference."""
-    limits = {Decision.UNDECIDED: ["undecided"], Decision.EQUIVALENT: []}.get(
-        difference.decision, [f"though within {difference.margin:g}"] * difference.equivalent
-    )
-    limits = limits + ([] if difference.basis == OVER_BOTH else [difference.basis])
-    return "".join(f", {limit}" for limit in limits)
+        said = f"equivalent{name and f' to {name}'} within {difference.margin:g} points"
+    else:
+        said = f"{abs(difference.estimate):.1f} points {up if difference.estimate > 0 else down}{name and f' {name}'}"
+        if difference.decision is Decision.UNDECIDED:
+            limits.insert(0, "undecided")
+        elif difference.equivalent:
+            limits.insert(0, f"though within {difference.margin:g}")
+    return ", ".join([said, *limits])
 
 
 def _facts(page: Page) -> list[tuple[str, str]]:

@@ -349,10 +349,10 @@ def keep_unpacked(model: Any, folder: Path) -> None:
         return
     own, model.config = model.config, copy.deepcopy(model.config)  # saving writes into it
     aside = folder / f"{ASIDE}{os.getpid()}"
-    for left in folder.glob(f"{ASIDE}*"):  # by a process that was killed
-        if time.time() - left.stat().st_mtime > DAY:
-            shutil.rmtree(left, ignore_errors=True)
     try:
+        for left in folder.glob(f"{ASIDE}*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
         model.save_pretrained(aside)
         digest = digest_file(aside / SAFETENSORS)
         (aside / SAFETENSORS).replace(folder / SAFETENSORS)

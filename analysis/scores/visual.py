@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.cells import PROVENANCE, Labels
 from analysis.predictions import SavedRuns
 from analysis.scores.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
-from analysis.scores.neighbours import Neighbourhoods, find_neighbours, purity
+from analysis.scores.neighbours import Neighbourhoods, find_neighbours
 from analysis.scores.yardsticks import VISUAL, Eye, look, measure_yardstick
 from cachegen.common.files import digest_bytes
 from cachegen.data.dataset import Dataset
@@ -34,7 +34,6 @@ class Visual:
 
     sweep: SavedRuns
     coherence: list[pd.DataFrame] = field(default_factory=list)
-    purity: list[pd.DataFrame] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     yardsticks: list[pd.DataFrame] = field(default_factory=list)
     depths: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -65,8 +64,6 @@ class Visual:
         store = found_store[1]
         if new:
             self.coherence.append(map_coherence(images, dataset, self._leaf_sums(key, images, store)).assign(**about))
-            found = self._neighbourhoods(key, images, asked, store)
-            self.purity += [purity(found[space], images, dataset).assign(space=space, **about) for space in found]
         self._compare(run_id, name, key, images, asked, dataset, store)
         return name
 

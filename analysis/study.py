@@ -27,8 +27,7 @@ from analysis.scores.yardsticks import composed_margins, measure_yardstick
 from analysis.statistics.contrasts import Contrast, all_contrasts, contrast_table, measure_table
 from analysis.statistics.hypernym_tests import hypernym_tests
 from analysis.statistics.item_model import MOST, item_table
-from analysis.statistics.models import Fitted, effects_table, fit_models, variances_table
-from analysis.statistics.residuals import checks_table
+from analysis.statistics.models import Fitted, checks_table, effects_table, fit_models, variances_table
 from analysis.statistics.robustness import Answers, HeldoutQuestions, robustness_table
 from analysis.statistics.swap_tests import swap_tests
 from analysis.transfer import GROUP_COLUMNS, transfer_groups, transfer_means
@@ -172,7 +171,7 @@ class Study:
 
     @cached_property
     def model_checks(self) -> pd.DataFrame:
-        """Residuals of the mixed models, see `analysis.statistics.residuals.checks_table`."""
+        """Residuals of the mixed models, see `analysis.statistics.models.checks_table`."""
         return checks_table(self.fitted)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A mixed-effects model on the page: sentences, tables and diagnostics that follow from its numbers."""
+"""A mixed-effects model on the page: tests, tables and diagnostics that follow from its numbers."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,8 @@ from html_page import HtmlPage
 
 from analysis.report.models import ModelReport
 from analysis.report.report import template_environment
-from analysis.statistics.difference import judged
 from analysis.statistics.mixed_effects import MixedModel, mixed_model
+from analysis.statistics.models import Fitted
 
 
 @pytest.fixture(scope="module")
@@ -21,31 +21,22 @@ def model() -> MixedModel:
     return mixed_model("f1 ~ labels + (1 | seed) + (1 | category)", data)
 
 
+def fitted(model: MixedModel | None, note: str) -> Fitted:
+    about = {"status": "confirmatory", "question": "labels", "setup": "", "comparison": "<within> & across"}
+    formula = "f1 ~ labels + (1 | seed) + (1 | category)"
+    return Fitted(about, model, formula, note, {"labels": ("points", "original − across", 1.0)})
+
+
 @pytest.fixture(scope="module")
 def report(model: MixedModel) -> ModelReport:
-    effect = model.fixed.set_index("term").loc["labels"]
-    return ModelReport(
-        title="Labels <within> & across",
-        question="Does it survive?",
-        status="confirmatory",
-        unit="F1, in points",
-        formula=model.formula,
-        model=model,
-        notes=("A note.",),
-        tests=(("original − across", judged(effect["estimate"], effect["se"], effect["df"], margin=5)),),
-        labels={"labels": "original − across"},
-    )
+    return ModelReport(fitted(model, "A note."))
 
 
-def test_sentences_are_the_numbers(report: ModelReport, model: MixedModel) -> None:
+def test_the_test_of_a_step_is_said_in_its_numbers(report: ModelReport, model: MixedModel) -> None:
     effect = model.fixed.set_index("term").loc["labels"]
-    first, second = report.sentences
-    assert first == (
-        f"original − across: b = {effect['estimate']:.2f}, SE = {effect['se']:.2f}, "
-        f"t({effect['df']:.1f}) = {effect['t']:.2f}, p < .001."
-    )
-    assert second.startswith(f"original − across: difference +{effect['estimate']:.2f}, 90 % interval")
-    assert second.endswith("by this model alone above.")
+    (said,) = report.tests
+    assert said.startswith(f"original − across: difference +{effect['estimate']:.2f}, 90 % interval")
+    assert said.endswith("by this model alone above.")
     assert report.slug == "labels-within-across"
 
 
@@ -74,16 +65,16 @@ def rendered(report: ModelReport) -> HtmlPage:
 def test_the_partial_shows_it(report: ModelReport) -> None:
     page = rendered(report)
     assert "f1 ~ labels + (1 | seed) + (1 | category)" in page.text
-    assert "Labels <within> & across" in page.text
+    assert "labels: <within> & across" in page.text
     assert not page.all("within")
-    assert all(sentence in page.text for sentence in report.sentences)
+    assert all(sentence in page.text for sentence in report.tests)
     assert len(page.all("table")) == 2
     assert "not fitted" not in page.text
 
 
 def test_a_model_that_could_not_be_fitted_says_why() -> None:
-    report = ModelReport("Encoder", "?", "exploratory", "points", "f1 ~ x + (1 | seed)", None, ("Too few seeds.",))
-    assert report.sentences == []
+    report = ModelReport(fitted(None, "Too few seeds."))
+    assert report.tests == []
     page = rendered(report)
     assert "not fitted" in page.text
     assert "Too few seeds." in page.text

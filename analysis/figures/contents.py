@@ -28,7 +28,6 @@ from analysis.figures.encoders import encoder_figure
 from analysis.figures.lens import lens_figure, lens_maps_figure, lens_names_figure
 from analysis.figures.loss import loss_figure
 from analysis.figures.main import auc_figure, headline_figure, main_figure
-from analysis.figures.residuals import residual_figure
 from analysis.figures.sensitivity import sensitivity_figure
 from analysis.figures.style import Drawn, NotDrawnError
 from analysis.figures.tuning import tuning_figure
@@ -61,7 +60,6 @@ FIGURES: dict[str, Callable[[Study], Drawn]] = {
     "lens_names": lens_names_figure,
     "lens_maps": lens_maps_figure,
     "loss": loss_figure,
-    "residuals": residual_figure,
     "tuning": tuning_figure,
 }
 

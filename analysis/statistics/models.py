@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.cells import CELL, LM_NAMES, Cell, Input, Names, Setup, encoder_names, parts, setup_of, short_name, where
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
@@ -31,6 +32,8 @@ EFFECT_COLUMNS = [
     *("n", "levels", "singular", "reduced", "converged", "formula", "note"),
 ]
 VARIANCE_COLUMNS = [*ABOUT, "group", "term", "sd", "correlations"]
+CHECKS = ("skewness", "kurtosis", "far_share", "largest", "sd_low", "sd_high", "outside_share")
+FAR = 3.0  # residual sds; of a normal distribution 0.3 % lie beyond
 DIFFERENCE = (  # x: the coded factor; draw: empty, or a random intercept
     "f1 ~ {x} + (1 + {x} | seed) + (1 + {x} | category){draw}",
     "f1 ~ {x} + (1 | seed) + (1 + {x} | category){draw}",
@@ -85,6 +88,39 @@ def variances_table(models: Sequence["Fitted"]) -> pd.DataFrame:
     return pd.DataFrame([row for fitted in models for row in fitted.variances()], columns=VARIANCE_COLUMNS)
 
 
+def check_residuals(model: MixedModel) -> dict[str, float]:
+    """Do the residuals of a model of F1 look as it assumes: normal, and as wide at every fitted value?
+
+    F1 lies between 0 and 100, so both must fail somewhat where scores come near an end. Estimates bear that well;
+    intervals and p less so, hence the bootstrap beside them (`analysis.statistics.intervals`), which assumes neither.
+
+    Returns:
+        skewness, kurtosis (in excess of the normal distribution's): 0 if normal. far_share: beyond 3 sds, 0..1 (normal:
+        .003). largest: in sds, with its sign. sd_low, sd_high: of the rows with the lowest and the highest third of
+        fitted values, in points. outside_share: fitted values below 0 or above 100, 0..1.
+    """
+    residual, fitted = model.rows["residual"].to_numpy(float), model.rows["fitted"].to_numpy(float)
+    scaled = residual / model.sigma
+    low, high = np.quantile(fitted, [1 / 3, 2 / 3])
+    found = (
+        stats.skew(residual),
+        stats.kurtosis(residual),
+        (np.abs(scaled) > FAR).mean(),
+        scaled[np.abs(scaled).argmax()],
+        residual[fitted <= low].std(),
+        residual[fitted >= high].std(),
+        ((fitted < 0) | (fitted > 100)).mean(),
+    )
+    return dict(zip(CHECKS, map(float, found), strict=True))
+
+
+def checks_table(models: Sequence["Fitted"]) -> pd.DataFrame:
+    """One row per model that was fitted: which one, n (rows), and its `check_residuals`."""
+    fits = [(fitted.about, fitted.model) for fitted in models if fitted.model is not None]
+    rows = [{**about, "n": model.n, **check_residuals(model)} for about, model in fits]
+    return pd.DataFrame(rows, columns=[*ABOUT, "n", *CHECKS])
+
+
 def model_rows(runs: pd.DataFrame, categories: pd.DataFrame) -> pd.DataFrame:
     """Held-out test F1, one row per run and hypernym, with what models need of the runs.
 
@@ -117,11 +153,6 @@ class Fitted:
     steps: dict[str, tuple[str, str, float]]
     cells: tuple[Cell, Cell] | None = None
     reduced: "Fitted | None" = None
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Formula term -> what it stands for, as in `tost_step`."""
-        return {term: step for term, (_, step, _) in self.steps.items()}
 
     def difference(self, term: str) -> Difference:
         """The effect of the step of `term`, in points. For a model that was fitted."""

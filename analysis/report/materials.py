@@ -1,6 +1,6 @@
 """What a study was made from, which settings its runs have, and what it has to cite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,26 +82,26 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class Settings:
-    """`table`: runs with a column for each setting; older runs lack some."""
+    """`table`: runs with a column for each setting."""
 
     table: pd.DataFrame
 
     def values(self, name: str, **only: Any) -> list[Any]:
-        """Values of one setting in the order of the runs, among runs with the values `only`; [] where unknown."""
+        """Values of one setting in the order of the runs, among runs with the values `only`."""
         rows = self.table
         for key, value in only.items():
             rows = rows[rows[key] == value]
-        return list(dict.fromkeys(rows[name].dropna())) if name in rows else []
+        return list(dict.fromkeys(rows[name].dropna()))
 
     def has(self, name: str, value: Any) -> bool:
         return value in self.values(name)
 
     def numbers(self, name: str) -> str:
-        """All values of a number, in order: "2e-05 or 0.001"; "" where unknown."""
+        """All values of a number, in order: "2e-05 or 0.001"."""
         return either([f"{value:g}" for value in sorted(self.values(name))])
 
 
-def either(values: Sequence[object], word: str = "or") -> str:
+def either(values: Iterable[object], word: str = "or") -> str:
     """ "5", "5 or 8", "5, 6 or 8"; "" without any."""
     said = [str(value) for value in values]
     return f" {word} ".join(filter(None, [", ".join(said[:-1]), *said[-1:]]))

@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from analysis.cells import PROVENANCE, VALUES, WORDS
 from analysis.predictions import SavedRuns
 from analysis.report.dictionary import CAPTIONS
 from analysis.report.examples import data_uri
-from analysis.report.methods import methods_of
+from analysis.report.methods import installed, methods_of
 from analysis.report.page import Data, Page
 from analysis.report.table import EMBEDDED_BYTES, Column, Table, table
 from cachegen.common.files import read_json
@@ -213,16 +212,12 @@ def _sessions(folder: Path) -> Table | None:
 
 
 def _software() -> Table:
-    rows = [("Python", platform.python_version()), *((name, _version(name)) for name in SOFTWARE)]
+    rows = [
+        ("Python", platform.python_version()),
+        *((name, installed(name) or "not installed as a package") for name in SOFTWARE),
+    ]
     columns = [Column("package", lambda row: row[0], "text"), Column("version", lambda row: row[1], "text")]
     return table("software", "Software that computed this page.", rows, columns)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
 
 
 def _failed(failed: pd.DataFrame) -> Table | None:

@@ -79,8 +79,6 @@ def _permutations(row: Row) -> str:
 
 def _rules(runs: pd.DataFrame, shuffle: str) -> list[str]:
     """The rules of one shuffle that occur, in words; empty when it was not run."""
-    if f"{shuffle}_rule" not in runs:
-        return []
     used = runs.loc[runs["shuffle"] == shuffle, f"{shuffle}_rule"].unique()
     return [f"{rule}: {RULE_TEXT.get((shuffle, rule), rule)}" for rule in sorted(used)]
 

@@ -202,8 +202,7 @@ def test_a_study_scores_them_beside_its_runs(study_inputs: dict[str, str], tmp_p
     mine = study.test("heldout").loc[study.runs["arm"] == "within", ["macro_f1", "auc"]].mean()
     assert (one.means[0], one.auc_means[0]) == pytest.approx(tuple(mine))
     assert one.f1.estimate == pytest.approx(one.means[0] - one.means[1])
-    assert one.auc is not None
-    assert one.auc.estimate == pytest.approx(one.auc_means[0] - one.auc_means[1])
+    assert one.by["AUC"].difference.estimate == pytest.approx(one.auc_means[0] - one.auc_means[1])
 
 
 def test_sentences_follow_the_numbers(study_inputs: dict[str, str], tmp_path: Path) -> None:

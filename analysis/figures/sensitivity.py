@@ -4,7 +4,7 @@ import numpy as np
 
 from analysis.cells import condition_of, lines_of, parts, setup_of, shown_runs
 from analysis.figures.style import COIN_DASH, GREY, Drawn, NotDrawnError, key, legend, look_of, style, wrapped
-from analysis.statistics.contrasts import SIGNAL, Cells
+from analysis.statistics.contrasts import CRITERION, D_PRIME, SCORES, Cells
 from analysis.statistics.difference import difference
 from analysis.study import Study
 from analysis.words import number
@@ -28,8 +28,10 @@ def sensitivity_figure(study: Study) -> Drawn:
                 if cell not in cells.rows:
                     continue
                 look = look_of(*condition_of(cell))
-                of_run = cells.rows[cell].groupby("run_id")[list(SIGNAL)].mean()
-                d, c = (difference(cells.scores(cell, name), unit=unit) for name, unit in SIGNAL.items())
+                of_run = cells.rows[cell].groupby("run_id")[["d_prime", "criterion"]].mean()
+                d, c = (
+                    difference(cells.scores(cell, SCORES[measure]), unit=measure) for measure in (D_PRIME, CRITERION)
+                )
                 ends = [np.abs([[one.low - one.estimate], [one.high - one.estimate]]) for one in (c, d)]
                 ax.plot(of_run["criterion"], of_run["d_prime"], look.marker, color=look.colour, ms=2.5, mew=0)
                 ax.errorbar(

@@ -9,8 +9,8 @@ adjusted: original minus within, controls, another encoder or LM, the swap. The 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import ndtri
@@ -20,31 +20,26 @@ from analysis.statistics.difference import Difference, adjusted, difference, see
 from analysis.words import BASELINES, YARDSTICKS
 
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"  # fixed before any result, or not
-KINDS = ("contrast", "chance", "yardstick", "setup", "swap")
+F1, AUC, D_PRIME, CRITERION = "F1", "AUC", "d′", "criterion"
+SCORES = {F1: "f1", AUC: "auc", D_PRIME: "d_prime", CRITERION: "criterion"}  # measure -> column of `Cells.rows`
 COLUMNS = [
     *("status", "kind", "setup", "above", "below", "difference", "low", "high", "boot_low", "boot_high", "worst"),
     *("se", "df", "p", "p_holm", "tost_p", "tost_p_holm", "decision", "verdict", "basis", "paired"),
-    *(
-        "standardised",
-        "detectable",
-        "above_f1",
-        "below_f1",
-        "above_auc",
-        "below_auc",
-        "auc_difference",
-        "auc_low",
-        "auc_high",
-        "auc_p",
-        "auc_verdict",
-    ),
+    *("standardised", "detectable", "above_f1", "below_f1", "above_auc", "below_auc"),
+    *("auc_difference", "auc_low", "auc_high", "auc_p", "auc_verdict"),
     *("n_hypernyms", "n_seeds_above", "n_seeds_below"),
 ]
-SIGNAL = {"d_prime": "d′", "criterion": "criterion"}  # columns that `signal_detection` adds, and their units
-MEASURES = ("AUC", *SIGNAL.values())
 MEASURE_COLUMNS = [
     *("status", "kind", "setup", "above", "below", "measure", "above_mean", "below_mean", "difference", "low", "high"),
     *("se", "df", "p", "p_holm", "tost_p", "tost_p_holm", "margin", "decision", "verdict", "basis", "paired"),
 ]
+
+
+class Compared(NamedTuple):
+    """Two sides by one measure: their difference, and the mean of either (over seeds and shared hypernyms)."""
+
+    difference: Difference
+    means: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,9 @@ class Contrast:
         setup: What tells the setup of `one` apart, in words; of a comparison of setups, both.
         above: The first side in words.
         below: The other side in words.
-        f1: The difference of held-out macro F1, in points.
-        auc: The difference of AUC; .5 for a baseline (None where that is exploratory).
-        means: F1 of either side, mean over seeds and the hypernyms that both have.
-        auc_means: AUC of either side likewise.
+        by: Measure -> the comparison by it. F1 always, in points; AUC but of exploratory baselines; d' and, between
+            cells, the criterion of confirmatory ones. A baseline has an AUC of .5 and a d' of 0.
         other_auc: AUC of a yardstick less .5.
-        signal: Of a confirmatory contrast, d' and criterion by name: the difference, and the mean of either side.
     """
 
     status: str
@@ -73,32 +65,39 @@ class Contrast:
     setup: str
     above: str
     below: str
-    f1: Difference
-    auc: Difference | None
-    means: tuple[float, float]
-    auc_means: tuple[float, float]
+    by: Mapping[str, Compared]
     other_auc: Difference | None = None
-    signal: Mapping[str, tuple[Difference, tuple[float, float]]] = field(default_factory=dict)
 
     @property
-    def measures(self) -> dict[str, tuple[Difference, tuple[float, float]]]:
-        """The difference by every measure but F1, and the mean of either side."""
-        return ({} if self.auc is None else {"AUC": (self.auc, self.auc_means)}) | dict(self.signal)
+    def f1(self) -> Difference:
+        """The difference of held-out macro F1, in points."""
+        return self.by[F1].difference
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """F1 of either side."""
+        return self.by[F1].means
+
+    @property
+    def auc_means(self) -> tuple[float, float]:
+        """AUC of either side; missing where it was not compared."""
+        return self.by[AUC].means if AUC in self.by else (float("nan"), float("nan"))
 
     @property
     def row(self) -> dict[str, Any]:
         """One row of `contrast_table`."""
-        d, auc = self.f1, self.auc
+        d = self.f1
         row: dict[str, Any] = {"status": self.status, "kind": self.kind, "setup": self.setup}
         row |= {"above": self.above, "below": self.below}
         row |= {"difference": d.estimate, "p_holm": d.p_adjusted, "tost_p": d.p_equivalence}
         row |= {"tost_p_holm": d.p_equivalence_adjusted, "decision": str(d.decision)}
         row |= {"n_seeds_above": d.n_seeds[0], "n_seeds_below": d.n_seeds[1]}
-        row |= {f"{side}_f1": mean for side, mean in zip(("above", "below"), self.means, strict=True)}
-        row |= {f"{side}_auc": mean for side, mean in zip(("above", "below"), self.auc_means, strict=True)}
+        row |= dict(zip(("above_f1", "below_f1"), self.means, strict=True))
+        row |= dict(zip(("above_auc", "below_auc"), self.auc_means, strict=True))
         row |= {name: getattr(d, name) for name in COLUMNS if name not in row and hasattr(d, name)}
-        if auc is None:
+        if AUC not in self.by:
             return row
+        auc = self.by[AUC].difference
         ends = {"auc_difference": auc.estimate, "auc_low": auc.low, "auc_high": auc.high, "auc_p": auc.p}
         return row | ends | {"auc_verdict": auc.verdict}
 
@@ -119,19 +118,14 @@ def measure_table(contrasts: list[Contrast]) -> pd.DataFrame:
     The criterion is exploratory and not adjusted: nothing was said in advance of bias.
     """
     rows = []
-    for c in contrasts:
-        for name, (d, means) in c.measures.items() if c.status == CONFIRMATORY else ():
-            status = EXPLORATORY if name == SIGNAL["criterion"] else c.status
-            row: dict[str, Any] = {
-                "status": status,
-                "kind": c.kind,
-                "setup": c.setup,
-                "above": c.above,
-                "below": c.below,
-            }
-            row |= {"measure": name, "above_mean": means[0], "below_mean": means[1], "difference": d.estimate}
+    for c in (c for c in contrasts if c.status == CONFIRMATORY):
+        for measure, (d, means) in c.by.items():
+            row: dict[str, Any] = {"status": EXPLORATORY if measure == CRITERION else CONFIRMATORY, "kind": c.kind}
+            row |= {"setup": c.setup, "above": c.above, "below": c.below, "measure": measure}
+            row |= {"above_mean": means[0], "below_mean": means[1], "difference": d.estimate}
             row |= {"p_holm": d.p_adjusted, "tost_p": d.p_equivalence, "tost_p_holm": d.p_equivalence_adjusted}
-            rows.append(row | {name: getattr(d, name) for name in MEASURE_COLUMNS if name not in row})
+            if measure != F1:
+                rows.append(row | {name: getattr(d, name) for name in MEASURE_COLUMNS if name not in row})
     return pd.DataFrame(rows, columns=MEASURE_COLUMNS)
 
 
@@ -162,15 +156,13 @@ def all_contrasts(runs: pd.DataFrame, categories: pd.DataFrame, yardsticks: pd.D
     cells = Cells(runs, categories)
     confirmatory = [*_fixed(cells), *_chance(cells)]
     planned = ["p_equivalence" if contrast.kind == "chance" else "p" for contrast in confirmatory]
-    family = adjusted([contrast.f1 for contrast in confirmatory], planned)
-    sensitivity = SIGNAL["d_prime"]
-    of_auc = adjusted([contrast.measures["AUC"][0] for contrast in confirmatory], planned)
-    of_d_prime = adjusted([contrast.measures[sensitivity][0] for contrast in confirmatory], planned)
-    found = [
-        replace(c, f1=f1, auc=auc, signal={**c.signal, sensitivity: (d_prime, c.signal[sensitivity][1])})
-        for c, f1, auc, d_prime in zip(confirmatory, family, of_auc, of_d_prime, strict=True)
-    ]
-    return [*found, *_not_fixed(cells), *_against_yardsticks(cells, yardsticks), *_setups(cells), *_swaps(cells)]
+    for measure in (F1, AUC, D_PRIME):
+        family = adjusted([c.by[measure].difference for c in confirmatory], planned)
+        confirmatory = [
+            replace(c, by={**c.by, measure: c.by[measure]._replace(difference=difference)})
+            for c, difference in zip(confirmatory, family, strict=True)
+        ]
+    return [*confirmatory, *_not_fixed(cells), *_against_yardsticks(cells, yardsticks), *_setups(cells), *_swaps(cells)]
 
 
 class Cells:
@@ -193,32 +185,23 @@ class Cells:
 
     def between(self, status: str, kind: str, one: Cell, other: Cell) -> Contrast:
         """A cell less another one."""
-        tables = [(self.scores(one, value), self.scores(other, value)) for value in ("f1", "auc")]
         name, below, setup = self.names.condition(one), self.names.condition(other), self.names.setup(one.setup)
         if one.setup != other.setup:
             theirs = self.names.setup(other.setup)
             name, below, setup = f"{name}, {setup}", f"{below}, {theirs}", f"{setup} against {theirs}"
-        found = _contrast(status, kind, one, other, (setup, name, below), *tables)
-        return replace(found, signal=self._signal(one, other)) if status == CONFIRMATORY else found
-
-    def _signal(self, one: Cell, other: Cell) -> dict[str, tuple[Difference, tuple[float, float]]]:
-        sides = {unit: (self.scores(one, value), self.scores(other, value)) for value, unit in SIGNAL.items()}
-        return {unit: (difference(*tables, unit=unit), _means(tables)) for unit, tables in sides.items()}
+        chosen = SCORES if status == CONFIRMATORY else {F1: "f1", AUC: "auc"}
+        sides = {measure: (self.scores(one, score), self.scores(other, score)) for measure, score in chosen.items()}
+        return Contrast(status, kind, one, other, setup, name, below, _by(sides))
 
     def less_baseline(self, status: str, kind: str, cell: Cell, column: str, below: str) -> Contrast:
         """A cell less a baseline of its own."""
-        words = (self.names.setup(cell.setup), self.names.condition(cell), below)
-        sides = (self.scores(cell), self.scores(cell, column))
-        if status != CONFIRMATORY:
-            return _contrast(status, kind, cell, column, words, sides)
+        sides = {F1: (self.scores(cell), self.scores(cell, column))}
         # Answers that know nothing have an AUC of .5 and a d' of 0, whatever their bias.
-        auc, d_prime = (
-            (table, table * 0 + blind)
-            for table, blind in ((self.scores(cell, "auc"), 0.5), (self.scores(cell, "d_prime"), 0.0))
-        )
-        found = _contrast(status, kind, cell, column, words, sides, auc)
-        unit = SIGNAL["d_prime"]
-        return replace(found, signal={unit: (difference(*d_prime, unit=unit), _means(d_prime))})
+        for measure, blind in ((AUC, 0.5), (D_PRIME, 0.0)) if status == CONFIRMATORY else ():
+            scores = self.scores(cell, SCORES[measure])
+            sides[measure] = (scores, scores * 0 + blind)
+        words = (self.names.setup(cell.setup), self.names.condition(cell), below)
+        return Contrast(status, kind, cell, column, *words, _by(sides))
 
     def less_largest(self, status: str, cell: Cell) -> Contrast:
         """A cell less the largest of its baselines."""
@@ -238,17 +221,12 @@ def _heldout(categories: pd.DataFrame) -> pd.DataFrame:
 Sides = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def _contrast(
-    status: str,
-    kind: str,
-    one: Cell,
-    other: Cell | str,
-    words: tuple[str, str, str],
-    f1: Sides,
-    auc: Sides | None = None,
-) -> Contrast:
-    auc_gap, auc_means = (None, (float("nan"),) * 2) if auc is None else (difference(*auc, unit="AUC"), _means(auc))
-    return Contrast(status, kind, one, other, *words, difference(*f1), auc_gap, _means(f1), auc_means)
+def _by(sides: Mapping[str, Sides]) -> dict[str, Compared]:
+    units = {F1: "points"}
+    return {
+        measure: Compared(difference(*own, unit=units.get(measure, measure)), _means(own))
+        for measure, own in sides.items()
+    }
 
 
 def _means(sides: Sides) -> tuple[float, float]:
@@ -304,12 +282,13 @@ def _against_yardsticks(cells: Cells, yardsticks: pd.DataFrame) -> Iterator[Cont
             rows = own.merge(known[name], on=["run_id", "category"]) if name in known else own.iloc[:0]
             if rows.empty:
                 continue
-            (f1, f1_other), (auc, auc_other) = (
-                (seeds_by_hypernyms(rows, value), seeds_by_hypernyms(rows, other)) for value, other in columns.items()
-            )
+            sides = {
+                measure: (seeds_by_hypernyms(rows, SCORES[measure]), seeds_by_hypernyms(rows, other))
+                for measure, other in ((F1, "other_f1"), (AUC, "other_auc"))
+            }
             words = (cells.names.setup(cell.setup), cells.names.condition(cell), YARDSTICKS[name])
-            found = _contrast(EXPLORATORY, "yardstick", cell, name, words, (f1, f1_other), (auc, auc_other))
-            yield replace(found, other_auc=difference(auc_other - 0.5, unit="AUC"))
+            above_chance = difference(sides[AUC][1] - 0.5, unit="AUC")
+            yield Contrast(EXPLORATORY, "yardstick", cell, name, *words, _by(sides), above_chance)
 
 
 def _setups(cells: Cells) -> Iterator[Contrast]:

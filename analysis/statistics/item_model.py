@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cell
-from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, SIGNAL, Contrast
+from analysis.statistics.contrasts import CONFIRMATORY, CRITERION, D_PRIME, EXPLORATORY, Contrast
 from analysis.statistics.difference import MARGINS, judged
 from analysis.statistics.laplace import Logistic, Term, fit_logistic
 from analysis.statistics.robustness import Answers
@@ -31,8 +31,8 @@ LOG_ODDS = 1.7  # of a logistic model, by unit of d' (of a probit one)
 EFFECTS = {  # term -> what it is, its sign there, and the measure whose contrast decides
     "Intercept": ("criterion, mean of both", -1, ""),
     "gold": ("sensitivity, mean of both", 1, ""),
-    "condition": ("criterion, difference", -1, SIGNAL["criterion"]),
-    "gold:condition": ("sensitivity, difference", 1, SIGNAL["d_prime"]),
+    "condition": ("criterion, difference", -1, CRITERION),
+    "gold:condition": ("sensitivity, difference", 1, D_PRIME),
 }
 COLUMNS = [
     *("status", "setup", "above", "below", "effect", "group", "term", "estimate", "se", "z", "df"),
@@ -112,11 +112,11 @@ def _rows(c: Contrast, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
     se = np.sqrt(np.diagonal(fitted.covariance_pp))
     df = rows["run"].nunique() - 2 if "run" in levels else np.inf
     for (term, (effect, sign, measure)), estimate, se_p in zip(EFFECTS.items(), fitted.beta_p, se, strict=True):
-        margin = LOG_ODDS * MARGINS[measure or SIGNAL["d_prime"]]
+        margin = LOG_ODDS * MARGINS[measure or D_PRIME]
         test = judged(sign * float(estimate), float(se_p), df, margin=margin, unit="log odds")
         row = {"effect": effect, "term": term, "estimate": test.estimate, "se": test.se, "z": test.estimate / test.se}
         row |= {"df": df if np.isfinite(df) else np.nan, "p": test.p, "low": test.low, "high": test.high, **about}
-        decided = c.measures.get(measure)
-        yield row | ({} if decided is None else {"alone": str(test.decision), "verdict": decided[0].verdict})
+        decided = c.by.get(measure)
+        yield row | ({} if decided is None else {"alone": str(test.decision), "verdict": decided.difference.verdict})
     for random, sd in zip(terms, fitted.sds, strict=True):
         yield {"effect": "SD", "group": random.group, "term": random.name, "estimate": float(sd), **about}

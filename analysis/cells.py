@@ -22,12 +22,7 @@ CELL = ["setup", "arm", "lm_init"]  # a cell in words, in tables for people
 KEYED = ["cell", *CELL]  # the value, by which rows are joined, and its words
 PROVENANCE = [*(f"{name}_path" for name in ("dataset", "store")), *(f"{name}_digest" for name in ("dataset", "store"))]
 WORDS = ["kind", "arm", "setup", "series", "shown", "shown_setup"]  # columns that `label_runs` adds for people
-VALUES = [
-    "cell",
-    "cell_labels",
-    "response",
-    "comparison_number",
-]  # columns that hold values; they are not written to files
+VALUES = ["cell", "cell_labels", "response", "comparison_number"]  # columns of values, which are not written to files
 
 Setting = tuple[str, Any]  # a field of the condition and its value
 Settings = tuple[Setting, ...]

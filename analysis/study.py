@@ -278,10 +278,8 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MO
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 if runs.at[run_id, "shown"] and unseen.any():
                     held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))
-                verified = (
-                    answers if runs.at[run_id, "task"] == "verify" else answers.iloc[:0]
-                )  # names say no yes or no
-                bins[run_id] = answer_bins(verified).assign(run_id=run_id)
+                says = runs.at[run_id, "task"] == "verify"  # names say no yes or no
+                bins[run_id] = answer_bins(answers if says else answers.iloc[:0]).assign(run_id=run_id)
                 advance(1)
                 if run_id not in of_run:
                     continue

@@ -67,10 +67,7 @@ def cell_claims(release: Release) -> list[Claim]:
 
 TRAINED = "Leaf questions, which training has, are answered well under every condition."
 SENTENCES = {  # initialisation of the LM, labels -> what the paper says of held-out hypernyms
-    (
-        "pretrained",
-        "original",
-    ): "A pretrained LM answers hypernym questions about images without training on any.",
+    ("pretrained", "original"): "A pretrained LM answers hypernym questions about images without training on any.",
     ("pretrained", "across"): "With images dealt across categories, hypernym answers fall to about chance.",
     ("pretrained", "within"): "With images dealt within categories, hypernym answers stay as good as before.",
     ("random", "original"): "With a randomly initialised LM, hypernym answers are near chance.",

@@ -12,13 +12,7 @@ from rich.text import Text
 from analysis.release.chance import above_chance_claims, chance_claims, table5_claims
 from analysis.release.claims import DIFFERS, NO_SOURCE, NOT_PRINTED, OTHER, SAME, STATES, Claim
 from analysis.release.coherence import coherence_claims
-from analysis.release.means import (
-    cell_claims,
-    cell_means,
-    depth_claims,
-    probe_claims,
-    removed_claims,
-)
+from analysis.release.means import cell_claims, cell_means, depth_claims, probe_claims, removed_claims
 from analysis.release.models import encoder_claims
 from analysis.release.scores import Release
 from analysis.release.swap import swap_claims

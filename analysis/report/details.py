@@ -20,16 +20,16 @@ def parts(page: Page) -> Data | None:
     rows = page.study.heldout.to_dict("records")
     columns = [
         SETUP,
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("right answer", lambda row: LABELS[row["labels"]], "text"),
         Column("hypernyms", "over", "text"),
         Column("their number", "n_categories", digits=0),
         Column("seeds", "n_seeds", digits=0),
         Column("F1", "f1"),
-        Column("95 % interval", lambda row: (row["low"], row["high"]), "between"),
-        Column("bootstrap", lambda row: (row["boot_low"], row["boot_high"]), "between"),
+        Column("95 % interval", ("low", "high"), "between"),
+        Column("bootstrap", ("boot_low", "boot_high"), "between"),
         Column("they hold over", "basis", "text"),
-        Column("seeds, lowest to highest", lambda row: (row["seed_lowest"], row["seed_highest"]), "between"),
+        Column("seeds, lowest to highest", ("seed_lowest", "seed_highest"), "between"),
         Column("permuted", "permuted_f1"),
     ]
     caption = (
@@ -45,7 +45,7 @@ def answering(page: Page) -> Data | None:
     rows = page.study.answering.to_dict("records")
     columns = [
         SETUP,
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("questions", lambda row: GROUPS[row["group"]].lower(), "text"),
         Column("number", "n_questions", digits=0),
         Column("said yes", "yes_share", "percent", digits=0),
@@ -54,7 +54,7 @@ def answering(page: Page) -> Data | None:
         Column("probability off yes and no", "off_mass", "percent"),
         Column("in the worst run", "off_mass_worst", "percent"),
         Column("mostly off", "low_mass_share", "percent"),
-        Column("calibration error", lambda row: (row["ece"], row["ece_low"], row["ece_high"]), "range", digits=3),
+        Column("calibration error", ("ece", "ece_low", "ece_high"), "range", digits=3),
     ]
     caption = (
         "Test questions, means over runs. “Mostly off”: questions on which yes and no together have less than half of "
@@ -155,7 +155,7 @@ def tuning(page: Page) -> Data | None:
         Column("runs", "n_runs", digits=0),
         Column("validation F1", "score", digits=2),
         *(Column(str(name).removeprefix("value_"), str(name), digits=2) for name in groups if len(groups) > 1),
-        Column("outcome", lambda row: (row["state"], row["reason"]), "noted"),
+        Column("outcome", ("state", "reason"), "noted"),
     ]
     rows = found.trials.astype({"trained": float, "score": float}).replace({None: np.nan}).to_dict("records")
     caption = f"Every trial: the means over its runs of macro F1 on {found.decided}, after its last training."

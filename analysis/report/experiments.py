@@ -3,8 +3,8 @@
 from analysis.cells import KEYED, encoder_names, parts, setups_of
 from analysis.published import COHERENCE
 from analysis.report.page import Data, Page
-from analysis.report.result import BASIS, BOOTSTRAP, FILE, GROUPS
-from analysis.report.table import SETUP, Column, Table, table
+from analysis.report.result import FILE, GROUPS
+from analysis.report.table import BASIS, BOOTSTRAP, SETUP, Column, Table, table
 from analysis.scores.ablation import ablation_sentences
 from analysis.scores.coherence import MEASURES
 from analysis.scores.dose import dose_sentences, dose_table
@@ -47,16 +47,10 @@ def _of_kind(page: Page, kind: str) -> list[Contrast]:
 
 
 _GAPS = [
-    Column("F1 difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
+    Column("F1 difference", ("difference", "low", "high"), "interval", sign=True),
     BOOTSTRAP,
     Column("its AUC", "below_auc", digits=2),
-    Column(
-        "AUC difference",
-        lambda row: (row["auc_difference"], row["auc_low"], row["auc_high"]),
-        "interval",
-        digits=2,
-        sign=True,
-    ),
+    Column("AUC difference", ("auc_difference", "auc_low", "auc_high"), "interval", digits=2, sign=True),
     Column("hypernyms", "n_hypernyms", digits=0),
     BASIS,
     Column("verdict on F1", "verdict", "prose"),
@@ -118,7 +112,7 @@ def coherence(page: Page) -> Data | None:
     if not rows:
         return None
     columns = [
-        Column("labels", lambda row: (row["arm"], row["encoder"]), "noted"),
+        Column("labels", ("arm", "encoder"), "noted"),
         Column("pooled over", "pooled", "text"),
         *(Column(label, name, "bracketed", digits=3) for name, label in MEASURE_NAMES.items()),
         Column("(leaf, hypernym) pairs kept", "pairs_kept", "percent", digits=0),
@@ -189,13 +183,13 @@ def ablation(page: Page) -> Data | None:
         Column("setup", lambda row: page.study.names.series(row["cell"].setup), "text"),
         Column("ablation", "kind", "text"),
         Column("level", "ablation", digits=0),
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("questions", lambda row: QUESTIONS[row["group"]], "text"),
         Column("over", "over", "text"),
         Column("runs", "n_runs", digits=0),
         Column("categories", "n_categories", digits=0),
-        Column("F1", lambda row: (row["f1"], row["f1_low"], row["f1_high"]), "range"),
-        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "range", digits=2),
+        Column("F1", ("f1", "f1_low", "f1_high"), "range"),
+        Column("AUC", ("auc", "auc_low", "auc_high"), "range", digits=2),
         Column("permuted", "permuted_f1"),
         Column("coin", "coin_f1"),
     ]
@@ -230,8 +224,8 @@ def dose(page: Page) -> Data | None:
         Column("coherence, centred", "coherence_centred", digits=3),
         Column("coherence", "coherence", digits=3),
         Column("pairs kept", "pairs_kept", "percent", digits=0),
-        Column("F1", lambda row: (row["f1"], row["f1_low"], row["f1_high"]), "range"),
-        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "range", digits=2),
+        Column("F1", ("f1", "f1_low", "f1_high"), "range"),
+        Column("AUC", ("auc", "auc_low", "auc_high"), "range", digits=2),
         Column("permuted", "permuted_f1"),
         Column("coin", "coin_f1"),
     ]
@@ -251,7 +245,7 @@ def swap(page: Page) -> Data | None:
         Column("test", "test", "text"),
         Column("control", "control"),
         Column("swapped", "swapped"),
-        Column("difference", lambda row: (row["difference"], row["low"], row["high"]), "interval", sign=True),
+        Column("difference", ("difference", "low", "high"), "interval", sign=True),
         Column("t", "statistic", digits=2),
         Column("df", "df"),
         Column("p", "p", "p"),
@@ -293,12 +287,12 @@ def depth(page: Page) -> Data | None:
         return None
     columns = [
         SETUP,
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("depth", "depth", digits=0),
         Column("hypernyms", "n_hypernyms", digits=0),
         Column("F1", "f1"),
         Column("SD", "f1_sd"),
-        Column("95 % interval", lambda row: (row["f1_low"], row["f1_high"]), "between"),
+        Column("95 % interval", ("f1_low", "f1_high"), "between"),
         Column("AUC", "auc", digits=2),
         Column("permuted", "permuted_f1"),
     ]
@@ -316,19 +310,14 @@ def naming(page: Page) -> Data | None:
         return None
     columns = [
         SETUP,
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("names of", lambda row: GROUPS[row["group"]].lower(), "text"),
         Column("categories", "n_categories", digits=0),
         Column("candidates", "n_candidates", digits=0),
-        Column("best is true, %", lambda row: (row["top1"], row["top1_low"], row["top1_high"]), "interval"),
+        Column("best is true, %", ("top1", "top1_low", "top1_high"), "interval"),
         Column("by chance, %", "chance_top1"),
-        Column("AUC", lambda row: (row["auc"], row["auc_low"], row["auc_high"]), "interval", digits=2),
-        Column(
-            "AUC, as shown",
-            lambda row: (row["auc_seen"], row["auc_seen_low"], row["auc_seen_high"]),
-            "interval",
-            digits=2,
-        ),
+        Column("AUC", ("auc", "auc_low", "auc_high"), "interval", digits=2),
+        Column("AUC, as shown", ("auc_seen", "auc_seen_low", "auc_seen_high"), "interval", digits=2),
     ]
     caption = "Test images named by the best-scored of all candidates; 95 % intervals over seeds and categories."
     return {"found": table("naming", caption, found.to_dict("records"), columns, "naming.csv")}
@@ -378,27 +367,20 @@ def transfer(page: Page) -> Data | None:
     rows = [row for row in page.study.transfer.to_dict("records") if row["shown"]]
     columns = [
         SETUP,
-        Column("condition", lambda row: page.study.names.condition(row["cell"]), "text"),
+        page.condition,
         Column("questions", "questions", "text"),
         Column("set", "set", "prose"),
         Column("groups", lambda row: KINDS[row["kind"]], "text"),
         Column("their number", "n_categories", digits=0),
         Column("seeds", "n_seeds", digits=0),
-        Column("F1", lambda row: (row["f1"], row["low"], row["high"]), "interval"),
+        Column("F1", ("f1", "low", "high"), "interval"),
         Column("AUC", "auc", digits=3),
         Column("said yes", "yes_share", "percent", digits=0),
         Column("permuted", "permuted_f1"),
         Column("against what is shown", "veridical_f1"),
-        Column(
-            "F1, less trained wording", lambda row: tuple(row[f"change{end}"] for end in ENDS), "interval", sign=True
-        ),
+        Column("F1, less trained wording", ("change", "change_low", "change_high"), "interval", sign=True),
         Column("decision", "change_verdict", "prose"),
-        Column(
-            "AUC, less trained wording",
-            lambda row: tuple(row[f"change_auc{end}"] for end in ENDS),
-            "interval",
-            digits=3,
-        ),
+        Column("AUC, less trained wording", ("change_auc", "change_auc_low", "change_auc_high"), "interval", digits=3),
     ]
     caption = (
         "Questions that no run was trained on: means over their groups with 95 % intervals, and differences to the "
@@ -407,20 +389,16 @@ def transfer(page: Page) -> Data | None:
     return {"means": table("transfer", caption, rows, columns, "transfer.csv")} if rows else None
 
 
-ENDS = ("", "_low", "_high")
-
-
 def lens(page: Page) -> Data | None:
     """Where answers rise, and which names are nearest to patches; None where no run was read."""
-    names = page.study.names
     rises = [row for row in page.study.lens.to_dict("records") if row["shown"]]
     columns = [
         SETUP,
-        Column("condition", lambda row: names.condition(row["cell"]), "text"),
+        page.condition,
         Column("questions", lambda row: GROUPS[row["group"]].lower(), "text"),
         Column("runs", "n_runs", digits=0),
         Column("AUC at the last layer", "auc", digits=2),
-        Column("half of it at layer", lambda row: (row["rise"], row["rise_low"], row["rise_high"]), "range"),
+        Column("half of it at layer", ("rise", "rise_low", "rise_high"), "range"),
         Column("of layers", "layers", digits=0),
     ]
     caption = (
@@ -436,7 +414,7 @@ def lens(page: Page) -> Data | None:
     ]
     columns = [
         SETUP,
-        Column("condition", lambda row: names.condition(row["cell"]), "text"),
+        page.condition,
         Column("lens", "lens", "text"),
         Column("layer", "layer", digits=0),
         Column("names of the", "about", "text"),

@@ -82,7 +82,7 @@ class ModelReport:
             Column("effect", self._named, "noted"),
             Column("estimate", "estimate", digits=3, sign=True),
             Column("SE", "se", digits=3),
-            Column("95 % interval", lambda row: (row["low"], row["high"]), "between", digits=3, sign=True),
+            Column("95 % interval", ("low", "high"), "between", digits=3, sign=True),
             Column("df", "df"),
             Column("t", "t", digits=2),
             Column("p", "p", "p"),
@@ -141,7 +141,7 @@ def _effects(page: Page) -> Table:
     columns = [
         Column("question", "question", "text"),
         Column("effect", lambda row: (_effect(row), row["setup"]), "noted"),
-        Column("estimate", lambda row: (row["estimate"], row["low"], row["high"]), "interval", digits=2, sign=True),
+        Column("estimate", ("estimate", "low", "high"), "interval", digits=2, sign=True),
         Column("df", "df"),
         Column("t", "t", digits=2),
         Column("p", "p", "p"),

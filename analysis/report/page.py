@@ -13,6 +13,7 @@ from analysis.cells import KEYED, Cell, parts, shown_runs
 from analysis.figures.style import Drawn
 from analysis.report.examples import data_uri
 from analysis.report.files import FOLDER
+from analysis.report.table import Column
 from analysis.study import Study
 from engine.design.condition import SEEDS
 
@@ -92,6 +93,11 @@ class Page:
         """A cell of the headline in words: setup, arm, name (of the condition)."""
         names = self.study.names
         return {"setup": names.setup(cell.setup), "arm": names.labels(cell.labels), "name": names.condition(cell)}
+
+    @property
+    def condition(self) -> Column:
+        """What names the cell of a row."""
+        return Column("condition", lambda row: self.study.names.condition(row["cell"]), "text")
 
     @cached_property
     def shown(self) -> pd.DataFrame:

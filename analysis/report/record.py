@@ -171,17 +171,8 @@ def _runs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
 
 def _settings(runs: pd.DataFrame) -> Table:
     """Condition fields, each with all its values over the runs."""
-    skipped = {
-        *WORDS,
-        *VALUES,
-        "partial",
-        "withheld",
-        "asked",
-        "dataset",
-        "features",
-        "map",
-        *(name for name in PROVENANCE if name.endswith("_path")),
-    }
+    places = {name for name in PROVENANCE if name.endswith("_path")}
+    skipped = {*WORDS, *VALUES, *places, "partial", "withheld", "asked", "dataset", "features", "map"}
     rows = [(str(name), list(dict.fromkeys(runs[name].dropna().astype(str)))) for name in runs if name not in skipped]
     columns = [
         Column("field", lambda row: row[0], "code"),

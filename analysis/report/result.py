@@ -9,7 +9,7 @@ from analysis.beside_paper import Pair, replication
 from analysis.cells import Curve, Names, Setup, seed_text, setups_of
 from analysis.published import COIN, MAJORITY, PAPER, SEED_SPREAD
 from analysis.report.page import Data, Page, Row
-from analysis.report.table import SETUP, Column, Table, table
+from analysis.report.table import BASIS, BOOTSTRAP, CONTRAST, GAP, INTERVAL, SETUP, Column, Table, table
 from analysis.scores.means import f1_means
 from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Contrast
 from analysis.statistics.difference import EQUIVALENCE_MARGIN, OVER_BOTH, Decision
@@ -207,10 +207,6 @@ def _pair(row: Row, group: str, *names: str) -> tuple[float, ...]:
 
 
 FILE = "contrasts.csv"
-BOOTSTRAP = Column("bootstrap", lambda row: (row["boot_low"], row["boot_high"]), "between", sign=True)
-
-
-BASIS = Column("holds over", "basis", "text")
 
 
 def contrasts(page: Page) -> Data:
@@ -250,9 +246,9 @@ def _contrasts(name: str, caption: str, rows: pd.DataFrame) -> Table:
 
     columns = [
         SETUP,
-        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
-        Column("difference", "difference", sign=True),
-        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", sign=True),
+        CONTRAST,
+        GAP,
+        INTERVAL,
         BOOTSTRAP,
         Column("df", "df"),
         Column("p", adjusted("p"), "p"),
@@ -269,10 +265,10 @@ def _contrasts(name: str, caption: str, rows: pd.DataFrame) -> Table:
 def _robustness(page: Page) -> Table:
     columns = [
         SETUP,
-        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        CONTRAST,
         Column("check", "check", "text"),
-        Column("difference", "difference", sign=True),
-        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", sign=True),
+        GAP,
+        INTERVAL,
         Column("hypernyms", "n_hypernyms", digits=0),
         Column("verdict", "verdict", "prose"),
     ]
@@ -287,12 +283,12 @@ def _robustness(page: Page) -> Table:
 def _sensitivity(page: Page) -> Table:
     columns = [
         SETUP,
-        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        CONTRAST,
         Column("measure", "measure", "text"),
         Column("above", "above_mean", digits=2, sign=True),
         Column("below", "below_mean", digits=2, sign=True),
         Column("difference", "difference", digits=2, sign=True),
-        Column("95 % interval", lambda row: (row["low"], row["high"]), "between", digits=2, sign=True),
+        Column("95 % interval", ("low", "high"), "between", digits=2, sign=True),
         Column("p", lambda row: row["p"] if missing(row["p_holm"]) else row["p_holm"], "p"),
         Column("verdict", lambda row: (row["verdict"], row["decision"] == Decision.ABOVE), "verdict"),
         Column("status", "status", "text"),
@@ -311,9 +307,9 @@ def _items(page: Page) -> Table:
     rows = page.study.items[page.study.items["group"].isna()]
     columns = [
         SETUP,
-        Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
+        CONTRAST,
         Column("effect", lambda row: row["note"] if missing(row["effect"]) else row["effect"], "text"),
-        Column("log odds", lambda row: (row["estimate"], row["low"], row["high"]), "interval", digits=2, sign=True),
+        Column("log odds", ("estimate", "low", "high"), "interval", digits=2, sign=True),
         Column("z", "z", digits=2),
         Column("p", "p", "p"),
         Column("alone", lambda row: "" if missing(row["alone"]) else row["alone"], "text"),

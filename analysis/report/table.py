@@ -27,17 +27,16 @@ EMBEDDED_BYTES = 65_536  # a CSV no larger is inside the page too, so that its l
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its header, where its values come from (a key or attribute of the row, or a function of it).
+    """One column: its header, where its values come from (a key or attribute of the row, several, or a function of it).
 
-    `digits` after the point, of a number in brackets `bracket_digits`; `sign`: a plus sign before positive numbers.
+    `digits` after the point; `sign`: a plus sign before positive numbers.
     """
 
     label: str
-    value: str | Callable[[Any], Any]
+    value: str | tuple[str, ...] | Callable[[Any], Any]
     kind: Words | Numbers = "number"
     digits: int = 1
     sign: bool = False
-    bracket_digits: int | None = None
 
     @property
     def words(self) -> bool:
@@ -48,6 +47,8 @@ class Column:
         """Its value in `row`."""
         if callable(self.value):
             return self.value(row)
+        if isinstance(self.value, tuple):
+            return tuple(row[name] for name in self.value)
         return row[self.value] if isinstance(row, Mapping) else getattr(row, self.value)
 
 
@@ -109,4 +110,10 @@ def _parts(column: Column, value: Any) -> list[str]:
     return [part if isinstance(part, str) else "" if missing(part) else f"{part:.10g}" for part in parts]
 
 
+# Columns that several tables have.
 SETUP = Column("setup", "setup", "text")  # what tells setups apart
+CONTRAST = Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted")
+GAP = Column("difference", "difference", sign=True)
+INTERVAL = Column("95 % interval", ("low", "high"), "between", sign=True)
+BOOTSTRAP = Column("bootstrap", ("boot_low", "boot_high"), "between", sign=True)
+BASIS = Column("holds over", "basis", "text")

@@ -16,19 +16,8 @@ from analysis.statistics.contrasts import CONFIRMATORY, EXPLORATORY, Cells, Cont
 from analysis.statistics.difference import holm
 
 COLUMNS = [
-    *(
-        "comparison_number",
-        "status",
-        "setup",
-        "above",
-        "below",
-        "category",
-        "homonym",
-        "n_yes",
-        "n_no",
-        "n_seeds_above",
-        "n_seeds_below",
-    ),
+    *("comparison_number", "status", "setup", "above", "below", "category", "homonym", "n_yes", "n_no"),
+    *("n_seeds_above", "n_seeds_below"),
     *("difference", "test", "statistic", "df", "p", "p_holm"),
 ]
 PERMUTED = "its own answers, permuted"
@@ -38,9 +27,8 @@ def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list
     """One row per comparison and hypernym, cells of the headline; Holm's family is the hypernyms of one comparison.
 
     Columns: comparison_number, status (exploratory: single hypernyms were not fixed in advance), setup, above, below,
-    category, homonym
-    (a leaf carries its name), n_yes, n_no (questions of a run of the cell above), n_seeds_above, n_seeds_below,
-    difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always gives one answer,
+    category, homonym (a leaf carries its name), n_yes, n_no (questions of a run of the cell above), n_seeds_above,
+    n_seeds_below, difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always gives one answer,
     missing where a single seed allows no test), p_holm.
     """
     known = Cells(runs, categories)

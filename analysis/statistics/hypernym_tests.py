@@ -28,8 +28,8 @@ def hypernym_tests(runs: pd.DataFrame, categories: pd.DataFrame, contrasts: list
 
     Columns: comparison_number, status (exploratory: single hypernyms were not fixed in advance), setup, above, below,
     category, homonym (a leaf carries its name), n_yes, n_no (questions of a run of the cell above), n_seeds_above,
-    n_seeds_below, difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always gives one answer,
-    missing where a single seed allows no test), p_holm.
+    n_seeds_below, difference (points of F1), test (z | t), statistic, df (of t), p (two-sided; 1 where a cell always
+    gives one answer, missing where a single seed allows no test), p_holm.
     """
     known = Cells(runs, categories)
     cells = {cell: _by_hypernym(rows) for cell, rows in known.rows.items()}

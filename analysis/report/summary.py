@@ -1,6 +1,5 @@
 """The essentials of a study for a terminal, and its numbers as JSON."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from analysis.items import Wording
 from analysis.scores.dose import dose_table
 from analysis.statistics.contrasts import CONFIRMATORY
 from analysis.study import Study
-from analysis.words import MISSING, json_safe, number, p_value
+from analysis.words import MISSING, json_rows, json_safe, number
 
 COHERENT = ("original", "across", "within")  # arms whose coherence is reported
 
@@ -94,19 +93,13 @@ def essentials(study: Study) -> dict[str, Any]:
         "swap": study.swap,
         "answers": _shown(study, study.answering),
     }
-    rows = {name: json_rows(table) for name, table in tables.items()}
+    rows = {name: json_rows(in_words(table)) for name, table in tables.items()}
     counts = {"runs": len(study.runs), "failed": len(study.sweep.failed), "copies": len(study.sweep.copies)}
     return {**counts, **rows, "notes": list(study.notes)}
 
 
-def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values; what is missing or not finite becomes None."""
-    rows: list[dict[str, Any]] = json.loads(in_words(table).to_json(orient="records", double_precision=10))
-    return rows
-
-
 def overview(study: Study) -> RenderableType:
-    """Scores of the headline, the contrasts fixed in advance, models, the swap, how answers are given, notes."""
+    """Scores of the headline, the contrasts fixed in advance, how answers are given, notes."""
     f1, contrasts = _shown(study, study.f1), study.contrasts
     fixed = contrasts["status"] == CONFIRMATORY
     left_out = study.sweep.inputs.left_out
@@ -114,12 +107,9 @@ def overview(study: Study) -> RenderableType:
     parts += [_scores(f1, _shown(study, study.heldout), Wording(study))]
     if fixed.any():
         parts += ["", _contrasts(contrasts[fixed])]
-    if len(study.models):
-        parts += ["", _models(study.models)]
-    if len(study.swap):
-        parts += ["", _swap(study.swap)]
     parts += ["", *map(Text, _answers(_shown(study, study.answering)))]
     notes = [f"{(~fixed).sum()} exploratory comparisons of means are in contrasts"] if (~fixed).any() else []
+    notes += ["mixed models are in models, and the swap in swap"] if len(study.models) else []
     notes += [*f1.loc[f1["note"] != "", "note"].unique(), *(note for note in study.notes if note not in left_out)]
     if failed := len(study.sweep.failed):
         notes.append(f"{failed} of {failed + len(study.runs)} runs have no results and are left out")
@@ -170,36 +160,6 @@ def _contrasts(contrasts: pd.DataFrame) -> Table:
         own = _interval(row["difference"], row["low"], row["high"], sign=True)
         seeds = f"[{number(row['boot_low'], sign=True)}, {number(row['boot_high'], sign=True)}]"
         table.add_row(Text(name), own, seeds, Text(row["verdict"]))
-    return table
-
-
-def _models(models: pd.DataFrame) -> Table:
-    """Each effect by the step that is tested for equivalence, in points; reduced models are in `models` only."""
-    table = _table("mixed models of held-out F1", "points [95 %]", "df", "p", "verdict", words=1)
-    chosen = (models["tost_step"].fillna("").ne("") & ~models["reduced"].eq(True)) | models["estimate"].isna()
-    for row in models[chosen].to_dict("records"):
-        name = ", ".join(filter(None, [row["question"], row["setup"]]))
-        if pd.isna(row["estimate"]):
-            table.add_row(Text(f"{name}: {row['comparison']}"), MISSING, MISSING, MISSING, Text(row["note"]))
-            continue
-        size = row["tost_difference"] / row["estimate"] if row["estimate"] else 1.0
-        value, low, high = (size * row[end] for end in ("estimate", "low", "high"))
-        step = row["tost_step"]
-        if row["question"] == "coherence":
-            name, step = f"{name}, {row['comparison']}", f"{row['term']}, {step}"
-        ends = _interval(value, low, high, sign=True)
-        text = Text(f"{name}: {step}")
-        table.add_row(text, ends, number(row["df"]), p_value(row["p"]), Text(row["verdict"]))
-    return table
-
-
-def _swap(swap: pd.DataFrame) -> Table:
-    table = _table("hypernym-level swap", "control − swapped [95 %]", "t", "df", "p", "verdict", words=1)
-    for row in swap.to_dict("records"):
-        name = ", ".join(filter(None, [row["setup"], LM_NAMES[row["lm_init"]], row["test"]]))
-        numbers = [number(row["statistic"], 2), number(row["df"]), p_value(row["p"])]
-        ends = _interval(row["difference"], row["low"], row["high"], sign=True)
-        table.add_row(Text(name), ends, *numbers, Text("" if pd.isna(row["verdict"]) else row["verdict"]))
     return table
 
 

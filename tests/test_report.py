@@ -127,15 +127,14 @@ def test_tables_and_figures_lie_beside_the_page(report: tuple[dict, str], inputs
     categories = pd.read_csv(out / "categories.csv")
     assert {"n_yes", "n_no", "f1", "auc", "group"} <= set(categories)
     assert not ((categories["split"] == "validation") & (categories["group"] == "heldout")).any()
-    baselines = pd.read_csv(out / "baselines.csv")
-    assert baselines[["majority_f1", "coin_f1", "permuted_f1"]].notna().all(axis=None)
+    assert categories[["majority_f1", "coin_f1", "permuted_f1"]].notna().all(axis=None)
     coherence = pd.read_csv(out / "coherence.csv")
     assert set(coherence["arm"]) == {"original", "across", "within"}
     assert pd.read_csv(out / "label_maps.csv")["pairs_kept"].between(0, 1).all()
     drawn = {path.name for path in (out / "figures").iterdir()}
     assert {"main.svg", "auc.svg", "yardsticks.svg", "coherence.svg", "loss.svg"} <= drawn
     written = {path.name for path in out.glob("*.csv")}
-    known = {"results.csv", "categories.csv", "baselines.csv", "coherence.csv", "label_maps.csv"}
+    known = {"results.csv", "categories.csv", "coherence.csv", "label_maps.csv"}
     assert written >= known | {"yardsticks.csv", "robustness.csv"}
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import pandas as pd
 
@@ -46,12 +45,6 @@ def results_table(study: Study) -> pd.DataFrame:
     return wide.reset_index()
 
 
-def baselines_table(study: Study) -> pd.DataFrame:
-    """One row per run, split and group: macro F1 beside the three baselines on the same questions."""
-    columns = ["run_id", "split", "group", "n_categories", "macro_f1", "majority_f1", "coin_f1", "permuted_f1"]
-    return study.scores[[*columns, "permuted_sd"]]
-
-
 def yardsticks_table(study: Study) -> pd.DataFrame:
     """One row per run, group and yardstick, the run's own answers (`run`) among them, on the same test questions."""
     columns = ["run_id", "group", "yardstick", "n_categories", "macro_f1", "macro_f1_no_homonyms", "macro_f1_removed"]
@@ -68,7 +61,7 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     """Every table of a study by name, in reading order; `report.dictionary` says what each and its columns hold.
 
     Always results, f1, heldout, contrasts, sensitivity, item_model, robustness, hypernym_tests, models,
-    model_variances, model_checks, answers, reliability, categories, baselines, coherence and label_maps, empty where
+    model_variances, model_checks, answers, reliability, categories, coherence and label_maps, empty where
     there is nothing to tell; the others where the runs, inputs and probes at hand allow them.
     """
     always = {
@@ -86,7 +79,6 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
         "answers": study.answering,
         "reliability": study.reliability,
         "categories": study.categories,
-        "baselines": baselines_table(study),
         "coherence": study.coherence,
         "label_maps": study.kept,
     }
@@ -144,44 +136,28 @@ def analyze(sweep: SavedRuns, out: Path, probes: Sequence[Probe] = (), most_item
 
 
 def write_study(study: Study, out: Path) -> tuple[list[str], Figures, dict[str, str]]:
-    """Write every table into `out` and every figure into `out/figures`.
+    """Write every table into `out` and every figure into `out/figures`; of a large study by a second process.
 
     Returns the tables' files to look at (`write_tables`), the figures, and the SVG text of each by name.
     """
-    with _FigureFiles(out / FOLDER, beside=len(study.runs) >= MANY_RUNS and cores() > 1) as files:
-        figures = draw_figures(study, files.add)
-        return write_tables(study, out), figures, files.svgs()
+    beside = len(study.runs) >= MANY_RUNS and cores() > 1
+    context = multiprocessing.get_context("spawn")  # numerical libraries keep threads, which a fork would lose
+    pool = ProcessPoolExecutor(1, context, begin_worker)
+    coming: dict[str, Future[str]] = {}
 
+    def begin(name: str, drawn: Drawn) -> None:
+        with contextlib.suppress(BrokenProcessPool):
+            coming[name] = pool.submit(drawn.write, out / FOLDER, name)
 
-class _FigureFiles:
-    """Writes figures into `folder` as they come: `beside` this process, or in it."""
-
-    def __init__(self, folder: Path, beside: bool) -> None:
-        self._folder = folder
-        self._drawn: dict[str, Drawn] = {}
-        self._coming: dict[str, Future[str]] = {}
-        context = multiprocessing.get_context("spawn")  # numerical libraries keep threads, which a fork would lose
-        self._pool = ProcessPoolExecutor(1, context, begin_worker) if beside else None
-
-    def __enter__(self) -> "_FigureFiles":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=kind is not None)
-
-    def add(self, name: str, drawn: Drawn) -> None:
-        self._drawn[name] = drawn
-        if self._pool is not None:
-            with contextlib.suppress(BrokenProcessPool):
-                self._coming[name] = self._pool.submit(drawn.write, self._folder, name)
-
-    def svgs(self) -> dict[str, str]:
-        """SVG text of every figure, once all are written."""
-        return {name: self._svg(name, drawn) for name, drawn in self._drawn.items()}
-
-    def _svg(self, name: str, drawn: Drawn) -> str:
+    def written(name: str, drawn: Drawn) -> str:
         with contextlib.suppress(BrokenProcessPool):  # the other process was killed, for want of memory perhaps
-            if name in self._coming:
-                return self._coming[name].result()
-        return drawn.write(self._folder, name)
+            if name in coming:
+                return coming[name].result()
+        return drawn.write(out / FOLDER, name)
+
+    try:
+        figures = draw_figures(study, begin) if beside else draw_figures(study)
+        tables = write_tables(study, out)
+        return tables, figures, {name: written(name, drawn) for name, drawn in figures.drawn.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -122,8 +122,7 @@ def summarise(categories: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFr
         n_homonyms=~clean,
         n_removed=removed,
     )
-    keys = [*within, "split", "group"]
-    groups = wide.groupby(keys, sort=True)
+    groups = wide.groupby([*within, "split", "group"], sort=True)
     means = [*MEANS, *(column for column in BASELINES if column in wide)]
     counted = ["n_categories", "n_categories_min10", "n_homonyms", "n_removed", "auc_undefined", "n_yes", "n_no"]
     sums = groups[["said_yes", "ties", "right", "agrees", *DISAGREEMENTS]].sum()
@@ -133,7 +132,7 @@ def summarise(categories: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFr
         sums[f"disagree_{kind}_by_vision"] / sums[f"disagree_{kind}"].where(sums[f"disagree_{kind}"] > 0)
         for kind in ("yes", "no")
     )
-    out = out.assign(
+    return out.assign(
         accuracy=sums["right"] / n,
         yes_share=sums["said_yes"] / n,
         gold_yes_share=out["n_yes"] / n,
@@ -141,8 +140,4 @@ def summarise(categories: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFr
         veridical_agreement=sums["agrees"] / n,
         n_disagree=sums["disagree_yes"] + sums["disagree_no"],
         by_vision=by_vision,
-    )
-    if "permuted_sd" in wide:  # of the mean over categories: their permutations are independent
-        out["permuted_sd"] = np.sqrt((wide["permuted_sd"] ** 2).groupby([wide[key] for key in keys]).sum())
-        out["permuted_sd"] /= out["n_categories"]
-    return out.reset_index()
+    ).reset_index()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analysis.figures.style import INK, LOOKS, SINGLE, SMALL, Drawn, Look, NotDrawnError, plot_published, style
 from analysis.published import HYPERNYMS_PER_LEAF, published_hypernyms
 from analysis.study import Study
+from engine.design.stats import distributions
 
 BAR = LOOKS["original"].colour
 RING = Look(INK, INK, "o")
@@ -88,21 +89,19 @@ def _number(
 
 def hypernyms_figure(study: Study) -> Drawn:
     """Figure 8 of the first dataset of a study. Raises NotDrawnError where it cannot be found any more."""
-    pairs = _pairs(study, "Figure 8")
-    table = pairs["leaf"].value_counts().value_counts().sort_index().rename_axis("hypernyms").rename("leaves")
-    return hypernyms_per_leaf_figure(table.reset_index(), same_hypernyms(pairs["hypernym"]))
+    counted = _counted(study, "Figure 8")
+    beside = same_hypernyms(counted["leaves_per_hypernym"]["hypernym"])
+    return hypernyms_per_leaf_figure(counted["hypernyms_per_leaf"], beside)
 
 
 def leaves_figure(study: Study) -> Drawn:
     """Figure 9 of the first dataset of a study. Raises NotDrawnError where it cannot be found any more."""
-    table = _pairs(study, "Figure 9")["hypernym"].value_counts().rename_axis("hypernym").rename("leaves").reset_index()
-    table = table.sort_values(["leaves", "hypernym"], ascending=[False, True], ignore_index=True)
+    table = _counted(study, "Figure 9")["leaves_per_hypernym"]
     return leaves_per_hypernym_figure(table, same_hypernyms(table["hypernym"]))
 
 
-def _pairs(study: Study, figure: str) -> pd.DataFrame:
-    """Leaves with their hypernyms in the study's first dataset."""
+def _counted(study: Study, figure: str) -> dict[str, pd.DataFrame]:
     found = study.sweep.inputs.dataset(study.sweep.opened[str(study.runs.index[0])])
     if found is None:
         raise NotDrawnError(f"{figure} needs the dataset of the runs, which is not where they found it.")
-    return found[1].pairs
+    return distributions(found[1])

@@ -98,7 +98,9 @@ class World:
         depth = [2 if name in PARENTS.values() else 1 for name in self.hypernyms] if self.parents else pd.NA
         hypernyms = pd.DataFrame({"depth": depth}, index=pd.Index(self.hypernyms, name="hypernym"), dtype="Int64")
         pairs.columns = pd.Index(["leaf", "hypernym"])
-        return SimpleNamespace(pairs=pairs, hypernyms=hypernyms, images=self.images, digest="dataset digest")
+        leaves = self.images["leaf"].value_counts().rename("n_images").to_frame()
+        tables = {"leaves": leaves, "hypernyms": hypernyms.assign(n_leaves=pairs["hypernym"].value_counts())}
+        return SimpleNamespace(pairs=pairs, images=self.images, digest="dataset digest", **tables)
 
     def label_of(self, shuffle: str, shuffled: int = 100, permutation: int = 0) -> dict[str, str]:
         """Image leaf -> label leaf under a shuffle; a partial one moves the first leaves of a drawn order."""

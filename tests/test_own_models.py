@@ -203,7 +203,7 @@ def test_an_equivalence_is_the_models_own() -> None:
     assert row["alone"] == "equivalent"
     assert row["verdict"].startswith("equivalent within 5 points")
     assert fitted.difference("weights").p_equivalence == row["tost_p"] < 0.05
-    assert fitted.labels == {"weights": "pretrained LM − random-init LM, original"}
+    assert fitted.steps["weights"][1] == "pretrained LM − random-init LM, original"
 
 
 def test_a_formula_that_cannot_be_read_is_a_note() -> None:

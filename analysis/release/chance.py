@@ -14,7 +14,7 @@ from analysis.published import COIN, MORE_CELLS, Published
 from analysis.release.claims import Claim, Found, Said, Statement, check
 from analysis.release.files import MACRO, AbsentError, find, read_f1
 from analysis.release.means import Removed, cell_words, fields_of, mean_and_sd
-from analysis.release.models import effect, fit
+from analysis.release.models import fit
 from analysis.release.scores import HELDOUT, Release
 from analysis.statistics.difference import Decision, Difference, adjusted, difference, seeds_by_hypernyms
 from analysis.words import interval, number, p_text, points
@@ -200,8 +200,8 @@ def _error(release: Release, cell: Published) -> list[Found]:
     n, _, sd = mean_and_sd(rows["f1"])
     note = "Takes seeds × hypernyms as independent."
     if rows["seed"].nunique() > 1:
-        model = effect(fit("f1 ~ 1 + (1 | seed) + (1 | category)", rows), "Intercept")
-        note += f" With seeds and hypernyms as samples {100 * model.se:.2f}."
+        mean = fit("f1 ~ 1 + (1 | seed) + (1 | category)", rows).effect("Intercept")
+        note += f" With seeds and hypernyms as samples {100 * mean.se:.2f}."
     return [Found(100 * sd / math.sqrt(n), n, note)]
 
 

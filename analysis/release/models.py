@@ -1,7 +1,6 @@
 """The published mixed models on the release's rows (Figure 3), with equivalence tests for claims of no difference."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,24 +19,6 @@ def fit(formula: str, data: pd.DataFrame) -> MixedModel:
         return mixed_model(formula, data)
     except MixedModelError as error:
         raise AbsentError(f"too few runs for the model ({error})") from None
-
-
-class Effect(NamedTuple):
-    """One fixed effect: a row of `MixedModel.fixed`."""
-
-    estimate: float
-    se: float
-    df: float
-    t: float
-    p: float
-    low: float
-    high: float
-
-
-def effect(model: MixedModel, term: str) -> Effect:
-    """The fixed effect of `term`."""
-    row = model.fixed.loc[model.fixed["term"] == term, list(Effect._fields)]
-    return Effect(*row.to_numpy(float)[0])
 
 
 def describe(model: MixedModel) -> str:
@@ -92,7 +73,7 @@ def encoder_data(release: Release) -> pd.DataFrame:
 def _recompute(release: Release) -> Sequence[Found]:
     data = encoder_data(release)
     model = fit(FORMULA, data)
-    encoder = effect(model, "enc")
+    encoder = model.effect("enc")
     # The coding is +1 against -1, so the difference is twice the estimate.
     gap = null_sentence("DINOv2 minus SigLIP", 200 * encoder.estimate, 200 * encoder.se, encoder.df)
     seeds = data["seed"].nunique()

@@ -1,6 +1,7 @@
 """Linear mixed-effects models equal to R's lme4 and lmerTest: REML, Satterthwaite's df, p, intervals."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,18 @@ EXACT = 1e-8  # a smaller residual variance, over that around the fixed effects 
 FEW_LEVELS = 5  # fewer levels than this and a note says so
 
 
+class Effect(NamedTuple):
+    """One fixed effect, a row of `MixedModel.fixed`."""
+
+    estimate: float
+    se: float
+    df: float
+    t: float
+    p: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class MixedModel:
     """A fitted linear mixed-effects model; made by `mixed_model`.
@@ -93,6 +106,11 @@ class MixedModel:
     rows: pd.DataFrame
     notes: tuple[str, ...]
     data: pd.DataFrame
+
+    def effect(self, term: str) -> Effect:
+        """The fixed effect of `term`."""
+        row = self.fixed.loc[self.fixed["term"] == term, list(Effect._fields)]
+        return Effect(*row.to_numpy(float)[0])
 
 
 def mixed_model(formula: str, data: pd.DataFrame, *, level: float = 0.95) -> MixedModel:

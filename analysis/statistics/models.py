@@ -156,14 +156,9 @@ class Fitted:
 
     def difference(self, term: str) -> Difference:
         """The effect of the step of `term`, in points. For a model that was fitted."""
-        row, size = self.fixed(term), self.steps[term][2]
-        return judged(size * row["estimate"], size * row["se"], row["df"])
-
-    def fixed(self, term: str) -> dict[str, float]:
-        """estimate, se, df, t, p, low, high of a fixed effect of a model that was fitted."""
         assert self.model is not None
-        (row,) = self.model.fixed[self.model.fixed["term"] == term].drop(columns="term").to_dict("records")
-        return {str(name): float(value) for name, value in row.items()}
+        effect, size = self.model.effect(term), self.steps[term][2]
+        return judged(size * effect.estimate, size * effect.se, effect.df)
 
     def effects(self, decided: Difference | None = None, reduced: bool = False) -> Iterator[dict[str, Any]]:
         """Rows of `effects_table`; `decided`: the contrast of the same cells."""
@@ -179,7 +174,7 @@ class Fitted:
         }
         for term in self.model.fixed["term"]:
             unit, step, _ = self.steps.get(term, ("points", "", np.nan))
-            row: dict[str, Any] = {**self.about, "term": term, "unit": unit, **self.fixed(term), **fit}
+            row: dict[str, Any] = {**self.about, "term": term, "unit": unit, **self.model.effect(term)._asdict(), **fit}
             if not step:
                 yield row | {"verdict": ""}
                 continue

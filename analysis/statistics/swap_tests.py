@@ -76,9 +76,9 @@ def side_by_side(control: pd.DataFrame, swapped: pd.DataFrame, setup: str) -> li
     fitted = difference(about, "labels", control, swapped)
     if fitted.model is None:
         return [*rows, {"test": MIXED, "differs": f"{DIFFERS[MIXED]} {fitted.note}"}]
-    effect = fitted.fixed("labels")
+    effect = fitted.model.effect("labels")
     notes = [DIFFERS[MIXED], f"{fitted.formula}.", fitted.note, *fitted.model.notes]
-    row = _row(MIXED, one, other, effect["estimate"], effect["se"], effect["df"])
+    row = _row(MIXED, one, other, effect.estimate, effect.se, effect.df)
     return [*rows, row | {"differs": " ".join(filter(None, notes))}]
 
 

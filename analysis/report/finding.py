@@ -83,7 +83,7 @@ def _facts(page: Page) -> list[tuple[str, str]]:
     seeds = sorted({c.f1.n_seeds for c in page.study.compared if c.status == CONFIRMATORY})
     maps = runs.loc[runs["shuffle"] != "original", "map"].nunique()
     worlds = runs["dataset_digest"].nunique()
-    models = [_listed(short_name(name) for name in runs[kind].unique()) for kind in ("encoder", "lm")]
+    models = [", ".join(short_name(name) for name in runs[kind].unique()) for kind in ("encoder", "lm")]
     hypernyms = sorted({c.f1.n_hypernyms for c in page.study.compared})
     asked = f"{hypernyms[0]}–{hypernyms[-1]}" if len(hypernyms) > 1 else str(*hypernyms)
     few = min((min(pair) for pair in seeds), default=0)
@@ -95,10 +95,6 @@ def _facts(page: Page) -> list[tuple[str, str]]:
         ("worlds" if page.world else "datasets", str(worlds)),
         ("models", f"{models[0]} with {models[1]}"),
     ]
-
-
-def _listed(names: Iterator[str]) -> str:
-    return ", ".join(names)
 
 
 def objections(page: Page) -> Iterator[str]:

@@ -16,6 +16,7 @@ from analysis.report.examples import data_uri
 from analysis.report.methods import installed, methods_of
 from analysis.report.page import Data, Page
 from analysis.report.table import EMBEDDED_BYTES, Column, Table, table
+from analysis.study import Study
 from cachegen.common.files import read_json
 from engine.design.condition import SEEDS
 
@@ -58,11 +59,10 @@ SHORT = 12  # hex digits of a hash in the table of runs; whole ones stand in eac
 def provenance(page: Page) -> Data:
     """Tables of inputs, runs, settings, times and software; `failed`: what is not counted."""
     study = page.study
-    records = {run_id: _record(study.sweep, run_id) for run_id in map(str, study.runs.index)}
     return {
-        "inputs": _inputs(study.runs, records),
+        "inputs": _inputs(study),
         "stores": _stores(study.sweep),
-        "runs": _runs(study.runs, records),
+        "runs": _runs(study),
         "settings": _settings(study.runs),
         "stages": _stages(page.seconds),
         "sessions": _sessions(study.sweep.folder),
@@ -71,13 +71,6 @@ def provenance(page: Page) -> Data:
         "failed": _failed(pd.concat([study.sweep.failed, study.sweep.copies])),
         "notes": study.notes,
     }
-
-
-def _record(sweep: SavedRuns, run_id: str) -> Data:
-    """What a run's directory says of itself: config.json, the hashes in DONE, and its times where it logged them."""
-    run = sweep.opened[run_id]
-    times = {line["stage"]: line for line in _json_lines(run.directory.file("timing.jsonl")) if "stage" in line}
-    return {"config": run.config, "hashes": run.hashes, "times": times}
 
 
 def _json_lines(path: Path) -> list[Data]:
@@ -95,15 +88,16 @@ def _json_lines(path: Path) -> list[Data]:
     return found
 
 
-def _inputs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
+def _inputs(study: Study) -> Table:
     """Every dataset, store, LM and tokenizer with its hash, and the number of runs that used it."""
     places = {"dataset": "dataset_path", "store": "store_path", "lm": "lm", "tokenizer": "lm"}
     names = {"dataset": "dataset", "store": "feature store", "lm": "LM", "tokenizer": "tokenizer"}
     used: dict[tuple[str, str, str], int] = {}
-    for run_id, run in zip(map(str, runs.index), runs.to_dict("records"), strict=True):
-        for what, digest in records[run_id]["config"].get("digests", {}).items():
+    for run_id, run in zip(map(str, study.runs.index), study.runs.to_dict("records"), strict=True):
+        config = study.sweep.opened[run_id].config
+        for what, digest in config["digests"].items():
             weights = " (random-init: its configuration)" if what == "lm" and run["lm_init"] == "random" else ""
-            if what == "lm" and records[run_id]["config"].get("lm_way", "shared") != "shared":
+            if what == "lm" and config.get("lm_way", "shared") != "shared":
                 weights += " (one prompt for each question)"
             key = (names.get(what, what) + weights, str(run.get(places.get(what, ""), None) or ""), str(digest))
             used[key] = used.get(key, 0) + 1
@@ -135,21 +129,23 @@ def _stores(sweep: SavedRuns) -> Table | None:
     return table("stores", "Features, as their stores record them.", rows, columns) if rows else None
 
 
-def _runs(runs: pd.DataFrame, records: Mapping[str, Data]) -> Table:
+def _runs(study: Study) -> Table:
     rows = []
-    for run_id, run in zip(map(str, runs.index), runs.to_dict("records"), strict=True):
-        record = records[run_id]
-        counts, times = record["config"].get("counts", {}), record["times"]
+    for run_id, run in zip(map(str, study.runs.index), study.runs.to_dict("records"), strict=True):
+        opened = study.sweep.opened[run_id]
+        counts = opened.config.get("counts", {})
+        times = {line["stage"]: line for line in _json_lines(opened.directory.file("timing.jsonl")) if "stage" in line}
+        trained = times.get("train", {})
         rows.append(
             {
                 "run": run_id,
                 **{seed: run[seed] for seed in SEEDS},
                 "trained": counts.get("train"),
                 "asked": sum(counts["test"].values()) if "test" in counts else None,
-                "steps": times.get("train", {}).get("steps"),
-                "seconds": times.get("train", {}).get("seconds"),
-                "beside": times.get("train", {}).get("runs"),
-                "predictions": record["hashes"].get("predictions.parquet", "")[:SHORT],
+                "steps": trained.get("steps"),
+                "seconds": trained.get("seconds"),
+                "beside": trained.get("runs"),
+                "predictions": opened.hashes.get("predictions.parquet", "")[:SHORT],
             }
         )
     columns = [

@@ -19,7 +19,6 @@ from analysis.statistics.difference import (
     holm,
     judged,
 )
-from analysis.statistics.intervals import mean_interval
 from analysis.statistics.simulate import CELL, OTHER, SHARED, calibrate
 from cachegen.common.errors import CrosstaxError
 
@@ -40,7 +39,7 @@ def test_tests_equal_statsmodels_and_the_intervals() -> None:
         values = rng.normal(mean, spread, 25)
         found = judged(values.mean(), stats.sem(values), 24)
         assert found.p_equivalence == pytest.approx(DescrStatsW(values).ttost_mean(-5, 5)[0])
-        assert (found.low90, found.high90) == pytest.approx(mean_interval(values, 0.90)[1:])
+        assert (found.low90, found.high90) == pytest.approx(DescrStatsW(values).tconfint_mean(0.1))
         assert found.equivalent == (found.low90 > -5 and found.high90 < 5)
         assert found.different == (stats.ttest_1samp(values, 0).pvalue < 0.05) == (not found.low <= 0 <= found.high)
         power = TTestPower().power(found.detectable / values.std(ddof=1), 25, 0.05)
@@ -129,7 +128,7 @@ def test_few_of_either_is_said() -> None:
     single = difference(one.iloc[:1], other)
     gaps = one.iloc[0] - other.mean()
     assert single.basis == THESE_SEEDS
-    assert (single.low, single.high) == pytest.approx(mean_interval(gaps.to_numpy(), 0.95)[1:])
+    assert (single.low, single.high) == pytest.approx(DescrStatsW(gaps).tconfint_mean())
     lone = difference(one.iloc[:, :1], other.iloc[:, :1])
     expected = stats.ttest_ind(one.iloc[:, 0], other.iloc[:, 0], equal_var=False)
     assert (lone.basis, lone.p, lone.df) == (ONE_HYPERNYM, pytest.approx(expected.pvalue), pytest.approx(expected.df))

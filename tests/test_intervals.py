@@ -8,7 +8,6 @@ from analysis.statistics import intervals
 from analysis.statistics.intervals import (
     correlation,
     crossed_bootstrap,
-    mean_interval,
     percentiles,
     resampled_difference,
     resampled_means,
@@ -76,15 +75,6 @@ def test_one_value_or_none_has_no_interval(shape: tuple[int, int]) -> None:
     if table.size:
         table[0, 0] = 50
     assert np.isnan(crossed_bootstrap(table)).all()
-
-
-def test_interval_equals_scipy() -> None:
-    values = np.random.default_rng(0).normal(3, 2, 9)
-    mean, low, high = mean_interval(values, 0.95)
-    assert mean == pytest.approx(values.mean())
-    expected = stats.t.interval(0.95, 8, loc=values.mean(), scale=stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
-    assert np.isnan(mean_interval(values[:1], 0.95)[1])
 
 
 def test_correlation_equals_scipy() -> None:

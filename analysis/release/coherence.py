@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy.special import stdtrit
+from scipy import stats
 
 from analysis.release.claims import Claim, Found, Said, Statement, check
 from analysis.release.files import BACKBONE, VISUAL_COHERENCE, WEIGHTED, AbsentError, find, read_table
 from analysis.release.means import mean_and_sd
-from analysis.release.models import describe, effect, fit, null_sentence, verdict
+from analysis.release.models import describe, fit, null_sentence, verdict
 from analysis.release.scores import HELDOUT, Release, taxonomy_names
 from analysis.statistics.difference import judged
-from analysis.statistics.intervals import correlation, mean_interval
+from analysis.statistics.intervals import correlation
 from analysis.words import interval, number
 
 FORMULA = "f1 ~ backbone_f1 + avg_cosine + (backbone_f1 + avg_cosine || category) + (1 | model:seed)"
@@ -73,7 +73,7 @@ def coherence_data(release: Release) -> pd.DataFrame:
 def _model(release: Release) -> Sequence[Found]:
     data = coherence_data(release)
     n, model = len(data), fit(FORMULA, data)
-    coherence, own = effect(model, "avg_cosine"), effect(model, "backbone_f1")
+    coherence, own = model.effect("avg_cosine"), model.effect("backbone_f1")
     # A hundredth of cosine is to F1 in points what one is to F1 in 0..1.
     ends = interval(coherence.low, coherence.high)
     slope = f"{number(coherence.estimate, sign=True)} points of F1 for 0.01 more cosine, {ends}."
@@ -135,12 +135,11 @@ def _means(release: Release) -> Sequence[Found]:
     (n, original, original_sd), (_, across, across_sd), (_, within, _) = (
         mean_and_sd(wide[name]) for name in SHUFFLE_TYPES
     )
-    gap, low, high = mean_interval((wide["local_shuffled"] - wide["original"]).to_numpy(), 0.95)
-    se = (high - low) / 2 / float(stdtrit(n - 1, 0.975))
-    test = judged(gap, se, n - 1, margin=COSINE_MARGIN, unit="cosine")
+    gaps = (wide["local_shuffled"] - wide["original"]).to_numpy(float)
+    test = judged(float(gaps.mean()), float(stats.sem(gaps)), n - 1, margin=COSINE_MARGIN, unit="cosine")
     same = (
-        f"The paper calls it identical to the original's: difference {number(gap, 4, sign=True)}, "
-        f"{interval(low, high, 4)}, paired by hypernym; {verdict(test)}."
+        f"The paper calls it identical to the original's: difference {number(test.estimate, 4, sign=True)}, "
+        f"{interval(test.low, test.high, 4)}, paired by hypernym; {verdict(test)}."
     )
     return [
         Found(original, n),

@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from cachegen.common.rng import generator
 
@@ -75,14 +74,6 @@ def _draws(size: int, what: str) -> Array:
     drawn = generator(0, "intervals", what, size).integers(size, size=(DRAWS, max(size - 1, 1)))
     place = drawn + size * np.arange(DRAWS)[:, None]
     return np.bincount(place.ravel(), minlength=DRAWS * size).reshape(DRAWS, size).astype(float)
-
-
-def mean_interval(values: NDArray[np.float64], level: float) -> tuple[float, float, float]:
-    """Mean and Student-t interval over `values`; the interval is NaN with fewer than two values."""
-    n = len(values)
-    mean = float(np.mean(values)) if n else np.nan
-    half = float(stdtrit(n - 1, 0.5 + level / 2) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
-    return mean, mean - half, mean + half
 
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float, int]:

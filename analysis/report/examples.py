@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.inputs import FoundInputs, picture_file
+from analysis.inputs import picture_file
 from analysis.study import Study
 from cachegen.common.rng import generator
 from cachegen.data.images import read_image
-from engine.runs.finished import FinishedRun
 
 PICTURE_PX = 160
 
@@ -54,7 +53,8 @@ def pick_examples(study: Study, count: int = 8) -> list[Example]:
     hypernyms = rng.permutation(sorted(asked["category"].unique()))[:count]
     keys = [str(rng.choice(sorted(asked.loc[asked["category"] == name, "key"]))) for name in sorted(hypernyms)]
     run = study.sweep.opened[next(iter(chosen.values()))]
-    return [_example(key, tests, _picture(study.sweep.inputs, run, key)) for key in dict.fromkeys(keys)]
+    files = {key: picture_file(study.sweep.inputs, run, key) for key in keys}
+    return [_example(key, tests, "" if file is None else picture_uri(file)) for key, file in files.items()]
 
 
 def picture_uri(path: Path, size: int = PICTURE_PX) -> str:
@@ -84,12 +84,6 @@ def _runs_to_show(study: Study) -> dict[str, str]:
     same &= pretrained["cell"].map(lambda cell: cell.setup == shown["cell"].setup)
     chosen = pd.concat([original.iloc[:1], pretrained[same & (pretrained["shuffle"] == "across")]])
     return {study.names.labels(cell.labels): str(run_id) for run_id, cell in chosen["cell"].items()}
-
-
-def _picture(inputs: FoundInputs, run: FinishedRun, key: str) -> str:
-    """Data URI of the picture that a run was asked about; "" where it is gone, or another one by now."""
-    file = picture_file(inputs, run, key)
-    return picture_uri(file) if file is not None else ""
 
 
 def _example(key: str, tests: dict[str, pd.DataFrame], picture: str) -> Example:

@@ -113,34 +113,24 @@ def write_report(
     return {"report": str(out / "index.html"), **summary(study)}
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A section ready for its place in the page."""
-
-    place: int
-    name: str
-    title: str
-    part: str
-    html: Markup
-
-
 def render(page: Page) -> str:
     """The page as HTML."""
     environment = template_environment()
-    sections = []
-    for place, section in enumerate(SECTIONS):
+    parts: dict[str, list[dict[str, str]]] = {}
+    for section in SECTIONS:
         data = section.data(page)
         if data is not None:
             template = environment.get_template(f"{section.name}.html")
             html = Markup(template.render(page=page, **data))  # our own template, which has escaped what it was given
-            sections.append(Rendered(place, section.name, section.title, section.part, html))
-    placed = {name for name, figure in page.figures.items() if any(figure.uri in section.html for section in sections)}
+            parts.setdefault(section.part, []).append({"name": section.name, "title": section.title, "html": html})
+    shown = [section["html"] for sections in parts.values() for section in sections]
+    placed = {name for name, figure in page.figures.items() if any(figure.uri in html for html in shown)}
     placed |= {"main", "headline"}  # on the first screen
     page_html = environment.get_template("report.html").render(
         finding=finding(page),
         page=page,
         paper=PAPER,
-        sections=sections,
+        parts=parts,
         **inline_files(),
         unplaced=[figure for name, figure in page.figures.items() if name not in placed],
     )

@@ -181,13 +181,15 @@ def _has(cells: list[Row], group: str) -> bool:
 
 
 def _details(page: Page, group: str) -> Table:
+    def asked(scores: Row) -> tuple[float, float]:
+        return scores["n_yes"]["mean"], scores["n_no"]["mean"]
+
     columns = [
         SETUP,
         Column("condition", "name", "text"),
         Column("categories", score(group, "n_categories"), digits=0),
-        Column("questions, yes / no", lambda row: _pair(row, group, "n_yes", "n_no"), "counts", digits=0),
+        Column("questions, yes / no", lambda row: asked(row[group]), "counts", digits=0),
         Column("F1", score(group, "macro_f1")),
-        Column("F1, ≥ 10", lambda row: _pair(row, group, "macro_f1_min10", "n_categories_min10"), "bracketed"),
         Column("F1, no homonyms", score(group, "macro_f1_no_homonyms")),
         Column("AUC", score(group, "auc"), digits=3),
         Column("AUC undefined", score(group, "auc_undefined"), digits=0),
@@ -195,15 +197,8 @@ def _details(page: Page, group: str) -> Table:
         Column("ties", score(group, "tie_share"), "percent"),
         Column("by vision", score(group, "by_vision"), "percent", digits=0),
     ]
-    caption = (
-        f"{GROUPS[group]}, test questions, means over runs. “≥ 10” and “no homonyms”: over categories with at least "
-        "ten yes and ten no questions (their number in brackets), and over hypernyms whose name no leaf has."
-    )
+    caption = f"{GROUPS[group]}, test questions, means over runs. “No homonyms”: over hypernyms whose name no leaf has."
     return table(f"details-{group}", caption, page.every_cell, columns, "results.csv")
-
-
-def _pair(row: Row, group: str, *names: str) -> tuple[float, ...]:
-    return tuple(row[group][name]["mean"] for name in names)
 
 
 FILE = "contrasts.csv"

@@ -32,6 +32,16 @@ from engine.runs.f1 import auc, confusion_counts, macro_f1
 SCHEMA = 1
 KEYS = ["leaf", "hypernym", "phrasing", "answer", "repeats"]
 CHOICE = ["auc", "top1", "minimal_pairs"]
+MEANS = {  # columns of `probe_scores` -> of their means over hypernyms
+    "f1": "macro_f1",
+    "rank_f1": "rank_f1",
+    "item_f1": "item_f1",
+    "item_rank_f1": "item_rank_f1",
+    **{name: name for name in (*CHOICE, "wrong")},
+    "majority_f1": "majority",
+    "coin_f1": "coin",
+    "permuted_f1": "permuted",
+}
 METHODS = {  # the columns beside these, by method
     "question": ["logit_yes", "logit_no", "rank_yes", "rank_no"],
     "plausibility": ["logp", "neutral"],
@@ -113,25 +123,16 @@ def summarise_probe(table: pd.DataFrame) -> pd.DataFrame:
     means = probe_scores(table).drop(columns="hypernym").groupby("phrasing").mean()
     pooled = _by_hypernym(_asked(table).assign(hypernym="all")).set_index("phrasing")
     questions = pooled["n_yes"] + pooled["n_no"]
-    return pd.DataFrame(
-        {
-            "macro_f1": means["f1"],
-            "rank_f1": means["rank_f1"],
-            "item_f1": means["item_f1"],
-            "item_rank_f1": means["item_rank_f1"],
-            "auc": means["auc"],
-            "top1": means["top1"],
-            "minimal_pairs": means["minimal_pairs"],
-            "wrong": means["wrong"],
-            "majority": means["majority_f1"],
-            "coin": means["coin_f1"],
-            "permuted": means["permuted_f1"],
-            "pooled_f1": pooled["f1"],
-            "pooled_rank_f1": pooled["rank_f1"],
-            "pooled_majority": 100 * majority_macro_f1(pooled["n_yes"], pooled["n_no"]),
-            "questions": questions,
-            "ties": pooled["ties"] / questions,
-        }
+    return (
+        means[list(MEANS)]
+        .rename(columns=MEANS)
+        .assign(
+            pooled_f1=pooled["f1"],
+            pooled_rank_f1=pooled["rank_f1"],
+            pooled_majority=100 * majority_macro_f1(pooled["n_yes"], pooled["n_no"]),
+            questions=questions,
+            ties=pooled["ties"] / questions,
+        )
     )
 
 

@@ -17,10 +17,9 @@ from analysis.scores.ablation import ablation_curves
 from analysis.scores.baselines import add_baselines
 from analysis.scores.calibration import answer_bins, answers_table, reliability_table
 from analysis.scores.coherence import LabelMap, label_map
-from analysis.scores.depth import depth_scores
 from analysis.scores.dose import dose_runs
 from analysis.scores.f1 import Numbered, measure_categories, summarise
-from analysis.scores.means import f1_means, heldout_means
+from analysis.scores.means import depth_scores, f1_means, heldout_means
 from analysis.scores.naming import NAMING, name_scores, naming_means
 from analysis.scores.visual import Visual
 from analysis.scores.yardsticks import composed_margins, measure_yardstick
@@ -196,7 +195,7 @@ class Study:
 
     @cached_property
     def depth(self) -> pd.DataFrame:
-        """F1 by depth of the hypernym: see `analysis.scores.depth`."""
+        """F1 by depth of the hypernym: see `analysis.scores.means.depth_scores`."""
         return depth_scores(shown_runs(self.runs), self.categories, self.depths)
 
     @cached_property

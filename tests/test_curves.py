@@ -14,8 +14,8 @@ from analysis.figures.style import Drawn
 from analysis.predictions import load_sweep
 from analysis.report.report import write_report
 from analysis.scores.ablation import ablation_sentences
-from analysis.scores.depth import depth_scores
 from analysis.scores.dose import dose_sentences, dose_table
+from analysis.scores.means import depth_scores
 from analysis.study import Study, measure
 
 WORLD = World(families=8, per_leaf=8, parents=True)

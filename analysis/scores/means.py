@@ -1,4 +1,4 @@
-"""Macro F1 of every cell with 95 % intervals over seeds and categories: by group, and of held-out hypernyms in parts.
+"""Macro F1 of every cell with 95 % intervals over seeds and categories: by group, by parts of the hypernyms, by depth.
 
 Means are over categories, then seeds; `cells.seed_units` says what counts as a seed, `statistics.difference` how the
 intervals are made. All F1 in 0..100.
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells import KEYED, seed_units
+from analysis.cells import CELL, KEYED, parts, seed_units, setup_of
 from analysis.scores.ablation import HYPERNYMS
 from analysis.scores.baselines import permuted_macro_f1
 from analysis.scores.f1 import GROUPS
@@ -103,3 +103,30 @@ def _cells(runs: pd.DataFrame, categories: pd.DataFrame) -> Iterator[tuple[dict[
     for key in runs[KEYED].drop_duplicates("cell").to_dict("records"):
         if (rows := of_cell.get(key["cell"])) is not None:
             yield {str(name): value for name, value in key.items()} | {"shown": bool(rows["shown"].all())}, rows
+
+
+def depth_scores(runs: pd.DataFrame, categories: pd.DataFrame, depths: pd.DataFrame) -> pd.DataFrame:
+    """Held-out test scores per cell of `runs` and depth of the hypernym (paper figure 12; 1: right above the leaves).
+
+    Empty unless some dataset has hypernyms of two depths: an optional column of the taxonomy, since the authors' parent
+    links are not published.
+
+    `depths`: columns dataset_path, category, depth. Columns: cell and its words, depth, n_hypernyms, f1 (mean over
+    hypernyms of the mean over runs), f1_sd, f1_low, f1_high (95 % interval over seeds and hypernyms), auc, permuted_f1.
+    """
+    test = categories[(categories["split"] == "test") & (categories["group"] == "heldout")]
+    about = runs[[*KEYED, "dataset_path"]].assign(seed=seed_units(runs))
+    rows = test.merge(about, left_on="run_id", right_index=True)
+    rows = rows.merge(depths, on=["dataset_path", "category"])
+    if rows.empty or max(own["depth"].nunique() for own in parts(rows, setup_of).values()) < 2:
+        return pd.DataFrame(columns=[*KEYED, "depth"])
+    hypernyms = rows.groupby([*KEYED, "depth", "category"], sort=True)[["f1", "auc", "permuted_f1"]].mean()
+    cells = hypernyms.groupby([*KEYED, "depth"], sort=True)
+    means = [difference(seeds_by_hypernyms(cell, "f1")) for _, cell in rows.groupby([*KEYED, "depth"], sort=True)]
+    return (
+        cells.mean()
+        .assign(n_hypernyms=cells.size(), f1_sd=cells["f1"].std())
+        .assign(f1_low=[mean.low for mean in means], f1_high=[mean.high for mean in means])
+        .reset_index()
+        .sort_values([*CELL, "depth"], ignore_index=True)
+    )

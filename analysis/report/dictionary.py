@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 
-def _rows(name: str) -> list[list[str]]:
+def csv_rows(name: str) -> list[list[str]]:
     """Rows of a CSV beside this file, without its header."""
     with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))[1:]
 
 
-CAPTIONS = {row[0]: row[1] for row in _rows("dictionary_tables.csv")}
-COLUMNS = {column: (meaning, unit) for column, unit, meaning in _rows("dictionary_columns.csv")}
+CAPTIONS = {row[0]: row[1] for row in csv_rows("dictionary_tables.csv")}
+COLUMNS = {column: (meaning, unit) for column, unit, meaning in csv_rows("dictionary_columns.csv")}
 SETTING = ("setting of the run", "")  # columns of the runs that are not named
 PREFIXES = {
     "validation_leaf_": "validation, leaves",

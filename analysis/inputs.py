@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from cachegen.common.errors import RunError
 from cachegen.data.dataset import Dataset, load_dataset
@@ -11,8 +11,7 @@ from cachegen.features.same_pictures import read_picture
 from cachegen.features.store import FeatureStore
 from engine.runs.finished import FinishedRun, MissingInputError
 
-Input = TypeVar("Input", Dataset, FeatureStore)
-
+DIGESTS = {"dataset": "dataset", "features": "store"}  # kind -> its name among a run's digests
 NEEDS = {  # what is not computed without it
     "dataset": "visual coherence, the visual yardsticks and depths",
     "features": "visual coherence and the visual yardsticks",
@@ -29,25 +28,6 @@ def open_store(place: str) -> FeatureStore:
     return FeatureStore.open(Path(place))
 
 
-class _Opened(Generic[Input]):
-    """Inputs of one kind by their digests, each with its place; `given`: where the user says that some are."""
-
-    def __init__(self, what: str, digest: str, load: Callable[[str], Input], given: Sequence[Path]) -> None:
-        self._what, self._digest = what, digest
-        self._load: Callable[[str], Input] = load
-        self._found: dict[str, tuple[str, Input]] = {}
-        for place in given:
-            opened = load(str(place))
-            self._found[opened.digest] = str(place), opened
-        self.given = {digest: place for digest, (place, _) in self._found.items()}
-
-    def find(self, run: FinishedRun) -> tuple[str, Input]:
-        digest = run.config["digests"][self._digest]
-        if digest not in self._found:
-            self._found[digest] = run.find(self._what, self._load, lambda opened: {self._digest: opened.digest})
-        return self._found[digest]
-
-
 class FoundInputs:
     """Opens each dataset and store once; `left_out` says what is gone and what it would have been needed for.
 
@@ -56,8 +36,16 @@ class FoundInputs:
 
     def __init__(self, datasets: Sequence[Path] = (), stores: Sequence[Path] = ()) -> None:
         # The functions are looked up when they are called.
-        self._datasets = _Opened("dataset", "dataset", lambda place: open_dataset(place), datasets)
-        self._stores = _Opened("features", "store", lambda place: open_store(place), stores)
+        self._open: dict[str, Callable[[str], Any]] = {
+            "dataset": lambda place: open_dataset(place),
+            "features": lambda place: open_store(place),
+        }
+        self._found: dict[tuple[str, str], tuple[str, Any]] = {}  # kind and digest -> place and content
+        for kind, places in (("dataset", datasets), ("features", stores)):
+            for place in places:
+                opened = self._open[kind](str(place))
+                self._found[kind, opened.digest] = str(place), opened
+        self._given = {key: place for key, (place, _) in self._found.items()}
         self._sound: set[str] = set()  # places of stores whose pooled vectors match their checksums
         self._left_out: dict[str, None] = {}
 
@@ -67,14 +55,14 @@ class FoundInputs:
 
     def dataset(self, run: FinishedRun) -> tuple[str, Dataset] | None:
         """Place and content of a run's dataset; None where it is gone. Raises `RunError` where it has changed."""
-        return self._find(self._datasets, "dataset", run)
+        return self._find("dataset", run)
 
     def store(self, run: FinishedRun) -> tuple[str, FeatureStore] | None:
         """Place and content of a run's feature store; None where it is gone. Raises `RunError` where it has changed.
 
         Its pooled vectors are verified; raises `StoreError` for damaged ones.
         """
-        found: tuple[str, FeatureStore] | None = self._find(self._stores, "features", run)
+        found: tuple[str, FeatureStore] | None = self._find("features", run)
         if found is not None and found[0] not in self._sound:
             found[1].verify_pooled()
             self._sound.add(found[0])
@@ -82,20 +70,23 @@ class FoundInputs:
 
     def require_used(self, runs: Sequence[FinishedRun]) -> None:
         """Raise `RunError` for a place that the user gave and no run was made with."""
-        for opened, name, option in ((self._datasets, "dataset", "--dataset"), (self._stores, "store", "--features")):
-            used = {run.config["digests"][name] for run in runs}
-            for digest, place in opened.given.items():
-                if digest not in used:
-                    raise RunError(f"{option} {place}: no run was made with it, their digests differ; leave it out")
+        used = {(kind, run.config["digests"][name]) for run in runs for kind, name in DIGESTS.items()}
+        for (kind, digest), place in self._given.items():
+            if (kind, digest) not in used:
+                raise RunError(f"--{kind} {place}: no run was made with it, their digests differ; leave it out")
 
-    def _find(self, opened: "_Opened[Any]", what: str, run: FinishedRun) -> Any:
+    def _find(self, kind: str, run: FinishedRun) -> Any:
+        name = DIGESTS[kind]
+        key = kind, run.config["digests"][name]
         try:
-            return opened.find(run)
+            if key not in self._found:
+                self._found[key] = run.find(kind, self._open[kind], lambda opened: {name: opened.digest})
+            return self._found[key]
         except MissingInputError:
-            noun = "feature store" if what == "features" else what
-            place = run.named(what) or "place not recorded"
+            noun = "feature store" if kind == "features" else kind
+            place = run.named(kind) or "place not recorded"
             self._left_out[
-                f"{NEEDS[what]} are left out: the {noun} ({place}) cannot be found; say where it is now with --{what}"
+                f"{NEEDS[kind]} are left out: the {noun} ({place}) cannot be found; say where it is now with --{kind}"
             ] = None
             return None
 

@@ -3,7 +3,6 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -214,27 +213,19 @@ def _failed(failed: pd.DataFrame) -> Table | None:
     return table("failed", caption, rows, columns) if rows else None
 
 
-@dataclass(frozen=True)
-class File:
-    """`href`: a data URI where the file is small, for a page that was sent without its folder, else its path."""
-
-    name: str
-    about: str
-    size: int
-    href: str
-
-    @property
-    def kilobytes(self) -> int:
-        return -(-self.size // 1000)
-
-
 def files(page: Page) -> Data:
     """Tables and figures, as links."""
     return {"tables": [_file(page, name) for name in page.tables], "figures": list(page.figures.values())}
 
 
-def _file(page: Page, name: str) -> File:
+def _file(page: Page, name: str) -> Data:
+    """A table's file; `href`: a data URI where it is small (for a page sent without its folder), else its path."""
     content = (page.out / name).read_bytes()
     small = len(content) <= EMBEDDED_BYTES and name.endswith(".csv")
     href = data_uri(content, "text/csv") if small else name
-    return File(name, CAPTIONS.get(Path(name).stem, ""), len(content), href)
+    return {
+        "name": name,
+        "about": CAPTIONS.get(Path(name).stem, ""),
+        "kilobytes": -(-len(content) // 1000),
+        "href": href,
+    }

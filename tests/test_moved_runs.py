@@ -14,8 +14,8 @@ from run_folders import seal
 from synthetic_sweep import World, id_of, mark_done, write_sweep
 from twins import save_hf
 
+from analysis.inputs import picture_file
 from analysis.predictions import load_sweep
-from analysis.report.examples import _picture
 from cachegen.common.errors import RunError
 from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
@@ -442,9 +442,9 @@ def test_the_report_shows_no_picture_that_the_run_was_not_asked_about(made, tmp_
     sweep = load_sweep(study / "runs")
     (run,) = sweep.opened.values()
     key = str(run.answers("test")["key"].iloc[0])
-    assert _picture(sweep.inputs, run, key).startswith("data:image/")
-    file = study / "dataset" / "images" / key
+    file = picture_file(sweep.inputs, run, key)
+    assert file == study / "dataset" / "images" / key
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
     file.write_bytes(content)
-    assert _picture(sweep.inputs, run, key) == ""
+    assert picture_file(sweep.inputs, run, key) is None

@@ -41,7 +41,7 @@ class Visual:
     _sums: dict[tuple[str, str], LeafSums] = field(default_factory=dict)
     _found: dict[tuple[str, ...], dict[str, Neighbourhoods]] = field(default_factory=dict)
     _eyes: dict[tuple[str, ...], Eye] = field(default_factory=dict)
-    _scored: dict[tuple[str, bytes, str], pd.DataFrame] = field(default_factory=dict)
+    _scored: dict[tuple[str, bytes], list[pd.DataFrame]] = field(default_factory=dict)
 
     def see(self, run_id: str, run: pd.Series, images: LabelMap, asked: pd.DataFrame) -> str:
         """Take in a run, its label map and its test questions with their groups; return the map's name."""
@@ -64,29 +64,14 @@ class Visual:
         store = found_store[1]
         if new:
             self.coherence.append(map_coherence(images, dataset, self._leaf_sums(key, images, store)).assign(**about))
-        self._compare(run_id, name, key, images, asked, dataset, store)
-        return name
-
-    def _compare(
-        self,
-        run_id: str,
-        name: str,
-        key: MapKey,
-        images: LabelMap,
-        asked: pd.DataFrame,
-        dataset: Dataset,
-        store: FeatureStore,
-    ) -> None:
-        """Score the yardsticks on a run's questions, once for all runs with the same map and questions."""
         columns = asked[["key", "category", "seen", "answer"]]
-        table = pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()
-        if (name, table, VISUAL[0]) not in self._scored:
+        same = name, pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()
+        if same not in self._scored:  # once for all runs with the same map and questions
             eye = self._eye(key, images, asked, dataset, store)
-            for yardstick in VISUAL:
-                self._scored[name, table, yardstick] = measure_yardstick(asked, eye.margins(yardstick, asked))
-        for yardstick in VISUAL:
-            scored = self._scored[name, table, yardstick]
-            self.yardsticks.append(scored.assign(run_id=run_id, yardstick=yardstick))
+            scored = {yardstick: measure_yardstick(asked, eye.margins(yardstick, asked)) for yardstick in VISUAL}
+            self._scored[same] = [table.assign(yardstick=yardstick) for yardstick, table in scored.items()]
+        self.yardsticks += [table.assign(run_id=run_id) for table in self._scored[same]]
+        return name
 
     def _eye(self, key: MapKey, images: LabelMap, asked: pd.DataFrame, dataset: Dataset, store: FeatureStore) -> Eye:
         """Margins depend on labels and images only: runs with the same map but other ablations share them."""

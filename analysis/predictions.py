@@ -62,11 +62,7 @@ class SavedRuns:
         """
         questions = self.questions(run_id) if questions is None else questions
         asked = questions[questions["split"] != "train"].reset_index(drop=True)
-        return derive_answers(asked.join(self.logits(run_id, asked)))
-
-    def logits(self, run_id: str, asked: pd.DataFrame) -> pd.DataFrame:
-        """Logits and mass of one run: see `FinishedRun.logits`."""
-        return self.opened[run_id].logits(asked)
+        return derive_answers(asked.join(self.opened[run_id].logits(asked)))
 
     def losses(self, run_id: str) -> pd.DataFrame:
         """The training log: columns step and loss, both float."""

@@ -273,7 +273,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MO
             heldout = HeldoutQuestions.of(kept[unseen])
             seen.append(beside.submit(_see, visual, runs.loc[run_ids], label_map(questions), kept[test]))
             for run_id in run_ids:
-                answers = derive_answers(kept.join(sweep.logits(run_id, asked)))
+                answers = derive_answers(kept.join(sweep.opened[run_id].logits(asked)))
                 measured[run_id] = add_baselines(measure_categories(answers, numbered)).assign(run_id=run_id)
                 if runs.at[run_id, "shown"] and unseen.any():
                     held[run_id] = (heldout, answers.loc[unseen, "predicted"].to_numpy(bool))

@@ -9,8 +9,16 @@ import pytest
 from synthetic_sweep import CELLS, World, mark_done, write_config, write_run, write_sweep
 
 from analysis.predictions import load_sweep
-from analysis.report.materials import REFERENCES, encoder_keys, lm_keys, materials_of
-from analysis.report.methods import Methods, count, either, methods_of
+from analysis.report.methods import (
+    REFERENCES,
+    Methods,
+    count,
+    either,
+    encoder_keys,
+    lm_keys,
+    materials_of,
+    methods_of,
+)
 from analysis.study import measure
 from engine.design.condition import Condition
 

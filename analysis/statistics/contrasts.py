@@ -10,6 +10,7 @@ adjusted: original minus within, controls, another encoder or LM, the swap. The 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -264,11 +265,10 @@ def _not_fixed(cells: Cells) -> Iterator[Contrast]:
     for cell in cells.rows:
         if cell.pretrained and cell not in counted:
             yield cells.less_largest(EXPLORATORY, cell)
-    for cell in cells.rows:
-        for other in cells.rows:
-            same = other.setup == cell.setup and cell.pretrained and other.pretrained
-            if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "within"):
-                yield cells.between(EXPLORATORY, "contrast", cell, other)
+    for cell, other in permutations(cells.rows, 2):
+        same = other.setup == cell.setup and cell.pretrained and other.pretrained
+        if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "within"):
+            yield cells.between(EXPLORATORY, "contrast", cell, other)
 
 
 def _against_yardsticks(cells: Cells, yardsticks: pd.DataFrame) -> Iterator[Contrast]:
@@ -294,18 +294,16 @@ def _against_yardsticks(cells: Cells, yardsticks: pd.DataFrame) -> Iterator[Cont
 def _setups(cells: Cells) -> Iterator[Contrast]:
     """Every cell of the first setup minus the same of the others with the same hypernyms asked about (figure 10)."""
     first = next(iter(cells.rows)).setup if cells.rows else None
-    for cell in cells.rows:
-        for other in cells.rows:
-            same = (cell.labels, cell.lm_init) == (other.labels, other.lm_init)
-            asked = (cell.setup.asked, cell.setup.dataset) == (other.setup.asked, other.setup.dataset)
-            if cell.setup == first and other.setup != first and same and asked:
-                yield cells.between(EXPLORATORY, "setup", cell, other)
+    for cell, other in permutations(cells.rows, 2):
+        same = (cell.labels, cell.lm_init) == (other.labels, other.lm_init)
+        asked = (cell.setup.asked, cell.setup.dataset) == (other.setup.asked, other.setup.dataset)
+        if cell.setup == first and other.setup != first and same and asked:
+            yield cells.between(EXPLORATORY, "setup", cell, other)
 
 
 def _swaps(cells: Cells) -> Iterator[Contrast]:
     """The control minus the hypernym-level swap."""
-    for cell in cells.rows:
-        for other in cells.rows:
-            same = (cell.setup, cell.lm_init) == (other.setup, other.lm_init)
-            if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "swap"):
-                yield cells.between(EXPLORATORY, "swap", cell, other)
+    for cell, other in permutations(cells.rows, 2):
+        same = (cell.setup, cell.lm_init) == (other.setup, other.lm_init)
+        if same and (cell.labels.shuffle, other.labels.shuffle) == ("original", "swap"):
+            yield cells.between(EXPLORATORY, "swap", cell, other)

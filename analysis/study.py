@@ -54,6 +54,7 @@ class Study:
         scores: One row per run, split and group: means over categories.
         coherence: Visual coherence (section 5), one row per label map, pooling and category.
         kept: One row per label map: how many pairs and leaves it left as they were.
+        purity: Share of nearest neighbours in the same category, one row per label map and category.
         yardsticks: Controls without an LM, one row per run, yardstick, group and category.
         depths: Columns dataset_path, category, depth.
         naming: Scores of the task `name` over all candidates, one row per run, group and category.
@@ -72,6 +73,7 @@ class Study:
     scores: pd.DataFrame
     coherence: pd.DataFrame
     kept: pd.DataFrame
+    purity: pd.DataFrame
     yardsticks: pd.DataFrame
     depths: pd.DataFrame
     naming: pd.DataFrame
@@ -309,6 +311,7 @@ def measure(sweep: SavedRuns, probes: Sequence[Probe] = (), most_items: int = MO
         summarise(categories, ["run_id"]),
         coherence=_stacked(visual.coherence, [*MAP, "pooled", "kind", "category", "all_pairs", "centred"]),
         kept=_stacked([pd.DataFrame(visual.kept)] if visual.kept else [], [*MAP, "pairs_kept", "leaves_fixed"]),
+        purity=_stacked(visual.purity, [*MAP, "space", "kind", "category"]),
         yardsticks=_stacked(yardsticks, ["run_id", "yardstick", "split", "group", "category"]),
         depths=_stacked(list(visual.depths.values()), ["dataset_path", "category", "depth"]),
         naming=_stacked(_named(sweep, runs, visual.depths), ["run_id", *NAMING]),

@@ -1,13 +1,15 @@
-"""Nearest neighbours against their definition; one thread, the same answer; whitening takes no label."""
+"""Nearest neighbours and purity against their definitions; one thread, the same answer; whitening takes no label."""
 
 import shutil
 
 import faiss
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_sweep import World
 
-from analysis.scores.neighbours import NEIGHBOURS, Neighbourhoods, find_neighbours, whitening
+from analysis.scores.coherence import LabelMap, label_map
+from analysis.scores.neighbours import NEIGHBOURS, Neighbourhoods, find_neighbours, memberships, purity, whitening
 
 WORLD = World(families=4, per_leaf=12)
 
@@ -45,12 +47,12 @@ def test_neighbours_are_the_most_similar_allowed_images(space: str) -> None:
     assert found.k == NEIGHBOURS
     expected = {
         "asked": nearest(around_asked, asked_leaves[:, None] != train_leaves, reserve),
-        "train": nearest(around_train, ~same, reserve),
+        "train": nearest(around_train, ~np.eye(len(train_keys), dtype=bool), NEIGHBOURS),
+        "train_other": nearest(around_train, ~same, reserve),
     }
     for name, numbers in expected.items():
         np.testing.assert_array_equal(getattr(found, name), numbers)
-    anywhere = nearest(around_train, ~np.eye(len(train_keys), dtype=bool), NEIGHBOURS)
-    assert (anywhere != found.train[:, :NEIGHBOURS]).any()  # own leaves would have been found
+    assert (found.train != found.train_other[:, : found.k]).any()  # own leaves would have been found
 
 
 def test_equal_images_are_taken_in_the_order_of_their_names() -> None:
@@ -86,7 +88,7 @@ def test_the_number_of_threads_is_one_whatever_the_caller_has() -> None:
 
 
 def arrays(found: dict[str, Neighbourhoods]) -> list[np.ndarray]:
-    names = ("asked", "train", "units_asked", "units_train")
+    names = ("asked", "train", "train_other", "units_asked", "units_train")
     return [getattr(found[space], name) for space in found for name in names]
 
 
@@ -173,3 +175,53 @@ def test_whitening_survives_fewer_images_than_dimensions() -> None:
     vectors[:, 3] = 1.0  # a dimension in which nothing varies
     mean, directions = whitening(vectors)
     assert np.isfinite((vectors - mean) @ directions).all()
+
+
+@pytest.mark.parametrize("shuffle", ["original", "across"])
+def test_purity_equals_its_definition(shuffle: str) -> None:
+    store, dataset = WORLD.store(coherent=1.5), WORLD.dataset
+    found = found_in(WORLD, store)["plain"]
+    images = label_map(WORLD.questions(shuffle, 100))
+    table = purity(found, images, dataset).set_index(["kind", "category"])
+    labels = images.images["label_leaf"].to_numpy(str)
+    families = np.array([WORLD.family[label] for label in labels])
+    mine = families == "fish"
+    row = table.loc[("hypernym", "fish")]
+    assert row["n_images"] == mine.sum()
+    assert row["purity"] == pytest.approx(np.mean(families[found.train[mine]] == "fish"))
+    others = found.train_other[mine][:, : found.k]
+    assert row["purity_other_leaves"] == pytest.approx(np.mean(families[others] == "fish"))
+    per_leaf, n = (labels == labels[0]).sum(), len(labels)
+    assert row["chance"] == pytest.approx((mine.sum() - 1) / (n - 1))
+    assert row["chance_other_leaves"] == pytest.approx((mine.sum() - per_leaf) / (n - per_leaf))
+    leaf = table.loc[("leaf", labels[0])]
+    mine = labels == labels[0]
+    assert leaf["purity"] == pytest.approx(np.mean(labels[found.train[mine]] == labels[0]))
+    assert np.isnan(leaf["purity_other_leaves"])
+
+
+def test_across_labels_bring_purity_of_other_leaves_to_chance() -> None:
+    found = found_in(WORLD, WORLD.store(coherent=1.5))["plain"]
+    gap = {}
+    for shuffle in ("original", "within", "across"):
+        table = purity(found, label_map(WORLD.questions(shuffle, 100)), WORLD.dataset)
+        hypernyms = table[table["kind"] == "hypernym"]
+        gap[shuffle] = (hypernyms["purity_other_leaves"] - hypernyms["chance_other_leaves"]).mean()
+    assert gap["original"] == pytest.approx(gap["within"])
+    assert gap["original"] > 0.4
+    assert abs(gap["across"]) < 0.1
+
+
+def test_a_label_map_moves_whole_leaves() -> None:
+    """What lets one search serve all maps: images share a label leaf if and only if they share a folder."""
+    for shuffle in ("original", "across", "within", "swap"):
+        images: LabelMap = label_map(WORLD.questions(shuffle, 100))
+        folders, labels = (pd.factorize(images.images[name])[0] for name in ("image_leaf", "label_leaf"))
+        np.testing.assert_array_equal(folders, labels)
+
+
+def test_memberships() -> None:
+    world = World(families=3, per_leaf=4, parents=True)
+    hypernyms, member = memberships(world.dataset, np.array(["ant", "crow"]))
+    assert hypernyms == ["animal", "bird", "insect"]
+    np.testing.assert_array_equal(member, [[True, False, True], [True, True, False]])

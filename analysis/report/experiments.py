@@ -38,6 +38,7 @@ def yardsticks(page: Page) -> Data | None:
         "composed": any(c.other == "composition" for c in compared),
         "gaps": table("yardsticks", caption, [c.row for c in compared], columns, FILE),
         "neighbours": NEIGHBOURS,
+        "purity": _purity(page),
         "sentences": yardstick_sentences(compared),
     }
 
@@ -99,6 +100,34 @@ def _beside(name: str, c: Contrast, what: str, meaning: dict[Decision, str]) -> 
         f"{name[0].upper()}{name[1:]}: held-out F1 {c.means[0]:.1f}, {what} {c.means[1]:.1f}; {c.f1.verdict}, "
         f"{interval(c.f1.low, c.f1.high)}: {meaning[c.f1.decision]}."
     )
+
+
+def _purity(page: Page) -> Table | None:
+    """Mean (SD) over hypernyms of neighbourhood purity per encoder, arm and space, with what chance gives."""
+    known = page.study.purity
+    known = known[known["map"].isin(page.shown["map"]) & (known["kind"] == "hypernym")]
+    if known.empty:
+        return None
+    many = len(setups_of(page.shown)) > 1
+    rows, encoders = [], encoder_names(page.study.runs["encoder"].unique())
+    for (encoder, _, arm, space), here in known.groupby(["encoder", "cell_labels", "arm", "space"], sort=False):
+        row = {"arm": arm, "encoder": encoders[str(encoder)] if many else "", "space": space}
+        for name, chance in (("purity", "chance"), ("purity_other_leaves", "chance_other_leaves")):
+            row[name], row[chance] = (float(here[name].mean()), float(here[name].std())), float(here[chance].mean())
+        rows.append(row)
+    columns = [
+        Column("labels", lambda row: (row["arm"], row["encoder"]), "noted"),
+        Column("features", "space", "text"),
+        Column("all images", "purity", "bracketed", digits=2),
+        Column("chance", "chance", digits=2),
+        Column("other leaves only", "purity_other_leaves", "bracketed", digits=2),
+        Column("chance, other leaves", "chance_other_leaves", digits=2),
+    ]
+    caption = (
+        f"Share of an image’s {NEIGHBOURS} nearest training images that are of its hypernym, mean (SD) over hypernyms, "
+        "and the share chance gives."
+    )
+    return table("purity", caption, rows, columns, "purity.csv")
 
 
 MEASURE_NAMES = dict(

@@ -85,6 +85,7 @@ def study_tables(study: Study) -> dict[str, pd.DataFrame]:
     where_known = {
         "swap": study.swap,
         "yardsticks": yardsticks_table(study),
+        "purity": study.purity,
         "ablation": study.ablation,
         "dose": dose_table(study.dose),
         "depth": study.depth,

@@ -1,4 +1,4 @@
-"""Nearest training images of each image: what looks alike, without an LM.
+"""Nearest training images of each image, and how pure a category's neighbourhood is: what looks alike, without an LM.
 
 Vectors are pooled as the paper pools them for coherence (mean over patches) and compared by cosine in two spaces:
 `plain`, as they are (the similarity of the paper's coherence), and `whitened`, less the training images' mean and
@@ -26,7 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from analysis.scores.coherence import unit_vectors
+from analysis.scores.coherence import LabelMap, unit_vectors
 from cachegen.common.errors import WriteError
 from cachegen.common.files import digest_bytes, write_atomically
 from cachegen.data.dataset import Dataset
@@ -41,19 +41,21 @@ SPACES = ("plain", "whitened")
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Neighbours in one space among the N training images, as their numbers in the order of names, nearest first.
+    """Neighbours in one space among the training images `keys` (N, in name order), as their numbers, nearest first.
 
     k: `NEIGHBOURS`, less where fewer images are left once two leaves are gone. asked: (Q, M) neighbours of the images
     `asked_keys` (of the folders `asked_leaves`), other leaves only, so many that `k` are left without any one more
-    leaf. train: (N, M) the same of the training images. units_asked (Q, D) and units_train (N, D): the vectors, of
-    length 1.
+    leaf. train: (N, k) of each training image, itself left out; train_other: (N, M) the same as `asked`.
+    units_asked (Q, D) and units_train (N, D): the vectors, of length 1.
     """
 
+    keys: list[str]
     asked_keys: list[str]
     asked_leaves: NDArray[np.str_]
     k: int
     asked: Numbers
     train: Numbers
+    train_other: Numbers
     units_asked: Array
     units_train: Array
 
@@ -61,7 +63,7 @@ class Neighbourhoods:
 @dataclass(frozen=True)
 class Searched:
     """What takes long to find: whitening (`mean` (D,), `directions` (D, D)), and in each space the numbers of `asked`
-    (Q, M) and `train` (N, M), see `Neighbourhoods`."""
+    (Q, M), `train` (N, k) and `train_other` (N, M), see `Neighbourhoods`."""
 
     mean: Array
     directions: Array
@@ -78,7 +80,7 @@ def find_neighbours(
     k = max(1, min(NEIGHBOURS, len(train_keys) - int(sizes[-2:].sum())))
     reserve = min(k + int(sizes[-1]), len(train_keys) - int(sizes[-1]))
     depth = reserve + int(sizes[-1])  # so deep a search holds the reserve, whichever leaf is an image's own
-    shapes = {"asked": (len(asked), reserve), "train": (len(train), reserve)}
+    shapes = {"asked": (len(asked), reserve), "train": (len(train), k), "train_other": (len(train), reserve)}
     path, key = _kept_at(store, [train_keys, train_leaves.tolist(), asked_keys, asked_leaves.tolist(), k, reserve])
     kept = _read(path, key, shapes, train.shape[1])
     mean, directions = whitening(train) if kept is None else (kept.mean, kept.directions)
@@ -91,15 +93,18 @@ def find_neighbours(
 
     def search(units_train: Array, units_asked: Array) -> dict[str, Numbers]:
         around_train, around_asked = _search(units_train, units_train, depth), _search(units_train, units_asked, depth)
+        itself = around_train == np.arange(len(train_keys))[:, None]
         return {
             "asked": _first(around_asked, train_leaves[around_asked] != asked_leaves[:, None], reserve),
-            "train": _first(around_train, train_leaves[around_train] != train_leaves[:, None], reserve),
+            "train": _first(around_train, ~itself, k),
+            "train_other": _first(around_train, train_leaves[around_train] != train_leaves[:, None], reserve),
         }
 
     def look_around(space: str) -> Neighbourhoods:
         units_train, units_asked = in_space(space)
         numbers = search(units_train, units_asked) if kept is None else kept.numbers[space]
-        return Neighbourhoods(asked_keys, asked_leaves, k, numbers["asked"], numbers["train"], units_asked, units_train)
+        tables = (numbers["asked"], numbers["train"], numbers["train_other"])
+        return Neighbourhoods(train_keys, asked_keys, asked_leaves, k, *tables, units_asked, units_train)
 
     with ThreadPoolExecutor(len(SPACES)) as pool:
         found = dict(zip(SPACES, pool.map(look_around, SPACES), strict=True))
@@ -128,7 +133,38 @@ def memberships(dataset: Dataset, leaves: NDArray) -> tuple[list[str], NDArray[n
     return hypernyms.tolist(), member_LH
 
 
-VERSION = 2  # of what is kept; raise it when anything above would find other neighbours
+def purity(found: Neighbourhoods, images: LabelMap, dataset: Dataset) -> pd.DataFrame:
+    """How pure each category's neighbourhoods are in one space under one label map: means over its training images.
+
+    Columns (0..1): kind, category, n_images; purity (share of the nearest training images that are of the category) and
+    chance (the same share of all other training images); purity_other_leaves and chance_other_leaves, the same among
+    images of other leaves only (missing for leaves).
+    """
+    leaves, label_n = np.unique(images.images["label_leaf"].to_numpy(str), return_inverse=True)
+    hypernyms, member_LH = memberships(dataset, leaves)
+    own_NH = member_LH[label_n]
+    n_L, n_H, n = np.bincount(label_n), own_NH.sum(axis=0), len(label_n)
+    per_image_LH = n_L[:, None] * member_LH  # images of each leaf, where it is of the hypernym
+    plain_H = _mean_where(own_NH[found.train].mean(axis=1), own_NH)
+    other_H = _mean_where(own_NH[found.train_other[:, : found.k]].mean(axis=1), own_NH)
+    chance_other_NH = (n_H - per_image_LH[label_n]) / (n - n_L[label_n])[:, None]
+    same_leaf = (label_n[found.train] == label_n[:, None]).mean(axis=1)
+    plain_L = np.bincount(label_n, weights=same_leaf) / n_L
+    missing = np.full(len(leaves), np.nan)
+    return pd.DataFrame(
+        {
+            "kind": ["leaf"] * len(leaves) + ["hypernym"] * len(hypernyms),
+            "category": [*leaves, *hypernyms],
+            "n_images": np.r_[n_L, n_H],
+            "purity": np.r_[plain_L, plain_H],
+            "chance": np.r_[(n_L - 1) / (n - 1), (n_H - 1) / (n - 1)],
+            "purity_other_leaves": np.r_[missing, other_H],
+            "chance_other_leaves": np.r_[missing, _mean_where(chance_other_NH, own_NH)],
+        }
+    )
+
+
+VERSION = 1  # of what is kept; raise it when anything above would find other neighbours
 
 
 def _kept_at(store: FeatureStore, settings: list[object]) -> tuple[Path, str]:
@@ -190,3 +226,9 @@ def _first(numbers: Numbers, allowed: NDArray[np.bool_], k: int) -> Numbers:
     """The first `k` allowed numbers of each row; every row must have as many."""
     order = np.argsort(~allowed, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(numbers, order, axis=1)
+
+
+def _mean_where(values: Array, chosen: NDArray[np.bool_]) -> Array:
+    """Column means of `values` over the rows that are `chosen` in that column."""
+    total: Array = np.where(chosen, values, 0).sum(axis=0) / chosen.sum(axis=0)
+    return total

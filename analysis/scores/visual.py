@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.cells import PROVENANCE, Labels
 from analysis.predictions import SavedRuns
 from analysis.scores.coherence import LabelMap, LeafSums, leaf_sums, map_coherence, pairs_kept
-from analysis.scores.neighbours import Neighbourhoods, find_neighbours
+from analysis.scores.neighbours import Neighbourhoods, find_neighbours, purity
 from analysis.scores.yardsticks import VISUAL, Eye, look, measure_yardstick
 from cachegen.common.files import digest_bytes
 from cachegen.data.dataset import Dataset
@@ -34,6 +34,7 @@ class Visual:
 
     sweep: SavedRuns
     coherence: list[pd.DataFrame] = field(default_factory=list)
+    purity: list[pd.DataFrame] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     yardsticks: list[pd.DataFrame] = field(default_factory=list)
     depths: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -64,6 +65,8 @@ class Visual:
         store = found_store[1]
         if new:
             self.coherence.append(map_coherence(images, dataset, self._leaf_sums(key, images, store)).assign(**about))
+            found = self._neighbourhoods(key, images, asked, store)
+            self.purity += [purity(found[space], images, dataset).assign(space=space, **about) for space in found]
         columns = asked[["key", "category", "seen", "answer"]]
         same = name, pd.util.hash_pandas_object(columns, index=False).to_numpy().tobytes()
         if same not in self._scored:  # once for all runs with the same map and questions

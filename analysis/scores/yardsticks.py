@@ -76,7 +76,7 @@ def look(found: dict[str, Neighbourhoods], images: LabelMap, dataset: Dataset) -
     votes = {}
     for control, space in zip(CONTROLS, SPACES, strict=True):
         here = found[space]
-        votes_NH = matched_votes(here.train, here.k, label_n, label_n, member_LH, hypernyms)
+        votes_NH = matched_votes(here.train_other, here.k, label_n, label_n, member_LH, hypernyms)
         threshold_H = fair_thresholds(votes_NH, member_LH[label_n], here.k)
         votes[control] = matched_votes(here.asked, here.k, label_n, label_q, member_LH, hypernyms) - threshold_H
     order = np.argsort(label_n, kind="stable")  # every leaf has images, so each has its run of rows

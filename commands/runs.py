@@ -174,11 +174,10 @@ def sweep(
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
     from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor, executor_options
+    from engine.sweeps.executors import choose_executor
     from engine.sweeps.sweep import UnplannedError, run_sweep
 
-    options = executor_options(executor, slurm, ray_address, workers)
-    carry_out = choose_executor(executor, options, wait=wait)
+    carry_out = choose_executor(executor, slurm, ray_address, workers, wait=wait)
     execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)

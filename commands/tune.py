@@ -80,11 +80,10 @@ def tune(
     from analysis.report.page import FOLDER
     from analysis.tuning import read_tuning
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor, executor_options
+    from engine.sweeps.executors import choose_executor
     from engine.sweeps.tune.study import run_tune
 
-    options = executor_options(executor, slurm, ray_address, workers)
-    carry_out = choose_executor(executor, options, wait=True)
+    carry_out = choose_executor(executor, slurm, ray_address, workers, wait=True)
     execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
     record = run_tune(table, asked.runs_of, out, execution, carry_out)
     best = asked.write_best(record, out)

@@ -21,7 +21,7 @@ from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
 from engine.runs.directory import RunDirectory
 from engine.runs.lens import LensSettings
 from engine.runs.planned import Execution
-from engine.sweeps.executors.jobs import Executor, in_this_process
+from engine.sweeps.executors import Executor, in_this_process
 from engine.sweeps.sweep import run_sweep
 from engine.sweeps.sweep_file import default_fields
 from engine.transfer import transfer

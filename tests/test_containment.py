@@ -18,9 +18,8 @@ from cachegen.data.dataset import load_dataset
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps import plan, sweep
+from engine.sweeps.executors import in_this_process, run_elsewhere
 from engine.sweeps.executors import local as local_executor
-from engine.sweeps.executors import run_elsewhere
-from engine.sweeps.executors.jobs import in_this_process
 from engine.sweeps.executors.local import local
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import UnplannedError, run_sweep

@@ -36,8 +36,8 @@ from cachegen.encoders import load_encoder
 from cachegen.features.extract import extract
 from cachegen.features.store import FeatureStore
 from engine.ask import open_asker
+from engine.sweeps.executors import in_this_process
 from engine.sweeps.executors.extraction import Encoding, extract_in_parts
-from engine.sweeps.executors.jobs import in_this_process
 
 GREY = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
 WHITE = (255, 255, 255)

@@ -26,7 +26,7 @@ def by_workers(tmp_path, monkeypatch):
 def by_ray(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")
     try:
-        yield choose_executor("ray", {"address": "local"})
+        yield choose_executor("ray", ray_address="local")
     finally:
         ray.shutdown()
 
@@ -34,7 +34,7 @@ def by_ray(tmp_path, monkeypatch):
 def by_slurm(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="the extra crosstax[slurm] is not installed")
     for _ in slurm_of_one_node(tmp_path / "slurm", monkeypatch):
-        yield choose_executor("slurm", {"partition": "main"}, wait=True)
+        yield choose_executor("slurm", ["partition=main"], wait=True)
 
 
 @pytest.fixture(params=[by_workers, by_ray, by_slurm])

@@ -19,7 +19,7 @@ from engine.design.condition import Sweep
 from engine.runs.config import condition_of, inputs_of, read_config
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution, PlannedRun
-from engine.sweeps.executors.jobs import Executor, in_this_process
+from engine.sweeps.executors import Executor, in_this_process
 from engine.sweeps.plan import MIN_TOKENS, Unplanned, extend_plan, loading_order, plan_each, plan_runs
 from engine.sweeps.plan_file import Group, plan_lock, read_plan, write_plan
 from engine.sweeps.preflight import Preflight

@@ -1,7 +1,6 @@
 """Extraction as jobs for executors: each writes a part of the rows of one feature store, with the bytes of one task."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +15,7 @@ from cachegen.features.extract import extract
 from cachegen.features.parts import Part
 from cachegen.features.same_pictures import require_same_set
 from cachegen.features.store import PENDING, FeatureStore
-from engine.sweeps.executors import choose_executor
-from engine.sweeps.executors.jobs import Executor
+from engine.sweeps.executors import Executor
 from engine.training.group import Opener
 
 
@@ -88,12 +86,6 @@ class ExtractionPart:
 def jobs_folder(store: Path) -> Path:
     """Where a scheduler's logs of the extraction into `store` are."""
     return store.with_name(f"{store.name}.jobs")
-
-
-def extraction_executor(name: str, options: Mapping[str, str], tasks: int, *, wait: bool = False) -> Executor:
-    """The executor of that name for a number of parts; the local one runs all of them at once, in processes."""
-    workers = {"workers": str(tasks)} if name == "local" else {}
-    return choose_executor(name, {**options, **workers}, wait=wait)
 
 
 def extract_in_parts(

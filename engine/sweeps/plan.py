@@ -71,10 +71,10 @@ def plan_runs(sweep: Sweep) -> list[PlannedRun]:
 
 def plan_each(sweep: Sweep) -> list[PlannedRun | Unplanned]:
     """`plan_runs` that goes on: a run whose inputs cannot be read takes its place in the list, with the reason."""
-    dataset = _once(load_dataset_of_runs)
-    store = _once(FeatureStore.open)
-    check = _once(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
-    lm = _once(lambda name, init: lm_digests(resolve_lm(name), init))
+    dataset = once(load_dataset_of_runs)
+    store = once(FeatureStore.open)
+    check = once(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
+    lm = once(lambda name, init: lm_digests(resolve_lm(name), init))
     planned: list[PlannedRun | Unplanned] = []
     for inputs, condition in sweep.runs:
         try:
@@ -91,7 +91,7 @@ def plan_each(sweep: Sweep) -> list[PlannedRun | Unplanned]:
     return planned
 
 
-def _once(call: Callable[..., Any]) -> Callable[..., Any]:
+def once(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call`, remembered for each of its arguments, what it raised included."""
     known: dict[tuple[Any, ...], tuple[Any, Exception | None]] = {}
 

@@ -7,14 +7,14 @@ all questions about an image share one pass. So a question of the test split get
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
 
-from cachegen.common.device import choose_device, on_device
+from cachegen.common.device import choose_device
 from cachegen.common.errors import ConditionError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
@@ -30,7 +30,7 @@ from engine.runs.places import Places
 from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
-from engine.training.features import Features
+from engine.training.features import InMemory
 from engine.training.naming import log_probabilities
 
 BEST = 5  # names of a kind that are shown
@@ -122,7 +122,7 @@ class Asker:
             {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}
         )
 
-    def _features(self, images: Sequence[Path], as_stored: bool) -> Features:
+    def _features(self, images: Sequence[Path], as_stored: bool) -> InMemory:
         """The images' features, as the run's projector reads them."""
         if self.encoder is None:
             patches = stored_features(self.run, [str(path) for path in images])
@@ -131,21 +131,7 @@ class Asker:
         if as_stored:
             patches = patches.to(getattr(torch, self.run.features["dtype"]))
         patches = pool_patches(patches, self.run.features, self.run.condition.pool)
-        return cast(Features, _InMemory(patches.to(self.lm.device)))
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """The part of `Features` that evaluation reads, over (I, P, V) features."""
-
-    values: torch.Tensor
-
-    @property
-    def patches(self) -> int:
-        return self.values.shape[1]
-
-    def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.values.index_select(0, on_device(images, self.values.device))
+        return InMemory(patches.to(self.lm.device))
 
 
 def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:

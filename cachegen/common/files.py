@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,15 @@ def fsync_directory(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the file system inside is a `WriteError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)`, then fsync and rename onto `path`; `path` is never half-written.
 
@@ -67,14 +76,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            fsync_directory(path.parent)
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, or the disk is read-only by now
             temporary.unlink(missing_ok=True)
@@ -88,16 +96,13 @@ def remove_leftovers(path: Path) -> None:
 
 def append_text(path: Path, text: str) -> int:
     """Append lines durably and return the file's size; the half line of a killed writer is ended before them."""
-    try:
-        with path.open("ab+") as handle:
-            size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, size - 1))
-            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
-            handle.flush()
-            os.fsync(handle.fileno())
-            return handle.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+    with writing(path), path.open("ab+") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - 1))
+        handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
+        handle.flush()
+        os.fsync(handle.fileno())
+        return handle.seek(0, os.SEEK_END)
 
 
 def reason_of(error: OSError) -> str:

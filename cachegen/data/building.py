@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from cachegen.common.errors import DatasetError, WriteError
-from cachegen.common.files import reason_of, remedy_of
+from cachegen.common.errors import DatasetError
+from cachegen.common.files import writing
 from cachegen.data.taxonomy import REQUIRED
 
 COLUMNS = (*REQUIRED, "hypernym_number", "depth")
@@ -19,27 +19,23 @@ COLUMNS = (*REQUIRED, "hypernym_number", "depth")
 def require_new(out: Path) -> None:
     """Raise `DatasetError` where `new_folder` would, before any work is done."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is there already; remove it, or choose another --out")
+        raise DatasetError(f"{out} is there already; remove it, or choose another folder")
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
     require_new(out)
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {reason_of(error)}; {remedy_of(error)}") from error
-    try:
-        aside.chmod(0o777 & ~_umask())  # mkdtemp lets no one else read
-        yield aside
-        os.sync()
-        aside.replace(out)
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {reason_of(error)}; {remedy_of(error)}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.chmod(0o777 & ~_umask())  # mkdtemp lets no one else read
+            yield aside
+            os.sync()
+            aside.replace(out)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

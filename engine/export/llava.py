@@ -7,8 +7,6 @@ registers are more: such an export needs one line of code after loading (`regist
 stops with an error.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from cachegen.common.errors import CrosstaxError, ModelError, RunError
-from cachegen.common.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
+from cachegen.common.errors import ModelError, RunError, WriteError
+from cachegen.common.files import give_own_modes, write_json, write_text
 from cachegen.common.hub import first_line
 from cachegen.common.progress import quiet_transformers
+from cachegen.data.building import new_folder, require_new
 from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
 from engine.ask import question_tokens
@@ -47,8 +46,7 @@ def export_llava(
     encoder and LM are now, if they have moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`,
     `ModelError` or `ConditionError` with the reason if LLaVA cannot express the run.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CrosstaxError(f"{out} exists and is not an empty folder; choose another, or remove it")
+    require_new(out)
     run = open_run(folder, given)
     _require_llava(run)
     quiet_transformers()
@@ -81,7 +79,15 @@ def export_llava(
         "registers": max(0, n_prefix - 1),
         "test_macro_f1": dict(numbers),
     }
-    _write(out, model, processor, facts, model_card(facts, registers_line(n_prefix)))
+    try:
+        with new_folder(out) as aside:
+            model.save_pretrained(aside)
+            processor.save_pretrained(aside)
+            write_json(aside / "crosstax.json", facts)
+            write_text(aside / "README.md", model_card(facts, registers_line(n_prefix)))
+            give_own_modes(aside)
+    except SafetensorError as error:  # as of a full disk
+        raise WriteError(f"cannot write {out}: {error}; make room, or choose another folder") from error
     return {"out": str(out), **facts, "line": registers_line(n_prefix)}
 
 
@@ -219,22 +225,3 @@ def _check_features(model: Any, projector: Projector, vision: Encoder, n_prefix:
             f"encoder {vision.name}: as a model of transformers its patches differ ({difference:.2g} of {scale:.2g} in "
             "the LM's input); extract with a Hugging Face id instead"
         )
-
-
-def _write(out: Path, model: Any, processor: Any, facts: dict[str, Any], card: str) -> None:
-    """Everything to a folder beside `out`, then renamed to it."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        write_json(aside / "crosstax.json", facts)
-        write_text(aside / "README.md", card)
-        give_own_modes(aside)
-        aside.rename(out)
-        fsync_directory(out.parent)
-    except (OSError, SafetensorError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise CrosstaxError(f"cannot write {out}: {reason}; make room, or choose another folder") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, ModelError, is_fault
+from cachegen.common.errors import CrosstaxError, DatasetError, ModelError, WriteError, is_fault
 from cachegen.common.files import (
     default_cache,
     digest_bytes,
@@ -30,6 +30,7 @@ from cachegen.common.files import (
 )
 from cachegen.common.hub import CHECKED, INDEX, MOST_CONFIG, SAFETENSORS, check_small_files, first_line, is_there
 from cachegen.common.progress import quiet_transformers
+from cachegen.data.building import new_folder
 
 WEIGHTS, KEPT = "weights.json", "kept.json"
 MOST_KEPT = 2 * 2**30  # bytes of unpacked weights that a view keeps: of 0.5B, a minute of work for a slow core
@@ -74,22 +75,14 @@ def _view(name: str, marks: list[str], source: dict[str, str], write: Any) -> Pa
     folder = default_cache() / "lms" / f"{name[:80]}-{key}"
     if (folder / WEIGHTS).is_file():
         return folder
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write(aside)
-        write_json(aside / WEIGHTS, source)
-        give_own_modes(aside)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not (folder / WEIGHTS).is_file():  # another process was first
-                raise
-    except OSError as error:
-        raise CrosstaxError(f"cannot write {folder}: {reason_of(error)}; {remedy_of(error)}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with new_folder(folder) as aside:
+            write(aside)
+            write_json(aside / WEIGHTS, source)
+            give_own_modes(aside)
+    except (DatasetError, WriteError):
+        if not (folder / WEIGHTS).is_file():  # another process was first
+            raise
     return folder
 
 

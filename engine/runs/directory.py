@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cachegen.common.errors import CrosstaxError, RunError, WriteError
+from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.files import (
     append_text,
     digest_file,
@@ -29,6 +29,7 @@ from cachegen.common.files import (
     write_atomically,
     write_json,
     write_text,
+    writing,
 )
 from cachegen.data.taxonomy import name_problem
 from engine.runs.config import read_config, read_record
@@ -84,13 +85,9 @@ class RunDirectory:
         """Cut the log to `size` bytes, where the checkpoint was taken; what a killed process wrote after it goes."""
         if self.sealed:
             return
-        try:
-            with self.file("metrics.jsonl").open("ab") as handle:
-                handle.truncate(size)
-        except OSError as error:
-            raise WriteError(
-                f"cannot write {self.file('metrics.jsonl')}: {reason_of(error)}; {remedy_of(error)}"
-            ) from error
+        log = self.file("metrics.jsonl")
+        with writing(log), log.open("ab") as handle:
+            handle.truncate(size)
 
     def append_metrics(self, lines: Iterable[dict[str, float | int]]) -> int:
         """Append log lines durably and return the file's size; values that are not finite become null."""

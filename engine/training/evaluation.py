@@ -14,7 +14,7 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
 from engine.training.batches import PackedRow, QuestionArrays, pack
-from engine.training.features import Features, prefetched
+from engine.training.features import Features, InMemory, prefetched
 from engine.training.loop import named_tokens, prompt_row
 
 Finish = Callable[[torch.Tensor], torch.Tensor]  # what follows a decoder's last block
@@ -22,7 +22,7 @@ Finish = Callable[[torch.Tensor], torch.Tensor]  # what follows a decoder's last
 
 def read_rows(
     rows: Sequence[PackedRow],
-    features: Features,
+    features: Features | InMemory,
     read: Callable[[PackedRow, list[torch.Tensor]], torch.Tensor],
     count: int,
     advance: Callable[[int], None],
@@ -45,7 +45,7 @@ def read_rows(
 def evaluate(
     projector: Projector,
     lm: FrozenLM,
-    features: Features,
+    features: Features | InMemory,
     tokens: PromptTokens,
     questions: QuestionArrays,
     *,

@@ -6,7 +6,6 @@ on. No label is read; since as many images are asked with the answer yes as with
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
 from engine.training.batches import PackedRow, pack
 from engine.training.evaluation import read_rows, scored
-from engine.training.features import Features
+from engine.training.features import Features, InMemory
 from engine.training.loop import prompt_row
 
 KEYS = ["image", "kind", "category"]
@@ -28,7 +27,7 @@ KEYS = ["image", "kind", "category"]
 def log_probabilities(
     projector: Projector,
     lm: FrozenLM,
-    features: Features,
+    features: Features | InMemory,
     tokens: PromptTokens,
     image: np.ndarray,
     suffix: np.ndarray,
@@ -57,24 +56,12 @@ def log_probabilities(
     return read_rows(rows, features, read, len(image), advance)
 
 
-class _NoPatches:
-    """In place of `Features`: images of no patches."""
-
-    patches = 0
-
-    def __init__(self, projector: Projector, device: torch.device) -> None:
-        self.empty = torch.empty(1, 0, projector.hidden.in_features, device=device)
-
-    def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.empty.expand(len(images), -1, -1)
-
-
 def unconditional(projector: Projector, lm: FrozenLM, tokens: PromptTokens, max_tokens: int) -> np.ndarray:
     """(Q,) log-probability of each phrase in the sentence alone, without an image; NaN where nothing comes before."""
     rows = np.arange(len(tokens.suffixes))
     if not tokens.shared:
         return np.full(len(rows), np.nan, dtype=np.float32)
-    none = cast(Features, _NoPatches(projector, lm.device))
+    none = InMemory(torch.empty(1, 0, projector.hidden.in_features, device=lm.device))  # one image of no patches
     return log_probabilities(projector, lm, none, tokens, np.zeros_like(rows), rows, max_tokens=max_tokens)
 
 

@@ -239,7 +239,7 @@ def extract(
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
-    from cachegen.features.parts import parse_part
+    from cachegen.features.writer import parse_part
 
     chosen = parse_part(part) if part else None
     in_parts = tasks > 1 or executor != "local"

@@ -24,8 +24,7 @@ from commands.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from engine.lens import Looked
-    from engine.transfer import Transferred
+    from engine.transfer import Outcome
 
 RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, or sweep folders.")]
 
@@ -49,9 +48,9 @@ def evaluate(
     fix_threads(threads)
     from analysis.scores.f1 import mean_macro_f1
     from cachegen.common.files import write_atomically
-    from engine.reevaluation import evaluate_run
     from engine.runs.places import Places
     from engine.runs.planned import Execution
+    from engine.transfer import evaluate_run
 
     given = Places(dataset, features, lm)
     answers = evaluate_run(run, split, Execution(device=device, max_tokens=max_tokens), given)
@@ -96,7 +95,7 @@ def transfer_ask(
     results = transfer(folders, asked, Execution(device=device, max_tokens=max_tokens), Places(dataset, features, lm))
     scores = transfer_scores([each.run for each in results if not each.problem], [each.called for each in asked])
     say(transfer_text(scores))
-    say(f"{sum(each.asked for each in results)} question sets asked now, over {len(results)} runs")
+    say(f"{sum(each.now for each in results)} question sets asked now, over {len(results)} runs")
     _tell_runs(results, scores, as_json)
 
 
@@ -183,7 +182,7 @@ def lens(
     _tell_runs(results, scores, as_json)
 
 
-def _tell_runs(results: Sequence["Looked | Transferred"], scores: "pd.DataFrame", as_json: bool) -> None:
+def _tell_runs(results: Sequence["Outcome"], scores: "pd.DataFrame", as_json: bool) -> None:
     """End a command that has read finished runs: how many failed, the JSON object, and exit code 1 if any did."""
     from analysis.words import json_rows
 

@@ -185,7 +185,7 @@ def sweep(
         from engine.transfer import transfer
 
         put = transfer(done, questions, execution)
-        say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
+        say(f"{sum(each.now for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
     if lenses is not None:
         from engine.lens import look
@@ -305,7 +305,7 @@ def tune(
     Example: crosstax tune --preset tune --dataset W/dataset --features w.h5 --set lm=W/lm --out tuned
     """
     from engine.design.condition import parse_settings
-    from engine.sweeps.tune.tune_file import TuneFile
+    from engine.sweeps.tune.table import TuneFile
 
     source = sweep_source(file, preset)
     asked = TuneFile(source, settings, parse_settings(sets or [], ("lm", "encoder")), dataset, features or [])

@@ -22,9 +22,10 @@ from cachegen.encoders import Encoder
 from cachegen.features.importing import find_keys
 from cachegen.features.pooling import pool_patches
 from engine.design.condition import Condition
+from engine.design.questions import question_text
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.projector import Projector
-from engine.lm.prompts import PromptTokens, question_text, tokenise, tokenise_names
+from engine.lm.prompts import PromptTokens, tokenise, tokenise_names
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.sweeps.plan import longest_row

@@ -14,8 +14,7 @@ import pandas as pd
 import torch
 
 from cachegen.common.device import choose_device, on_device
-from cachegen.common.errors import CrosstaxError
-from cachegen.common.progress import progress_bar, tell
+from cachegen.common.progress import progress_bar
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
 from cachegen.features.pooling import grid_of, pooled_grid
@@ -25,14 +24,14 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.lens import last_norm, nearest_tokens, nearness, spelt, states_of_names
 from engine.lm.projector import Projector
 from engine.runs.f1 import auc
-from engine.runs.finished import FinishedRun, open_run
+from engine.runs.finished import FinishedRun
 from engine.runs.lens import ROLES, LensSettings, lens_problem, write_lens
 from engine.runs.places import Places
 from engine.runs.planned import Execution
 from engine.sweeps.plan import longest_row
 from engine.training.evaluation import Finish, layer_scores
 from engine.training.group import Opener, Shared
-from engine.transfer import OpenedInputs, by_inputs
+from engine.transfer import OpenedInputs, Outcome, read_again
 
 FIRST = (1, 5, 10)  # of the nearest, how many count
 SHOWN = 3  # nearest ones that are listed for each patch
@@ -40,47 +39,33 @@ AT_ONCE = 8  # images
 ABOUT = ("label", "image")  # whose names: of the leaf that an image is labelled as, or of the one it shows
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What became of a run: whether it was looked at `now`, and why it could not be (or None)."""
-
-    run: Path
-    now: bool
-    problem: str | None = None
-
-
 def look(
     folders: Sequence[Path], settings: LensSettings, execution: Execution, given: Places | None = None
-) -> list[Looked]:
+) -> list[Outcome]:
     """Read every run through the lenses, unless its tables are there and whole; in the order of the inputs they share.
 
     A run that cannot be read says why, and the others go on.
     """
-    runs = [open_run(folder, given) for folder in folders]
     found = OpenedInputs(Opener(choose_device(execution.device)))
     reader: _Reader | None = None
-    results = []
-    for run in sorted(runs, key=by_inputs):
-        path = run.directory.path
-        try:
-            now = lens_problem(run.directory, settings) != ""
-            if now:
-                dataset = found.dataset(run)
-                run.require_about(dataset, run.questions())
-                dataset = found.spoken(run)
-                run.weights  # noqa: B018 - a damaged projector is said before models are loaded
-                shared, sentences = found.shared(run), settings.sentences(run.tested.question_singular)
-                of = (shared.lm, dataset, sentences)
-                if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
-                    reader = None  # freed before the next is made
-                    reader = _Reader.new(*of)
-                limit = execution.max_tokens or longest_row(shared.lm.device)
-                write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
-            results.append(Looked(path, now))
-        except CrosstaxError as error:
-            tell(f"not read: {path.name}: {error}")
-            results.append(Looked(path, False, str(error)))
-    return results
+
+    def read(run: FinishedRun) -> int:
+        nonlocal reader
+        if lens_problem(run.directory, settings) == "":
+            return 0
+        run.require_about(found.dataset(run), run.questions())
+        dataset = found.spoken(run)
+        run.weights  # noqa: B018 - a damaged projector is said before models are loaded
+        shared, sentences = found.shared(run), settings.sentences(run.tested.question_singular)
+        of = (shared.lm, dataset, sentences)
+        if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
+            reader = None  # freed before the next is made
+            reader = _Reader.new(*of)
+        limit = execution.max_tokens or longest_row(shared.lm.device)
+        write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
+        return 1
+
+    return read_again(folders, given, read, "not read")
 
 
 @dataclass(frozen=True)

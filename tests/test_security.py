@@ -29,7 +29,7 @@ LOADERS = {
     "engine/benchmark/models.py",
 }
 HUB = {"from_pretrained", "create_model", "snapshot_download", "hf_hub_download", "urlopen", "urlretrieve"}
-DOWNLOADERS = {"cachegen/things/release.py", "cachegen/common/hub_files.py"}  # ask first, and check size and hash
+DOWNLOADERS = {"cachegen/things/pairs.py", "cachegen/common/hub_files.py"}  # ask first, and check size and hash
 
 
 def dotted(node):

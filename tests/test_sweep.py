@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from tiny import tiny_lm
 
 from cachegen.common.errors import StoreError
 from cachegen.data.dataset import load_dataset
-from engine.design.condition import Condition, Sweep
+from engine.design.condition import Condition, Inputs, Mark, Sweep, marked
 from engine.lm.shape import lm_shape
 from engine.runs.directory import RunDirectory
-from engine.runs.planned import Execution
+from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps import sweep
 from engine.sweeps.cost import Sizes
 from engine.sweeps.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, choose_sizes
@@ -200,6 +201,14 @@ def test_out_of_memory_on_a_gpu_goes_on_from_the_checkpoint_in_shorter_rows(smal
     assert all(RunDirectory(folder).done for folder in folders)
     began = [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"]
     assert began[0] == 0 < began[1] == began[2]
+
+
+@pytest.mark.parametrize("field", marked(Mark.LM))
+def test_runs_whose_lms_answer_differently_share_no_group(field):
+    others = {"lm_init": "pretrained", "lm_seed": 1, "dtype": "bfloat16", "lm_sharing": "never"}
+    inputs, one = Inputs(dataset=Path("d"), features=Path("f"), lm="m"), Condition(lm_init="random")
+    other = one.model_copy(update={field: others[field]})
+    assert PlannedRun(inputs, one, "e", {}).shares != PlannedRun(inputs, other, "e", {}).shares
 
 
 def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tmp_path, monkeypatch):

@@ -27,8 +27,7 @@ from cachegen.data.taxonomy import nested_phrases, read_taxonomy
 from cachegen.things.archive import find_pictures, passwords_in
 from cachegen.things.build import build_things, passwords_from
 from cachegen.things.names import ARTICLES, HYPERNYMS, MASS, PLURAL_ONLY, RENAMED, leaf_form, leaf_number, leaf_phrase
-from cachegen.things.pairs import LEFT_OUT, PAPER, Counts, is_paper, read_pairs, write_taxonomy
-from cachegen.things.release import SHA256, fetch_release
+from cachegen.things.pairs import LEFT_OUT, PAPER, SHA256, Counts, fetch_release, is_paper, read_pairs, write_taxonomy
 from cachegen.things.zipcrypto import decrypt
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"

@@ -18,8 +18,7 @@ from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures
-from cachegen.things.pairs import PAPER, Counts, is_paper, read_pairs, taxonomy_text, write_taxonomy
-from cachegen.things.release import fetch_release
+from cachegen.things.pairs import PAPER, Counts, fetch_release, is_paper, read_pairs, taxonomy_text, write_taxonomy
 
 FEWEST = 12  # images of any concept of THINGS (Hebart et al., 2019)
 SCRATCH = ".unpacking"

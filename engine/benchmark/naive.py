@@ -51,13 +51,6 @@ class EncoderShape:
         return self.layers * (2 * self.tokens * block + attention) + 2 * self.patches * self.values * self.width
 
 
-# Encoders of the presets at 224 px, patches of 14 x 14 px in three colours.
-KNOWN_ENCODERS = {
-    "vit_large_patch14_reg4_dinov2": EncoderShape(24, 1024, 4096, patches=256, values=588, others=5),
-    "vit_so400m_patch14_siglip_224": EncoderShape(27, 1152, 4304, patches=256, values=588, others=0),
-}
-
-
 def naive_cost_of(condition: Condition, questions: Questions, sizes: Sizes, encoder: EncoderShape | None) -> Cost:
     """Cost of one run, as `cost_of` has it for the engine; without an encoder its features are cached.
 

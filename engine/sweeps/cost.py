@@ -14,8 +14,7 @@ import pandas as pd
 from cachegen.data.dataset import Dataset
 from engine.design.candidates import candidates_of
 from engine.design.condition import Condition, Mark, marked
-from engine.design.questions import build_questions
-from engine.lm.prompts import question_text
+from engine.design.questions import build_questions, question_text
 from engine.lm.shape import LMShape
 
 # (image, question) pairs of the paper's THINGS set (Tables 2 and 3, original labels), where no dataset is at hand.

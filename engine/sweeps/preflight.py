@@ -11,7 +11,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Mark, marked
-from engine.design.languages import spoken
+from engine.design.questions import spoken
 from engine.lm.loading import (
     check_weights,
     load_config,

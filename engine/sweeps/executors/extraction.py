@@ -12,9 +12,9 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.data.images import Decoding
 from cachegen.encoders import Compute, Preprocess
 from cachegen.features.extract import extract
-from cachegen.features.parts import Part
 from cachegen.features.same_pictures import require_same_set
 from cachegen.features.store import PENDING, FeatureStore
+from cachegen.features.writer import Part
 from engine.sweeps.executors import Executor
 from engine.training.group import Opener
 

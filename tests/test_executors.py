@@ -18,7 +18,7 @@ from small_study import make_small_study
 from cachegen.common.errors import ConditionError
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
-from engine.sweeps import sweep as sweep_module
+from engine.sweeps import task as task_module
 from engine.sweeps.executors import choose_executor, run_elsewhere, sbatch_options
 from engine.sweeps.executors.local import local, visible_gpus
 from engine.sweeps.plan_file import plan_lock, read_plan
@@ -74,7 +74,7 @@ def test_a_task_is_carried_out_once(runs, reference, tmp_path, monkeypatch):
     run_elsewhere(second, patience=0)
     assert bytes_in(tmp_path) == reference
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "run_group", lambda *args: pytest.fail("went on"))
+        patch.setattr(task_module, "run_group", lambda *args: pytest.fail("went on"))
         run_elsewhere(first, patience=0)
     assert len(begun(tmp_path)) == 2
 

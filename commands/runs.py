@@ -53,20 +53,15 @@ def train(
     Example: crosstax train --dataset birds --features birds.h5 --lm Qwen/Qwen3-0.6B shuffle=across run_seed=42
     """
     fix_threads(threads)
-    from cachegen.common.errors import RunError
     from engine.design.condition import Sweep, parse_settings
-    from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.sweep import run_sweep
+    from engine.sweeps.sweep import run_all
     from engine.sweeps.sweep_file import default_fields
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
     execution = Execution(device, max_tokens, group_size=1, compile=compiled, track=tuple(track or ()))
-    folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
-    for directory in map(RunDirectory, folders):
-        if directory.failed:
-            raise RunError(f"{directory.path}: {directory.reason}")
+    folders = run_all(Sweep.expand([grid], "train"), out, execution)
     say(f"done: {', '.join(map(str, folders))}")
     print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": []}, as_json)
 

@@ -79,6 +79,15 @@ def run_sweep(
     return folders
 
 
+def run_all(sweep: Sweep, out: Path, execution: Execution, *, executor: Executor = in_this_process) -> list[Path]:
+    """`run_sweep` where nothing may fail: tries failed runs again, and raises `RunError` for the first that fails."""
+    folders = run_sweep(sweep, out, execution, retry_failed=True, executor=executor)
+    for directory in map(RunDirectory, folders):
+        if directory.failed:
+            raise RunError(f"{directory.path}: {directory.reason}")
+    return folders
+
+
 class UnplannedError(RunError):
     """Some runs could not be planned because their inputs cannot be read; `folders` are those of the other runs."""
 

@@ -251,6 +251,7 @@ def extract(
     from cachegen.features.extract import extract as run
 
     encoding: dict[str, Any] = {
+        "encoder": encoder,
         "batch": batch,
         "on_unreadable": on_unreadable,
         "device": device,
@@ -260,16 +261,16 @@ def extract(
     }
     if in_parts:
         from engine.sweeps.executors import choose_executor
-        from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+        from engine.sweeps.executors.extraction import extract_in_parts
 
         workers = tasks if executor == "local" else None
         carry_out = choose_executor(executor, slurm, ray_address, workers, wait=wait)
     loaded = load_dataset(dataset)
     say(loaded.summary())
     if in_parts:
-        summary = extract_in_parts(loaded, out, Encoding(encoder, **encoding), tasks, carry_out)
+        summary = extract_in_parts(loaded, out, encoding, tasks, carry_out)
     else:
-        summary = run(loaded, encoder, out, part=chosen, **encoding)
+        summary = run(loaded, out=out, part=chosen, **encoding)
     for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):
         say(line)
     if in_parts:

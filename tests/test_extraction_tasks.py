@@ -14,7 +14,7 @@ from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
 from cachegen.features.store import FeatureStore
 from engine.sweeps.executors import choose_executor, in_this_process, run_elsewhere
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts, jobs_folder
+from engine.sweeps.executors.extraction import extract_in_parts, jobs_folder
 from engine.sweeps.timing import read_events
 
 
@@ -36,7 +36,7 @@ def dataset(tmp_path):
 
 
 def encoding(encoder):
-    return Encoding(encoder, BATCH, "stop", "cpu", "auto")
+    return {"encoder": encoder, "batch": BATCH, "device": "cpu"}
 
 
 @pytest.fixture

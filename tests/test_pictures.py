@@ -36,7 +36,7 @@ from cachegen.features.extract import extract
 from cachegen.features.store import FeatureStore
 from engine.ask import open_asker
 from engine.sweeps.executors import in_this_process
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+from engine.sweeps.executors.extraction import extract_in_parts
 
 GREY = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
 WHITE = (255, 255, 255)
@@ -446,7 +446,7 @@ def test_extract_counts_turned_pictures_and_upright_helps(encoder, tmp_path, cro
     assert code == 0
     assert "8 images are stored turned" in message
     assert "--upright" in message
-    upright = Encoding(encoder, 64, "stop", "cpu", "auto", Decoding(upright=True))
+    upright = {"encoder": encoder, "device": "cpu", "decoding": Decoding(upright=True)}
     extract_in_parts(load_dataset(root), tmp_path / "b.h5", upright, 2, in_this_process)
     code, _, message = crosstax(*words, tmp_path / "b.h5", "--upright")
     assert "stored turned" not in message

@@ -12,7 +12,7 @@ from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
 from engine.runs.planned import Execution
 from engine.sweeps.executors import choose_executor
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+from engine.sweeps.executors.extraction import extract_in_parts
 from engine.sweeps.executors.local import local
 from engine.sweeps.sweep import run_sweep
 
@@ -83,5 +83,5 @@ def test_the_same_bytes(executor, sweep, reference, images, tmp_path):
     run_sweep(sweep, tmp_path / "runs", GROUPS_OF_TWO, executor=executor)
     assert bytes_in(tmp_path / "runs") == reference
     dataset, encoder, store = images
-    extract_in_parts(dataset, tmp_path / "two.h5", Encoding(encoder, BATCH, "stop", "cpu", "auto"), 2, executor)
+    extract_in_parts(dataset, tmp_path / "two.h5", {"encoder": encoder, "batch": BATCH, "device": "cpu"}, 2, executor)
     assert (tmp_path / "two.h5").read_bytes() == store

@@ -5,7 +5,6 @@ import csv
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
@@ -27,21 +26,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
     require_new(out)
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
         try:
-            aside.chmod(0o777 & ~_umask())  # mkdtemp lets no one else read
             yield aside
             os.sync()
             aside.replace(out)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

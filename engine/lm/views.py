@@ -153,9 +153,8 @@ class _Reader:
         return Header(metadata, {name: (shape, kind, start + at) for name, (shape, kind, at) in found.items()})
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        length = struct.calcsize("<" + form) if len(form) < 12 else 0
         values = struct.unpack_from("<" + form, self.content, self.place)
-        self.place += length or struct.calcsize("<" + form)
+        self.place += struct.calcsize("<" + form)
         return values
 
     def text(self) -> str:

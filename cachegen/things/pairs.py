@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from cachegen.common.errors import DatasetError
-from cachegen.common.files import default_cache, digest_file, remedy_of, write_atomically, write_text
+from cachegen.common.files import default_cache, digest_file, remedy_of, write_atomically
 from cachegen.common.hub import VARIABLE, offline
 from cachegen.data.taxonomy import OPTIONAL, REQUIRED, name_problem
 from cachegen.things.names import HYPERNYMS, leaf_form, leaf_number, leaf_phrase
@@ -90,13 +90,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     return table.sort_values(["leaf", "hypernym"], ignore_index=True)
 
 
-def write_taxonomy(pairs: pd.DataFrame, path: Path) -> None:
-    """Write pairs, as `read_pairs` returns them, as a dataset's `taxonomy.csv`; equal pairs are equal bytes."""
-    write_text(path, taxonomy_text(pairs))
-
-
 def taxonomy_text(pairs: pd.DataFrame) -> str:
-    """The content of `taxonomy.csv`."""
+    """The content of a dataset's `taxonomy.csv` with pairs as `read_pairs` returns them; equal pairs, equal bytes."""
     return pairs.to_csv(index=False, columns=COLUMNS, lineterminator="\n")
 
 

@@ -217,7 +217,7 @@ def require_packages(what: str, *packages: str) -> None:
 
 def _unpack(path: Path, header: Header, aside: Path) -> None:
     """Write a file's configuration and tokenizer as transformers reads them, and what it overlooks."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     quiet_transformers()
     try:
@@ -229,21 +229,24 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
         raise ModelError(f"cannot load the LM in {path}: {reason}; take its version with safetensors") from None
     said, bos = (header.metadata.get(f"tokenizer.ggml.{name}") for name in ("add_bos_token", "bos_token_id"))
     begins = said is None and bos is not None and header.metadata.get("tokenizer.ggml.pre") in BEGIN
+    given = {"gguf_file": path.name, **({"add_bos_token": True} if begins else {})}
+    tokenizer = read_tokenizer(path, path.parent, "take its version with safetensors", **given)
+    _complete(path, header, config)
+    config.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+
+
+def read_tokenizer(place: Path, folder: Path, remedy: str, **given: Any) -> Any:
+    """The tokenizer that transformers finds in `folder`; whatever it raises is a `ModelError` about `place`."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            trust_remote_code=False,
-            **({"add_bos_token": True} if begins else {}),
-        )
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **given)
     except BaseException as error:
         if not is_fault(error):
             raise
         problem = first_line(error)[:200]
-        raise ModelError(f"cannot load the tokenizer in {path}: {problem}; take its version with safetensors") from None
-    _complete(path, header, config)
-    config.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
+        raise ModelError(f"cannot load the tokenizer in {place}: {problem}; {remedy}") from None
 
 
 def _complete(path: Path, header: Header, config: Any) -> None:

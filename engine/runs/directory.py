@@ -12,7 +12,7 @@ DONE, or FAILED with the reason, and traceback.txt with where it came from
 import json
 import math
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,11 +192,7 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         """Whether the run that its name says is there, sealed and whole: not another run's copy."""
-        try:
-            self.check_seal()
-            return bool(read_config(self.path).get("run_id") == self.path.name)
-        except CrosstaxError:
-            return False
+        return self._is_done(self.check_seal)
 
     @property
     def unfinished(self) -> str | None:
@@ -208,8 +204,11 @@ class RunDirectory:
     @property
     def looks_done(self) -> bool:
         """Whether it is `done` as far as can be told without reading the large files."""
+        return self._is_done(self._seal)
+
+    def _is_done(self, check: Callable[[], object]) -> bool:
         try:
-            self._seal()
+            check()
             return bool(read_config(self.path).get("run_id") == self.path.name)
         except CrosstaxError:
             return False

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cachegen.common.errors import ConditionError
 from commands.models import probe
 from commands.options import (
     Compiled,
@@ -225,23 +226,8 @@ def _sweep_probe(
         print_json({"lm": list(asked.lm)}, as_json)
         return
     if dataset is None:
-        from cachegen.common.errors import ConditionError
-
         raise ConditionError("this sweep of probes leaves the dataset open; give --dataset DIR")
-    probe(
-        dataset,
-        list(asked.lm),
-        out,
-        asked.negatives,
-        method=asked.method,
-        lm_init=asked.lm_init,
-        lm_seed=asked.lm_seed,
-        data_seed=asked.data_seed,
-        dtype=asked.dtype,
-        device=device,
-        threads=threads,
-        as_json=as_json,
-    )
+    probe(dataset, out=out, device=device, threads=threads, as_json=as_json, **asked.model_dump())
 
 
 def status(

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
 
 from cachegen.common.errors import StoreError, some
 from cachegen.common.files import reason_of, remedy_of
@@ -100,8 +106,6 @@ def _npz(path: Path, name: str | None, stack: ExitStack) -> Rows:
 
 
 def _h5(path: Path, name: str | None, stack: ExitStack) -> Rows:
-    import h5py
-
     file = stack.enter_context(h5py.File(path, "r", locking=False))
     found: dict[str, Any] = {}
     file.visititems(lambda key, each: found.update({key: each}) if getattr(each, "ndim", 0) > 1 else None)
@@ -110,9 +114,6 @@ def _h5(path: Path, name: str | None, stack: ExitStack) -> Rows:
 
 
 def _safetensors(path: Path, name: str | None, stack: ExitStack) -> Rows:
-    import torch
-    from safetensors import safe_open
-
     file = stack.enter_context(safe_open(path, "pt"))
     tensors = {key: part for key in file.keys() if len((part := file.get_slice(key)).get_shape()) > 1}  # noqa: SIM118
     _, tensor = _one_of(path, tensors, name)
@@ -129,9 +130,6 @@ def _safetensors(path: Path, name: str | None, stack: ExitStack) -> Rows:
 
 def _parquet(path: Path, name: str | None, stack: ExitStack) -> Rows:
     """A column of lists (of lists), or all columns of numbers side by side in the order of the file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = stack.enter_context(pq.ParquetFile(path))
     columns = {column.name: column.type for column in file.schema_arrow}
     lists = {key: kind for key, kind in columns.items() if pa.types.is_nested(kind)}
@@ -154,9 +152,6 @@ def _parquet(path: Path, name: str | None, stack: ExitStack) -> Rows:
 
 def _stacked(path: Path, column: Any) -> np.ndarray:
     """Lists of equal lengths as an array."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     shape = [len(column)]
     while pa.types.is_nested(column.type):
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()

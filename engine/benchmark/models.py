@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import timm
 import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
@@ -37,8 +38,6 @@ def step_sizes(name: str) -> tuple[int, int, int]:
 
 def vision_model(name: str) -> Any:
     """Encoder that goes with an LM: DINOv2-L with registers at 224 px, or one of the microworld's size."""
-    import timm
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(0, "bench", "encoder"))
         if name == "tiny":

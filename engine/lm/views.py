@@ -13,9 +13,17 @@ import shutil
 import struct
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cachegen.common.errors import CrosstaxError, DatasetError, ModelError, WriteError, is_fault
 from cachegen.common.files import (
@@ -69,8 +77,6 @@ def source_of(folder: Path) -> Source | None:
 
 def _view(name: str, marks: list[str], source: dict[str, str], write: Any) -> Path:
     """A folder of the cache that `write(folder)` fills once for the same marks."""
-    import transformers
-
     key = digest_bytes(*(mark.encode() for mark in [RECIPE, transformers.__version__, name, *marks]))[:12]
     folder = default_cache() / "lms" / f"{name[:80]}-{key}"
     if (folder / WEIGHTS).is_file():
@@ -201,24 +207,18 @@ def gguf_view(path: Path) -> Path:
         )
     require_packages(f"{path} is a GGUF file, which", "gguf", "accelerate")
     source = {"gguf": os.path.realpath(path)}
-    from importlib.metadata import version
-
     marks = [_state(path), version("gguf")]  # which unpacks
     return _view(path.stem, marks, source, lambda aside: _unpack(path, header, aside))
 
 
 def require_packages(what: str, *packages: str) -> None:
     """Raise `ModelError` unless all of the packages can be imported; the first names the extra that installs them."""
-    from importlib.util import find_spec
-
     if missing := [name for name in packages if find_spec(name) is None]:
         raise ModelError(f"{what} needs {' and '.join(missing)}; pip install 'crosstax[{packages[0]}]'")
 
 
 def _unpack(path: Path, header: Header, aside: Path) -> None:
     """Write a file's configuration and tokenizer as transformers reads them, and what it overlooks."""
-    from transformers import AutoConfig
-
     quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
@@ -238,8 +238,6 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
 
 def read_tokenizer(place: Path, folder: Path, remedy: str, **given: Any) -> Any:
     """The tokenizer that transformers finds in `folder`; whatever it raises is a `ModelError` about `place`."""
-    from transformers import AutoTokenizer
-
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **given)
     except BaseException as error:
@@ -291,10 +289,6 @@ def _complete(path: Path, header: Header, config: Any) -> None:
 
 def _scale_positions(path: Path, header: Header, text: Any) -> bool:
     """Put Llama 3's scaled positions into a configuration; False if the file's factors are not of their form."""
-    import numpy as np
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
     shape, kind, place = header.tensors[ROPE_FACTORS]
     if kind != 0 or len(shape) != 1 or "rope_theta" not in (text.rope_parameters or {}):
         return False
@@ -316,8 +310,6 @@ def _scale_positions(path: Path, header: Header, text: Any) -> bool:
 
 def load_gguf(path: Path, config: Any, precision: Any) -> tuple[Any, dict[str, Any]]:
     """A causal LM of `config` with a GGUF file's weights unpacked in `precision`, and what transformers says of it."""
-    import transformers
-
     given = {}
     if hasattr(transformers, "GgufConfig"):  # some families' weights would stay packed, with kernels without gradients
         given["quantization_config"] = transformers.GgufConfig(dequantize=True)

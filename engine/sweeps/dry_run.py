@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from cachegen.common.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
+from cachegen.common.device import best_dtype, choose_device, device_name, emulated
 from cachegen.common.errors import CrosstaxError, StoreError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
@@ -14,7 +18,9 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
-from engine.design.question_sets import QuestionSource
+from engine.design.question_sets import QuestionSource, put_to
+from engine.design.questions import build_questions
+from engine.lm.loading import local_lm
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import (
     KNOWN_PATCHES,
@@ -29,11 +35,9 @@ from engine.sweeps.cost import (
     store_bytes,
     text_tokens,
 )
+from engine.sweeps.preflight import Preflight
 from engine.sweeps.sweep_file import Wanted, timm_name
 from engine.sweeps.timing import duration, measured_rate, read_events
-
-if TYPE_CHECKING:
-    import torch
 
 # Shares of the rate of products that a GPU may reach. Counted for an H100 and a 0.6B LM: eager execution moves so much
 # memory between products that a step takes five times as long as they do, a small card or a large LM less.
@@ -95,8 +99,6 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
 
     `modelled`: without such groups, and on a GPU, the lowest and the highest rate to expect.
     """
-    from cachegen.common.device import best_dtype, choose_device, device_name, emulated
-
     chosen = choose_device(device)
     name, events = device_name(chosen), read_events(out)
     rates = {}
@@ -117,12 +119,8 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
     return rates
 
 
-def _products_rate(device: "torch.device", dtype: str) -> float:
+def _products_rate(device: torch.device, dtype: str) -> float:
     """Operations per second of matrix products of that precision there, from some of them."""
-    import torch
-
-    from cachegen.common.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
-
     product = matrix_product(device, getattr(torch, dtype))
     many = {"products": lambda: [product() for _ in range(MANY)]}
     return MANY * OPERATIONS / median(alternate(many, 3, wait=wait_for(device)), "products")
@@ -130,8 +128,6 @@ def _products_rate(device: "torch.device", dtype: str) -> float:
 
 def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
     """For each LM the first problem that a sweep would find before it trains, as far as what is here tells."""
-    from engine.sweeps.preflight import Preflight
-
     preflight, found = Preflight(), dict[str, dict[str, Any]]()
     for run in runs:
         folder, problem = _local(run.lm)
@@ -149,8 +145,6 @@ def _transfer(
     asked: QuestionSource, runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]
 ) -> dict[str, Any]:
     """What one [[transfer]] table would ask: its name, questions about test images of all runs, and what is wrong."""
-    from engine.design.question_sets import put_to
-    from engine.design.questions import build_questions
 
     @cache
     def count(place: Path | None, condition: Condition) -> int | None:
@@ -182,8 +176,6 @@ def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Datase
 @cache
 def _local(lm: str) -> tuple[Path | None, str | None]:
     """Folder of an LM that is on this machine, or what is wrong with it."""
-    from engine.lm.loading import local_lm
-
     try:
         return local_lm(lm), None
     except CrosstaxError as error:

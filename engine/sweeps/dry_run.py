@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cachegen.common.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
+from cachegen.common.alternate import OPERATIONS, alternate, matrix_products, median, wait_for
 from cachegen.common.device import best_dtype, choose_device, device_name, emulated
 from cachegen.common.errors import CrosstaxError, StoreError, in_one_line
 from cachegen.common.progress import progress_bar
@@ -121,8 +121,7 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
 
 def _products_rate(device: torch.device, dtype: str) -> float:
     """Operations per second of matrix products of that precision there, from some of them."""
-    product = matrix_product(device, getattr(torch, dtype))
-    many = {"products": lambda: [product() for _ in range(MANY)]}
+    many = {"products": matrix_products(device, getattr(torch, dtype), MANY)}
     return MANY * OPERATIONS / median(alternate(many, 3, wait=wait_for(device)), "products")
 
 

@@ -183,15 +183,14 @@ def patch_layers(projector: Projector, lm: FrozenLM, shared: Shared, images: np.
 class _View:
     """What is nearest to the patches of some images at one layer, by one lens.
 
-    `order` (I, P, K): names or tokens, the nearest first; `labels`: their words; `cosines`, `near_layer` (I, P, K):
-    how near, and at which layer of the text; `codes` (I, P, K) are equal to `wanted` (W,)
-    where the n-th nearest is this name. `values` (I, P, W): of all names (contextual).
+    `words` (I, P, K): names or tokens, the nearest first; `cosines`, `near_layer` (I, P, K): how near, and at which
+    layer of the text; `codes` (I, P, K) are equal to `wanted` (W,) where the n-th nearest is this name. `values`
+    (I, P, W): of all names (contextual).
     """
 
     lens: str
     layer: int
-    order: np.ndarray
-    labels: np.ndarray
+    words: np.ndarray
     cosines: np.ndarray
     near_layer: np.ndarray
     codes: np.ndarray
@@ -203,18 +202,9 @@ def _by_embedding(lm: FrozenLM, reader: _Reader, patches_IPD: torch.Tensor) -> _
     """Nearest among the input embeddings of the whole vocabulary."""
     ids, cosines = nearest_tokens(lm, patches_IPD.flatten(0, 1), max(FIRST), len(reader.tokens))
     shape = (*patches_IPD.shape[:2], ids.shape[1])
-    ids = ids.reshape(shape)
-    labels = np.array(reader.tokens, dtype=object)
-    return _View(
-        "embedding",
-        0,
-        ids,
-        labels,
-        cosines.reshape(shape),
-        np.zeros(shape, int),
-        reader.token_codes[ids],
-        reader.name_codes,
-    )
+    ids, cosines = ids.reshape(shape), cosines.reshape(shape)
+    words, codes = np.array(reader.tokens, dtype=object)[ids], reader.token_codes[ids]
+    return _View("embedding", 0, words, cosines, np.zeros(shape, int), codes, reader.name_codes)
 
 
 def _by_names(reader: _Reader, states_IPD: torch.Tensor, layer: int) -> _View:
@@ -223,10 +213,9 @@ def _by_names(reader: _Reader, states_IPD: torch.Tensor, layer: int) -> _View:
     values, layers = nearness(states_IPD.flatten(0, 1), reader.names)
     values, layers = (each.reshape(*states_IPD.shape[:2], -1) for each in (values, layers))
     order = np.argsort(-values, axis=-1, kind="stable")[..., : max(FIRST)]
-    labels = np.array([*known.leaves, *known.hypernyms], dtype=object)
+    words = np.array([*known.leaves, *known.hypernyms], dtype=object)[order]
     cosines, near_layer = (np.take_along_axis(each, order, axis=-1) for each in (values, layers))
-    wanted = np.arange(values.shape[-1])
-    return _View("contextual", layer, order, labels, cosines, near_layer, order, wanted, values)
+    return _View("contextual", layer, words, cosines, near_layer, order, np.arange(values.shape[-1]), values)
 
 
 def _shares(view: _View, reader: _Reader, leaves: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -282,9 +271,9 @@ def _names_told(near: dict[int, list[np.ndarray]], reader: _Reader, chosen: pd.D
 
 def _listed(view: _View, part: pd.DataFrame) -> pd.DataFrame:
     """image, key, patch, lens, layer, place (1: nearest), name, near_layer, cosine."""
-    shape = (*view.order.shape[:2], min(SHOWN, view.order.shape[2]))
+    shape = (*view.words.shape[:2], min(SHOWN, view.words.shape[2]))
     image, patch, place = (each.ravel() for each in np.indices(shape))
-    cut = [each[..., :SHOWN].ravel() for each in (view.labels[view.order], view.near_layer, view.cosines)]
+    cut = [each[..., :SHOWN].ravel() for each in (view.words, view.near_layer, view.cosines)]
     return pd.DataFrame(
         {
             "image": part["image"].to_numpy()[image],

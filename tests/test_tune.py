@@ -48,7 +48,7 @@ def searched(asked, value=score):
 
 
 WRONG = {
-    "unknown field": ("[tune.space]\nlearning_rte = [1, 2]", "learning_rte: no field .* did you mean learning_rate"),
+    "unknown field": ("[tune.space]\nlearning_rte = [1, 2]", "learning_rte: no field .* did you mean 'learning_rate'"),
     "empty list": ("[tune.space]\nbatch = []", "batch: empty"),
     "value twice": ("[tune.space]\nbatch = [8, 8]", "batch: a value stands twice"),
     "no list": ("[tune.space]\nbatch = 8", "batch: neither a list of values nor a range"),

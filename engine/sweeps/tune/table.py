@@ -22,7 +22,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -38,7 +37,7 @@ from pydantic import (
     model_validator,
 )
 
-from cachegen.common.errors import ConditionError
+from cachegen.common.errors import ConditionError, meant
 from cachegen.common.files import write_text
 from engine.design.condition import MOST_RUNS, PLACES, Condition, Sweep, checked
 from engine.sweeps.presets import Preset
@@ -191,9 +190,7 @@ def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:
     """Raise ValueError for a name that is no field, and for values that a search cannot take."""
     known = [*Condition.model_fields, *PLACES]
     if name not in known:
-        close = get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(known)}"
-        raise ValueError(f"space.{name}: no field of a condition; {hint}")
+        raise ValueError(f"space.{name}: no field of a condition{meant(name, known)}; fields are {', '.join(known)}")
     if isinstance(values, tuple):
         if not values:
             raise ValueError(f"space.{name}: empty; list the values to try")

@@ -177,12 +177,9 @@ class FrozenLM:
                     attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
                     **self._per_layer(ids_T, row_TD),
                 )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of dynamo, of inductor or of what they made, for a row of another kind
-            if not self.compiled:
+        except Exception as error:
+            if not self.falls_back(error):
                 raise
-            self._give_up_compiling(first_line(error))
             return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         finally:
             self._answer_rows = None
@@ -305,8 +302,8 @@ class FrozenLM:
 
         A block is one graph, attention included, in which the sizes of the row are variables. It is compiled once for
         all blocks that are alike, with gradients and without, and again for a row of one image. The last block, whose
-        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row whose
-        forward pass cannot be compiled later is computed as it was before, and so are all rows after it.
+        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row that cannot be
+        compiled later is computed as it was before, and so are all rows after it (see `falls_back`).
         """
         if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
             return "" if self.compiled else self.reason or "its blocks are not found"
@@ -324,6 +321,16 @@ class FrozenLM:
             if problem:
                 self._give_up_compiling(problem)
         return self.not_compiled
+
+    def falls_back(self, error: Exception) -> bool:
+        """Whether a row that failed is to be computed again, by layers that are not compiled any more.
+
+        What dynamo, inductor or their kernels raise for a row of a new kind can have any type.
+        """
+        if not self.compiled or isinstance(error, torch.OutOfMemoryError):
+            return False
+        self._give_up_compiling(first_line(error))
+        return True
 
     def _give_up_compiling(self, why: str) -> None:
         self.compiled, self.not_compiled = False, why

@@ -1,22 +1,18 @@
 """From images to a dataset folder, its statistics and its feature store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from cachegen.common.errors import first_of
 from commands.options import (
-    Compute,
     Device,
     ExecutorOption,
     Json,
-    OnUnreadable,
     OutFolder,
-    Preprocess,
     RayAddress,
     Slurm,
-    StoredDtype,
     Threads,
     Wait,
     fix_threads,
@@ -185,19 +181,19 @@ def extract(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
     on_unreadable: Annotated[
-        OnUnreadable, typer.Option(help="Stop at an unreadable image, or mark it and go on.")
+        Literal["stop", "mark"], typer.Option(help="Stop at an unreadable image, or mark it and go on.")
     ] = "stop",
     batch: Annotated[int, typer.Option(help="Images in one batch of the encoder.", min=1)] = 64,
     device: Device = "auto",
     compute: Annotated[
-        Compute,
+        Literal["auto", "float32", "bfloat16"],
         typer.Option(
             help="Precision of the encoder's matrix products; auto is bfloat16 on CUDA, else float32. On CPUs with "
             "AVX512-BF16, bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = "auto",
     preprocess: Annotated[
-        Preprocess,
+        Literal["paper", "own"],
         typer.Option(
             help="paper: images are resized straight to a square, with the encoder's own filter, mean and deviation; "
             "own: as the encoder's own files say, with its crop."
@@ -315,7 +311,8 @@ def features_import(
         bool, typer.Option("--channels-first", help="The array is (N, D, H, W) or (N, D, P).")
     ] = False,
     dtype: Annotated[
-        StoredDtype, typer.Option(help="Type to store; auto is the array's own if it has 16 bits, else bfloat16.")
+        Literal["auto", "bfloat16", "float16"],
+        typer.Option(help="Type to store; auto is the array's own if it has 16 bits, else bfloat16."),
     ] = "auto",
     as_json: Json = False,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,10 +12,8 @@ from commands.options import (
     Json,
     LMPlace,
     RowTokens,
-    Split,
     StorePlace,
     Threads,
-    TransferMaker,
     fix_threads,
     print_json,
     say,
@@ -31,7 +29,7 @@ RunFolders = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
-    split: Annotated[Split, typer.Option(help="Which questions to ask.")] = "test",
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which questions to ask.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -100,7 +98,7 @@ def transfer_ask(
 
 
 def transfer_make(
-    maker: Annotated[TransferMaker, typer.Argument(help="What to make.")],
+    maker: Annotated[Literal["paraphrases", "properties", "language"], typer.Argument(help="What to make.")],
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run whose dataset and wording are used.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write.")],
     phrasing: Annotated[

@@ -11,21 +11,7 @@ import typer
 if TYPE_CHECKING:
     from engine.sweeps.presets import Preset
 
-WorldSize = Literal["demo", "smoke"]
-OnUnreadable = Literal["stop", "mark"]
-ExecutorName = Literal["local", "slurm", "ray"]
-Split = Literal["train", "validation", "test"]
-Negatives = Literal["image-level", "distinct", "all"]
-TransferMaker = Literal["paraphrases", "properties", "language"]
-ProbeMethod = Literal["question", "plausibility"]
-Weights = Literal["pretrained", "random"]
 Dtype = Literal["float32", "bfloat16"]
-Compute = Literal["auto", "float32", "bfloat16"]
-Preprocess = Literal["paper", "own"]
-StoredDtype = Literal["auto", "bfloat16", "float16"]
-ExportFormat = Literal["llava"]
-BenchLM = Literal["0.6b", "1.7b", "llama-1b", "tiny"]
-BenchAblation = Literal["100", "10"]
 
 
 class TrackerName(StrEnum):  # lists of a Literal are not known to Typer
@@ -45,7 +31,6 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes on this machine that work at once, each with --threads threads.", min=1),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens in one packed row; lower it when memory is short.", min=1)]
 RowTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Tokens in one packed row; default: as many as memory allows.", min=1)
 ]
@@ -77,7 +62,8 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set this field in every run; repeatable.")
 ]
 ExecutorOption = Annotated[
-    ExecutorName, typer.Option("--executor", help="Where the work runs: on this machine, or through Slurm or Ray.")
+    Literal["local", "slurm", "ray"],
+    typer.Option("--executor", help="Where the work runs: on this machine, or through Slurm or Ray."),
 ]
 Slurm = Annotated[
     list[str] | None,

@@ -97,8 +97,8 @@ def _npy(path: Path, _name: str | None, _stack: ExitStack) -> Rows:
 def _npz(path: Path, name: str | None, stack: ExitStack) -> Rows:
     """An array of the archive, which was written from memory, and is read into it again."""
     archive = stack.enter_context(np.load(path, allow_pickle=False))
-    arrays = {}
-    for key in [name] if name in archive.files else archive.files:
+    arrays: dict[str, np.ndarray] = {}
+    for key in [name] if name is not None and name in archive.files else archive.files:
         with suppress(ValueError):  # of pickled objects, such as names
             arrays[key] = archive[key]
     _, array = _one_of(path, {key: array for key, array in arrays.items() if array.ndim > 1}, name)

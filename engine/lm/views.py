@@ -6,6 +6,7 @@ so that code which reads these reads any LM. `weights.json` in it says where the
 
 import contextlib
 import copy
+import importlib.util
 import io
 import mmap
 import os
@@ -14,7 +15,6 @@ import struct
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -213,7 +213,7 @@ def gguf_view(path: Path) -> Path:
 
 def require_packages(what: str, *packages: str) -> None:
     """Raise `ModelError` unless all of the packages can be imported; the first names the extra that installs them."""
-    if missing := [name for name in packages if find_spec(name) is None]:
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise ModelError(f"{what} needs {' and '.join(missing)}; pip install 'crosstax[{packages[0]}]'")
 
 

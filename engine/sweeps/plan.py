@@ -6,7 +6,6 @@ A sweep that is started again follows its plan (`engine.sweeps.plan_file`), and 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ def extend_plan(
 def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: Execution) -> list[Group]:
     """Cut runs that may train together into groups of equal size."""
     count = question_counter()
-    opened = lru_cache(lambda path: load_dataset(path))
+    opened = once(load_dataset)
     made = []
     with progress_bar("plan", sum(map(len, alike)), "runs") as advance:
         for ids in alike:

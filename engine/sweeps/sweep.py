@@ -17,7 +17,7 @@ from engine.sweeps.executors import Executor, in_this_process
 from engine.sweeps.plan import Unplanned, extend_plan, loading_order, plan_each, plan_runs
 from engine.sweeps.plan_file import Group, plan_lock, read_plan, write_plan
 from engine.sweeps.preflight import Preflight
-from engine.sweeps.task import Task, note_error, say_left_alone, smaller
+from engine.sweeps.task import Task, note_error, smaller
 from engine.sweeps.timing import append_event, read_events
 from engine.training.tracking import require_trackers
 
@@ -165,7 +165,7 @@ def _plan_tasks(
             known |= {run: _planned_before(out / run) for run in members[group] if run not in known}
             able.append(group)
         except CrosstaxError as error:  # of a run that is not asked for now
-            say_left_alone(error)
+            tell(f"left alone: {error}")
     return [
         Task(out, group, tuple(known[run] for run in members[group]), execution, torch.get_num_threads(), Path.cwd())
         for group in loading_order([(group, known[members[group][0]]) for group in able])

@@ -40,10 +40,6 @@ class Task:
         return self.group.runs[0]
 
     @property
-    def _planned(self) -> dict[str, PlannedRun]:
-        return {run.id: run for run in self.runs}
-
-    @property
     def work(self) -> float:
         """Floating-point operations of its runs."""
         return sum(sum(work) for work in self.group.work if work is not None)
@@ -97,7 +93,7 @@ class Task:
                     return True
                 except RunError as error:
                     if time.monotonic() >= until:
-                        say_left_alone(error)
+                        tell(f"left alone: {error}")
                         return False
             time.sleep(0.5)
 
@@ -105,7 +101,8 @@ class Task:
         """Carry out one group that is held; returns what it has been split into if it is too large for memory."""
         directories = [RunDirectory(self.out / run) for run in group.runs]
         directories = [directory for directory in directories if not directory.never_began]
-        members = [self._planned[directory.path.name] for directory in directories]
+        planned = {run.id: run for run in self.runs}
+        members = [planned[directory.path.name] for directory in directories]
         if not members:
             return []
         checkpoint = group.checkpoint(self.out)
@@ -178,7 +175,7 @@ class Task:
             if work is not None and steps:
                 train, evaluated = work
                 flops += train * max(0.0, 1 - from_step / steps) + evaluated
-        dtype = next(self._planned[run].condition.dtype for run in group.runs if run in self._planned)
+        dtype = self.runs[0].condition.dtype  # that of all runs of a group
         facts = {"seconds": round(seconds, 2), "flops": flops, "device": device, "dtype": dtype}
         append_event(self.out, "end", group=group.runs[0], **facts)
 
@@ -192,10 +189,6 @@ def smaller(group: Group) -> list[Group]:
     if half:
         return [replace(group.part(runs), why=why) for runs in (group.runs[:half], group.runs[half:])]
     return []
-
-
-def say_left_alone(reason: object) -> None:
-    tell(f"left alone: {reason}")
 
 
 def note_error(out: Path, error: CrosstaxError) -> None:

@@ -101,10 +101,10 @@ class Asker:
         answers.insert(2, "p_yes", expit(-difference))
         return answers
 
-    def name(self, images: Sequence[Path], *, as_stored: bool = True) -> pd.DataFrame:
+    def name(self, images: Sequence[Path]) -> pd.DataFrame:
         """Score every name of the study for every image, for a run of the task `name`.
 
-        `images`, `as_stored`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
+        `images`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
         phrase, log_p, score. The score is log_p minus its mean over the run's test images for which it was computed.
         """
         test = self.run.names().query("split == 'test'")
@@ -115,7 +115,7 @@ class Asker:
             "number", kind="stable", ignore_index=True
         )
         number, rows = table["number"].to_numpy(), tokens.row_numbers(table)
-        features = self._features(images, as_stored)
+        features = self._features(images)
         limit = longest_row(self.lm.device)
         log_p = log_probabilities(self.projector, self.lm, features, tokens, number, rows, max_tokens=limit)
         paths = np.array([str(path) for path in images], dtype=object)[number]
@@ -123,7 +123,7 @@ class Asker:
             {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}
         )
 
-    def _features(self, images: Sequence[Path], as_stored: bool) -> InMemory:
+    def _features(self, images: Sequence[Path], as_stored: bool = True) -> InMemory:
         """The images' features, as the run's projector reads them."""
         if self.encoder is None:
             patches = stored_features(self.run, [str(path) for path in images])

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from cachegen.common.errors import DatasetError
-from cachegen.common.files import writing
+from cachegen.common.files import fsync_directory, writing
 from cachegen.data.taxonomy import REQUIRED
 
 COLUMNS = (*REQUIRED, "hypernym_number", "depth")
@@ -33,6 +33,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             yield aside
             os.sync()
             aside.replace(out)
+            fsync_directory(out.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

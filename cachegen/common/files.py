@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, digests."""
+"""Files and folders that are either whole or absent: atomic writes, digests."""
 
 import contextlib
 import errno
@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, WriteError
+from cachegen.common.errors import CrosstaxError, DatasetError, WriteError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
@@ -86,6 +87,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, or the disk is read-only by now
             temporary.unlink(missing_ok=True)
+
+
+def require_new(out: Path) -> None:
+    """Raise `DatasetError` where `new_folder` would, before any work is done."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out} is there already; remove it, or choose another folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
+    require_new(out)
+    with writing(out):
+        aside = out.parent / f".{out.name}.{os.getpid()}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            os.sync()
+            aside.replace(out)
+            fsync_directory(out.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:

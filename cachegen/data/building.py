@@ -1,41 +1,13 @@
-"""Writing a dataset folder: whole or not at all, with `taxonomy.csv`, `split.csv`, and depths of hypernyms."""
+"""Writing a dataset folder: `taxonomy.csv`, `split.csv`, depths of hypernyms, and nouns with their article."""
 
-import contextlib
 import csv
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
-from cachegen.common.errors import DatasetError
-from cachegen.common.files import fsync_directory, writing
 from cachegen.data.taxonomy import REQUIRED
 
 COLUMNS = (*REQUIRED, "hypernym_number", "depth")
-
-
-def require_new(out: Path) -> None:
-    """Raise `DatasetError` where `new_folder` would, before any work is done."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is there already; remove it, or choose another folder")
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
-    require_new(out)
-    with writing(out):
-        aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        try:
-            yield aside
-            os.sync()
-            aside.replace(out)
-            fsync_directory(out.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from cachegen.common.errors import CrosstaxError, DatasetError, is_fault, listing
-from cachegen.common.files import digest_bytes
+from cachegen.common.files import digest_bytes, new_folder, require_new
 from cachegen.common.progress import progress_bar
-from cachegen.data.building import COLUMNS, depths_of, new_folder, require_new, write_table
+from cachegen.data.building import COLUMNS, depths_of, write_table
 from cachegen.data.dataset import Dataset, load_dataset
 
 HERE = Path(__file__).parent

@@ -19,10 +19,9 @@ from tokenizers import AddedToken
 from torch import nn
 
 from cachegen.common.errors import ConditionError, ModelError, RunError, WriteError
-from cachegen.common.files import give_own_modes, write_json, write_text
+from cachegen.common.files import give_own_modes, new_folder, require_new, write_json, write_text
 from cachegen.common.hub import first_line
 from cachegen.common.progress import quiet_transformers
-from cachegen.data.building import new_folder, require_new
 from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
 from engine.ask import question_tokens

@@ -31,6 +31,7 @@ from cachegen.common.files import (
     digest_bytes,
     digest_file,
     give_own_modes,
+    new_folder,
     read_json,
     reason_of,
     remedy_of,
@@ -38,7 +39,6 @@ from cachegen.common.files import (
 )
 from cachegen.common.hub import CHECKED, INDEX, MOST_CONFIG, SAFETENSORS, check_small_files, first_line, is_there
 from cachegen.common.progress import quiet_transformers
-from cachegen.data.building import new_folder
 
 WEIGHTS, KEPT = "weights.json", "kept.json"
 MOST_KEPT = 2 * 2**30  # bytes of unpacked weights that a view keeps: of 0.5B, a minute of work for a slow core

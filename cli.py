@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from cachegen.common.errors import ITEM, LONGEST, CrosstaxError, shortened
+from cachegen.common.files import REMEDIES, reason_of, remedy_of
 from commands.data import (
     data_cifar100,
     data_pictograms,
@@ -21,17 +23,14 @@ from commands.data import (
     features_import,
     stats,
 )
-from commands.lens import lens
+from commands.finished import evaluate, lens, transfer_ask, transfer_make
 from commands.machine import bench, doctor
 from commands.models import ask, export, probe
-from commands.options import open_streams, say
+from commands.options import say
+from commands.process import open_streams, run, stoppable
 from commands.results import analyze, reanalyze, report
-from commands.runs import evaluate, presets, status, sweep, train
-from commands.stopping import stoppable
+from commands.runs import presets, status, sweep, train, tune
 from commands.study import demo, world, world_replicate
-from commands.transfer import transfer_ask, transfer_make
-from commands.tune import tune
-from commands.usage import run
 
 PANELS = {
     "Prepare": (extract, stats),
@@ -123,9 +122,6 @@ def main() -> None:
 
 
 def _run() -> None:
-    from cachegen.common.errors import CrosstaxError
-    from cachegen.common.files import REMEDIES
-
     try:
         with stoppable():
             run(app)
@@ -139,12 +135,8 @@ def _run() -> None:
 
 def _in_short(error: Exception) -> str:
     """An error as the user sees it: one line, or a list of problems. The system's own errors get a remedy too."""
-    from cachegen.common.errors import ITEM, LONGEST, shortened
-
     if not isinstance(error, OSError):
         return ITEM.join(shortened(" ".join(line.split("\n")), LONGEST) for line in str(error).split(ITEM))
-    from cachegen.common.files import reason_of, remedy_of
-
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{reason_of(error)}; {remedy_of(error)}"
 

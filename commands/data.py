@@ -1,22 +1,18 @@
 """From images to a dataset folder, its statistics and its feature store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from cachegen.common.errors import first_of
 from commands.options import (
-    Compute,
     Device,
     ExecutorOption,
     Json,
-    OnUnreadable,
     OutFolder,
-    Preprocess,
     RayAddress,
     Slurm,
-    StoredDtype,
     Threads,
     Wait,
     fix_threads,
@@ -185,19 +181,19 @@ def extract(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 feature store to write or resume.")],
     on_unreadable: Annotated[
-        OnUnreadable, typer.Option(help="Stop at an unreadable image, or mark it and go on.")
+        Literal["stop", "mark"], typer.Option(help="Stop at an unreadable image, or mark it and go on.")
     ] = "stop",
     batch: Annotated[int, typer.Option(help="Images in one batch of the encoder.", min=1)] = 64,
     device: Device = "auto",
     compute: Annotated[
-        Compute,
+        Literal["auto", "float32", "bfloat16"],
         typer.Option(
             help="Precision of the encoder's matrix products; auto is bfloat16 on CUDA, else float32. On CPUs with "
             "AVX512-BF16, bfloat16 is about 3 times as fast; it moves features by 2 to 4 times the store's rounding."
         ),
     ] = "auto",
     preprocess: Annotated[
-        Preprocess,
+        Literal["paper", "own"],
         typer.Option(
             help="paper: images are resized straight to a square, with the encoder's own filter, mean and deviation; "
             "own: as the encoder's own files say, with its crop."
@@ -239,41 +235,46 @@ def extract(
 
     Example: crosstax extract birds --encoder vit_large_patch14_reg4_dinov2.lvd142m --out birds.h5
     """
-    from cachegen.features.parts import parse_part
+    from cachegen.features.writer import parse_part
 
     chosen = parse_part(part) if part else None
+    in_parts = tasks > 1 or executor != "local"
+    if in_parts and part:
+        raise typer.BadParameter("--part is one part of a store, --tasks all of them; give one of the two")
     fix_threads(threads)
     from cachegen.data.dataset import load_dataset
     from cachegen.data.images import Decoding
-
-    decoding = Decoding.ask(background, upright)
-    if tasks > 1 or executor != "local":
-        if part:
-            raise typer.BadParameter("--part is one part of a store, --tasks all of them; give one of the two")
-        _extract_in_parts(
-            dataset, out, tasks, executor, slurm, ray_address, wait, as_json,
-            encoder=encoder, batch=batch, on_unreadable=on_unreadable, device=device, compute=compute,
-            decoding=decoding, preprocess=preprocess,
-        )  # fmt: skip
-        return
     from cachegen.features.extract import extract as run
 
+    encoding: dict[str, Any] = {
+        "encoder": encoder,
+        "batch": batch,
+        "on_unreadable": on_unreadable,
+        "device": device,
+        "compute": compute,
+        "decoding": Decoding.ask(background, upright),
+        "preprocess": preprocess,
+    }
+    if in_parts:
+        from engine.sweeps.executors import choose_executor
+        from engine.sweeps.executors.extraction import extract_in_parts
+
+        workers = tasks if executor == "local" else None
+        carry_out = choose_executor(executor, slurm, ray_address, workers, wait=wait)
     loaded = load_dataset(dataset)
     say(loaded.summary())
-    summary = run(
-        loaded,
-        encoder,
-        out,
-        batch=batch,
-        on_unreadable=on_unreadable,
-        device=device,
-        compute=compute,
-        decoding=decoding,
-        preprocess=preprocess,
-        part=chosen,
-    )
+    if in_parts:
+        summary = extract_in_parts(loaded, out, encoding, tasks, carry_out)
+    else:
+        summary = run(loaded, out=out, part=chosen, **encoding)
     for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):
         say(line)
+    if in_parts:
+        say(f"{summary['images'] - summary['pending']} of {summary['images']} images are encoded: {out}")
+        print_json(summary, as_json)
+        if summary["pending"] and (wait or executor != "slurm"):
+            raise typer.Exit(1)
+        return
     if summary["turned"] and not summary["decoding"].endswith("applied"):
         say(
             f"note: {summary['turned']:,} images are stored turned, as EXIF says, and were encoded as stored, as in "
@@ -287,35 +288,6 @@ def extract(
     if summary["pending"]:
         say(f"{summary['pending']} images are left to the other parts")
     print_json(summary, as_json)
-
-
-def _extract_in_parts(
-    dataset: Path,
-    out: Path,
-    tasks: int,
-    executor: str,
-    slurm: list[str] | None,
-    ray_address: str | None,
-    wait: bool,
-    as_json: bool,
-    **encoding: Any,
-) -> None:
-    """Extraction by several processes, started by an executor."""
-    from cachegen.data.dataset import load_dataset
-    from engine.sweeps.executors import executor_options
-    from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor
-
-    options = executor_options(executor, slurm, ray_address)
-    carry_out = extraction_executor(executor, options, tasks, wait=wait)
-    loaded = load_dataset(dataset)
-    say(loaded.summary())
-    summary = extract_in_parts(loaded, out, Encoding(**encoding), tasks, carry_out)
-    for line in first_of([f"unreadable: {key}: {reason}" for key, reason in summary["unreadable"].items()]):
-        say(line)
-    say(f"{summary['images'] - summary['pending']} of {summary['images']} images are encoded: {out}")
-    print_json(summary, as_json)
-    if summary["pending"] and (wait or executor != "slurm"):
-        raise typer.Exit(1)
 
 
 def features_import(
@@ -339,7 +311,8 @@ def features_import(
         bool, typer.Option("--channels-first", help="The array is (N, D, H, W) or (N, D, P).")
     ] = False,
     dtype: Annotated[
-        StoredDtype, typer.Option(help="Type to store; auto is the array's own if it has 16 bits, else bfloat16.")
+        Literal["auto", "bfloat16", "float16"],
+        typer.Option(help="Type to store; auto is the array's own if it has 16 bits, else bfloat16."),
     ] = "auto",
     as_json: Json = False,
 ) -> None:

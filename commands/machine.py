@@ -1,13 +1,11 @@
 """Commands about this machine: what it has, and how fast the engine is on it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from commands.options import (
-    BenchAblation,
-    BenchLM,
     Compiled,
     Device,
     Dtype,
@@ -92,9 +90,12 @@ def doctor(
 
 
 def bench(
-    lm_config: Annotated[BenchLM, typer.Option(help="Size of the LM; its weights are random.")] = "0.6b",
+    lm_config: Annotated[
+        Literal["0.6b", "1.7b", "llama-1b", "tiny"], typer.Option(help="Size of the LM; its weights are random.")
+    ] = "0.6b",
     ablation: Annotated[
-        BenchAblation, typer.Option(help="Ablation level in percent, which sets the number of questions per image.")
+        Literal["100", "10"],
+        typer.Option(help="Ablation level in percent, which sets the number of questions per image."),
     ] = "100",
     dtype: Annotated[Dtype | None, typer.Option(help="Precision; default: the faster one on this machine.")] = None,
     layers: Annotated[

@@ -1,7 +1,7 @@
 """Commands that use a model: ask a finished run, export it, probe an LM in text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,15 +9,10 @@ from commands.options import (
     Device,
     Dtype,
     EncoderPlace,
-    ExportFormat,
     Json,
     LMPlace,
-    MaxTokens,
-    Negatives,
-    ProbeMethod,
     StorePlace,
     Threads,
-    Weights,
     fix_threads,
     print_json,
     say,
@@ -83,7 +78,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the model.")],
     to: Annotated[
-        ExportFormat, typer.Option(help="Format; llava is LlavaForConditionalGeneration in transformers.")
+        Literal["llava"], typer.Option(help="Format; llava is LlavaForConditionalGeneration in transformers.")
     ] = "llava",
     lm: LMPlace = None,
     encoder: EncoderPlace = None,
@@ -118,14 +113,14 @@ def probe(
         "probe"
     ),
     negatives: Annotated[
-        Negatives | None,
+        Literal["image-level", "distinct", "all"] | None,
         typer.Option(
             help="Which false pairs to ask. image-level: counted as published, the default of questions; distinct: the "
             "same, each once; all: every one, the default of plausibility."
         ),
     ] = None,
     method: Annotated[
-        ProbeMethod,
+        Literal["question", "plausibility"],
         typer.Option(
             help="question: is a crow a bird, yes or no; plausibility: log-probability of the hypernym after "
             "a sentence about the leaf, minus that after a neutral one."
@@ -154,14 +149,17 @@ def probe(
         bool, typer.Option("--no-chat-template", help="Do not use the LM's chat template.")
     ] = False,
     lm_init: Annotated[
-        Weights, typer.Option(help="Pretrained weights, or random ones for the same configuration.")
+        Literal["pretrained", "random"],
+        typer.Option(help="Pretrained weights, or random ones for the same configuration."),
     ] = "pretrained",
     lm_seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
     data_seed: Annotated[int, typer.Option(help="data_seed of the runs whose negatives are asked.", min=0)] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Precision of the LM.")] = "float32",
     device: Device = "auto",
     threads: Threads = None,
-    max_tokens: MaxTokens = 4096,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens in one packed row; lower it when memory is short.", min=1)
+    ] = 4096,
     as_json: Json = False,
 ) -> None:
     """Ask LMs about the taxonomy in text alone.

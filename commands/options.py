@@ -1,10 +1,7 @@
 """Options that several commands share, and how they print."""
 
-import io
 import json
-import os
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,26 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from engine.sweeps.presets import Preset
 
-    from engine.lens import Looked
-    from engine.transfer import Transferred
-
-WorldSize = Literal["demo", "smoke"]
-OnUnreadable = Literal["stop", "mark"]
-ExecutorName = Literal["local", "slurm", "ray"]
-Split = Literal["train", "validation", "test"]
-Negatives = Literal["image-level", "distinct", "all"]
-TransferMaker = Literal["paraphrases", "properties", "language"]
-ProbeMethod = Literal["question", "plausibility"]
-Weights = Literal["pretrained", "random"]
 Dtype = Literal["float32", "bfloat16"]
-Compute = Literal["auto", "float32", "bfloat16"]
-Preprocess = Literal["paper", "own"]
-StoredDtype = Literal["auto", "bfloat16", "float16"]
-ExportFormat = Literal["llava"]
-BenchLM = Literal["0.6b", "1.7b", "llama-1b", "tiny"]
-BenchAblation = Literal["100", "10"]
 
 
 class TrackerName(StrEnum):  # lists of a Literal are not known to Typer
@@ -51,7 +31,6 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Processes on this machine that work at once, each with --threads threads.", min=1),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens in one packed row; lower it when memory is short.", min=1)]
 RowTokens = Annotated[
     int | None, typer.Option("--max-tokens", help="Tokens in one packed row; default: as many as memory allows.", min=1)
 ]
@@ -83,7 +62,8 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set this field in every run; repeatable.")
 ]
 ExecutorOption = Annotated[
-    ExecutorName, typer.Option("--executor", help="Where the work runs: on this machine, or through Slurm or Ray.")
+    Literal["local", "slurm", "ray"],
+    typer.Option("--executor", help="Where the work runs: on this machine, or through Slurm or Ray."),
 ]
 Slurm = Annotated[
     list[str] | None,
@@ -118,7 +98,6 @@ Track = Annotated[
     list[TrackerName] | None,
     typer.Option("--track", help="Also send metrics there; W&B works offline unless WANDB_MODE is set; repeatable."),
 ]
-NARROWEST = 20  # columns in which a table can be read
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 
 
@@ -135,23 +114,6 @@ def fix_threads(count: int | None, workers: int | None = None) -> None:
     torch.set_flush_denormal(True)
 
 
-def open_streams() -> None:
-    """Let any name be printed, whatever the locale and the terminal say; what nobody reads goes nowhere.
-
-    A standard stream that was closed is None, and its number would be given to the next file that is opened.
-    """
-    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < NARROWEST:
-        del os.environ["COLUMNS"]  # what has no terminal says 0, and help would be empty
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def say(text: str) -> None:
     """Print to stderr; what a terminal would obey, or show in another order, is escaped: names come from anywhere."""
     escaped = (c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
@@ -163,13 +125,12 @@ def print_json(value: dict[str, Any], wanted: bool) -> None:
         print(json.dumps(value))  # escapes of JSON are read alike whatever the encoding of a pipe
 
 
-def tell_runs(results: Sequence["Looked | Transferred"], scores: "pd.DataFrame", as_json: bool) -> None:
-    """End a command that has read finished runs: how many failed, the JSON object, and exit code 1 if any did."""
-    from analysis.words import json_rows
+def sweep_source(file: Path | None, preset: str | None) -> "Path | Preset":
+    """The sweep file or the preset, whichever is given."""
+    from engine.sweeps.presets import load_preset
 
-    failed = {each.run.name: each.problem for each in results if each.problem}
-    say(f"{len(failed)} of {len(results)} runs failed")
-    runs = [str(each.run) for each in results]
-    print_json({"runs": runs, "scores": json_rows(scores), "failed": failed}, as_json)
-    if failed:
-        raise typer.Exit(1)
+    if preset is not None and file is None:
+        return load_preset(preset)
+    if file is None or preset is not None:
+        raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
+    return file

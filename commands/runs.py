@@ -1,27 +1,24 @@
-"""Commands that train and evaluate: one condition, or a whole sweep."""
+"""Commands that train and evaluate: one condition, a whole sweep, or a search of hyperparameters."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cachegen.common.errors import ConditionError
 from commands.models import probe
 from commands.options import (
     Compiled,
     DatasetFolder,
-    DatasetPlace,
     Device,
     ExecutorOption,
     GroupSize,
     Json,
-    LMPlace,
     OutFolder,
     RayAddress,
     RowTokens,
     Sets,
     Slurm,
-    Split,
-    StorePlace,
     Stores,
     Threads,
     Track,
@@ -30,6 +27,7 @@ from commands.options import (
     fix_threads,
     print_json,
     say,
+    sweep_source,
 )
 
 MOST_LINES = 20  # of a list of failures
@@ -56,20 +54,15 @@ def train(
     Example: crosstax train --dataset birds --features birds.h5 --lm Qwen/Qwen3-0.6B shuffle=across run_seed=42
     """
     fix_threads(threads)
-    from cachegen.common.errors import RunError
     from engine.design.condition import Sweep, parse_settings
-    from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.sweep import run_sweep
+    from engine.sweeps.sweep import run_all
     from engine.sweeps.sweep_file import default_fields
 
     places = {"dataset": str(dataset), "features": str(features), "lm": lm}
     grid = default_fields(preset) | places | parse_settings(settings or [])
     execution = Execution(device, max_tokens, group_size=1, compile=compiled, track=tuple(track or ()))
-    folders = run_sweep(Sweep.expand([grid], "train"), out, execution, retry_failed=True)
-    for directory in map(RunDirectory, folders):
-        if directory.failed:
-            raise RunError(f"{directory.path}: {directory.reason}")
+    folders = run_all(Sweep.expand([grid], "train"), out, execution)
     say(f"done: {', '.join(map(str, folders))}")
     print_json({"out": str(out), "runs": [folder.name for folder in folders], "failed": []}, as_json)
 
@@ -138,7 +131,6 @@ def sweep(
     Example: crosstax sweep --preset fig6 --dataset things --features dinov2.h5 --out runs --dry-run
     """
     from engine.design.condition import parse_settings
-    from engine.sweeps.presets import load_preset
     from engine.sweeps.sweep_file import (
         choose_runs,
         complete,
@@ -149,11 +141,7 @@ def sweep(
         transfer_tables,
     )
 
-    if (file is None) == (preset is None):
-        raise typer.BadParameter("give a sweep file or --preset NAME; `crosstax presets` lists presets")
-    source = load_preset(preset) if preset is not None else file
-    assert source is not None
-    stores = features or []
+    source, stores = sweep_source(file, preset), features or []
     if (asked := probe_table(source)) is not None:
         _sweep_probe(asked, dataset, out, device, threads, dry_run, as_json)
         return
@@ -174,11 +162,10 @@ def sweep(
     plan = complete(runs, f"preset {preset}" if preset else str(file), stores)
     from engine.runs.directory import RunDirectory
     from engine.runs.planned import Execution
-    from engine.sweeps.executors import choose_executor, executor_options
+    from engine.sweeps.executors import choose_executor
     from engine.sweeps.sweep import UnplannedError, run_sweep
 
-    options = executor_options(executor, slurm, ray_address, workers)
-    carry_out = choose_executor(executor, options, wait=wait)
+    carry_out = choose_executor(executor, slurm, ray_address, workers, wait=wait)
     execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
     try:
         folders = run_sweep(plan, out, execution, retry_failed=retry_failed, executor=carry_out)
@@ -194,7 +181,7 @@ def sweep(
         from engine.transfer import transfer
 
         put = transfer(done, questions, execution)
-        say(f"{sum(each.asked for each in put)} question sets asked, over {len(done)} runs")
+        say(f"{sum(each.now for each in put)} question sets asked, over {len(done)} runs")
         silent = {each.run.name: each.problem for each in put if each.problem}
     if lenses is not None:
         from engine.lens import look
@@ -239,23 +226,8 @@ def _sweep_probe(
         print_json({"lm": list(asked.lm)}, as_json)
         return
     if dataset is None:
-        from cachegen.common.errors import ConditionError
-
         raise ConditionError("this sweep of probes leaves the dataset open; give --dataset DIR")
-    probe(
-        dataset,
-        list(asked.lm),
-        out,
-        asked.negatives,
-        method=asked.method,
-        lm_init=asked.lm_init,
-        lm_seed=asked.lm_seed,
-        data_seed=asked.data_seed,
-        dtype=asked.dtype,
-        device=device,
-        threads=threads,
-        as_json=as_json,
-    )
+    probe(dataset, out=out, device=device, threads=threads, as_json=as_json, **asked.model_dump())
 
 
 def status(
@@ -275,34 +247,69 @@ def status(
     print_json(found, as_json)
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
-    split: Annotated[Split, typer.Option(help="Which questions to ask.")] = "test",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Parquet file for the answers.")] = None,
+def tune(
+    file: Annotated[
+        Path | None, typer.Argument(help="Sweep file with a [tune] table; `crosstax presets tune` prints one.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset instead of a file; there is one: tune.")] = None,
+    settings: Annotated[
+        str | None, typer.Option(help="Settings instead of the file's own: paper, release or fast.")
+    ] = None,
+    sets: Sets = None,
+    dataset: DatasetFolder = None,
+    features: Stores = None,
+    allow_unseen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unseen",
+            help="Let validation answers about held-out hypernyms decide; all results are then marked exploratory.",
+        ),
+    ] = False,
+    out: OutFolder = Path("tune"),
     device: Device = "auto",
     threads: Threads = None,
     max_tokens: RowTokens = None,
-    dataset: DatasetPlace = None,
-    features: StorePlace = None,
-    lm: LMPlace = None,
+    group_size: GroupSize = None,
+    compiled: Compiled = True,
+    executor: ExecutorOption = "local",
+    slurm: Slurm = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a trained run its questions again, and print macro F1.
+    """Search hyperparameters on validation questions.
 
-    Example: crosstax evaluate runs/RUN --split validation
+    Answers about leaves and seen hypernyms decide. OUT gets the runs, tune.json, best.toml (the best setting as a
+    sweep file) and figures/tuning. The same command resumes after an interruption.
+
+    Example: crosstax tune --preset tune --dataset W/dataset --features w.h5 --set lm=W/lm --out tuned
     """
-    fix_threads(threads)
-    from analysis.scores.f1 import mean_macro_f1
-    from cachegen.common.files import write_atomically
-    from engine.reevaluation import evaluate_run
-    from engine.runs.places import Places
-    from engine.runs.planned import Execution
+    from engine.design.condition import parse_settings
+    from engine.sweeps.tune.table import TuneFile
 
-    given = Places(dataset, features, lm)
-    answers = evaluate_run(run, split, Execution(device=device, max_tokens=max_tokens), given)
-    if out is not None:
-        write_atomically(out, lambda temporary: answers.to_parquet(temporary, index=False))
-    scores = mean_macro_f1(answers)
-    for group, score in scores.items():
-        say(f"{group}: macro F1 {score:.1f}")
-    print_json({"run": str(run), "split": split, "questions": len(answers), "macro_f1": scores}, as_json)
+    source = sweep_source(file, preset)
+    asked = TuneFile(source, settings, parse_settings(sets or [], ("lm", "encoder")), dataset, features or [])
+    table = asked.table(allow_unseen)
+    fix_threads(threads, workers)
+    from analysis.figures.tuning import draw_tuning
+    from analysis.report.page import FOLDER
+    from analysis.tuning import read_tuning
+    from engine.runs.planned import Execution
+    from engine.sweeps.executors import choose_executor
+    from engine.sweeps.tune.study import run_tune
+
+    carry_out = choose_executor(executor, slurm, ray_address, workers, wait=True)
+    execution = Execution(device, max_tokens, group_size, workers or 1, compile=compiled, track=tuple(track or ()))
+    record = run_tune(table, asked.runs_of, out, execution, carry_out)
+    best = asked.write_best(record, out)
+    tuning = read_tuning(out)
+    if best is None or tuning is None:
+        say(f"no trial is complete; the first failed: {record.trials[0].reason}")
+    else:
+        draw_tuning(tuning).write(out / FOLDER, "tuning")
+        say(best.read_text(encoding="utf-8"))
+        say(f"{tuning.verdict} As a sweep file: {best}")
+    print_json({"out": str(out), "toml": str(best) if best else None, **record.as_json()}, as_json)
+    if best is None:
+        raise typer.Exit(1)

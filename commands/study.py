@@ -4,12 +4,13 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from commands.options import Device, Json, OutFolder, Threads, WorldSize, fix_threads, print_json, say
+from commands.options import Device, Json, OutFolder, Threads, fix_threads, print_json, say
 
+WorldSize = Literal["demo", "smoke"]
 WORKERS = 4  # at most, unless more are asked for: each takes a gigabyte of memory
 
 

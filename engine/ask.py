@@ -7,14 +7,14 @@ all questions about an image share one pass. So a question of the test split get
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.special import expit
 
-from cachegen.common.device import choose_device, on_device
+from cachegen.common.device import choose_device
 from cachegen.common.errors import ConditionError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
@@ -22,15 +22,16 @@ from cachegen.encoders import Encoder
 from cachegen.features.importing import find_keys
 from cachegen.features.pooling import pool_patches
 from engine.design.condition import Condition
+from engine.design.questions import question_text
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.projector import Projector
-from engine.lm.prompts import PromptTokens, question_text, tokenise, tokenise_names
+from engine.lm.prompts import PromptTokens, tokenise, tokenise_names
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
-from engine.training.features import Features
+from engine.training.features import InMemory
 from engine.training.naming import log_probabilities
 
 BEST = 5  # names of a kind that are shown
@@ -100,10 +101,10 @@ class Asker:
         answers.insert(2, "p_yes", expit(-difference))
         return answers
 
-    def name(self, images: Sequence[Path], *, as_stored: bool = True) -> pd.DataFrame:
+    def name(self, images: Sequence[Path]) -> pd.DataFrame:
         """Score every name of the study for every image, for a run of the task `name`.
 
-        `images`, `as_stored`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
+        `images`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
         phrase, log_p, score. The score is log_p minus its mean over the run's test images for which it was computed.
         """
         test = self.run.names().query("split == 'test'")
@@ -114,7 +115,7 @@ class Asker:
             "number", kind="stable", ignore_index=True
         )
         number, rows = table["number"].to_numpy(), tokens.row_numbers(table)
-        features = self._features(images, as_stored)
+        features = self._features(images)
         limit = longest_row(self.lm.device)
         log_p = log_probabilities(self.projector, self.lm, features, tokens, number, rows, max_tokens=limit)
         paths = np.array([str(path) for path in images], dtype=object)[number]
@@ -122,7 +123,7 @@ class Asker:
             {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}
         )
 
-    def _features(self, images: Sequence[Path], as_stored: bool) -> Features:
+    def _features(self, images: Sequence[Path], as_stored: bool = True) -> InMemory:
         """The images' features, as the run's projector reads them."""
         if self.encoder is None:
             patches = stored_features(self.run, [str(path) for path in images])
@@ -131,21 +132,7 @@ class Asker:
         if as_stored:
             patches = patches.to(getattr(torch, self.run.features["dtype"]))
         patches = pool_patches(patches, self.run.features, self.run.condition.pool)
-        return cast(Features, _InMemory(patches.to(self.lm.device)))
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """The part of `Features` that evaluation reads, over (I, P, V) features."""
-
-    values: torch.Tensor
-
-    @property
-    def patches(self) -> int:
-        return self.values.shape[1]
-
-    def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.values.index_select(0, on_device(images, self.values.device))
+        return InMemory(patches.to(self.lm.device))
 
 
 def open_asker(folder: Path, device: str = "auto", given: Places | None = None) -> Asker:

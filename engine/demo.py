@@ -18,11 +18,10 @@ from engine.design.condition import Sweep
 from engine.design.question_sets import question_source
 from engine.lens import look
 from engine.lm.probe import probe_path, run_probe, settings_for, write_probe
-from engine.runs.directory import RunDirectory
 from engine.runs.lens import LensSettings
 from engine.runs.planned import Execution
-from engine.sweeps.executors.jobs import Executor, in_this_process
-from engine.sweeps.sweep import run_sweep
+from engine.sweeps.executors import Executor, in_this_process
+from engine.sweeps.sweep import run_all
 from engine.sweeps.sweep_file import default_fields
 from engine.transfer import transfer
 
@@ -136,10 +135,7 @@ def run_study(
     started = time.perf_counter()
     sweep = study_sweep(world, features, also, seeds)
     done = set((out / "runs").glob("*/DONE"))
-    runs = tuple(run_sweep(sweep, out / "runs", execution, retry_failed=True, executor=executor))
-    for directory in map(RunDirectory, runs):
-        if directory.failed:
-            raise RunError(f"{directory.path}: {directory.reason}")
+    runs = tuple(run_all(sweep, out / "runs", execution, executor=executor))
     stage("runs", started, worked=any(run / "DONE" not in done for run in runs))
     _read_on(world, sweep, runs, also, execution)
     return Demo(world, out / "runs", runs, seconds)

@@ -14,8 +14,7 @@ import pandas as pd
 import torch
 
 from cachegen.common.device import choose_device, on_device
-from cachegen.common.errors import CrosstaxError
-from cachegen.common.progress import progress_bar, tell
+from cachegen.common.progress import progress_bar
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
 from cachegen.features.pooling import grid_of, pooled_grid
@@ -25,14 +24,14 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.lens import last_norm, nearest_tokens, nearness, spelt, states_of_names
 from engine.lm.projector import Projector
 from engine.runs.f1 import auc
-from engine.runs.finished import FinishedRun, open_run
+from engine.runs.finished import FinishedRun
 from engine.runs.lens import ROLES, LensSettings, lens_problem, write_lens
 from engine.runs.places import Places
 from engine.runs.planned import Execution
 from engine.sweeps.plan import longest_row
 from engine.training.evaluation import Finish, layer_scores
 from engine.training.group import Opener, Shared
-from engine.transfer import OpenedInputs, by_inputs
+from engine.transfer import OpenedInputs, Outcome, read_again
 
 FIRST = (1, 5, 10)  # of the nearest, how many count
 SHOWN = 3  # nearest ones that are listed for each patch
@@ -40,47 +39,33 @@ AT_ONCE = 8  # images
 ABOUT = ("label", "image")  # whose names: of the leaf that an image is labelled as, or of the one it shows
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What became of a run: whether it was looked at `now`, and why it could not be (or None)."""
-
-    run: Path
-    now: bool
-    problem: str | None = None
-
-
 def look(
     folders: Sequence[Path], settings: LensSettings, execution: Execution, given: Places | None = None
-) -> list[Looked]:
+) -> list[Outcome]:
     """Read every run through the lenses, unless its tables are there and whole; in the order of the inputs they share.
 
     A run that cannot be read says why, and the others go on.
     """
-    runs = [open_run(folder, given) for folder in folders]
     found = OpenedInputs(Opener(choose_device(execution.device)))
     reader: _Reader | None = None
-    results = []
-    for run in sorted(runs, key=by_inputs):
-        path = run.directory.path
-        try:
-            now = lens_problem(run.directory, settings) != ""
-            if now:
-                dataset = found.dataset(run)
-                run.require_about(dataset, run.questions())
-                dataset = found.spoken(run)
-                run.weights  # noqa: B018 - a damaged projector is said before models are loaded
-                shared, sentences = found.shared(run), settings.sentences(run.tested.question_singular)
-                of = (shared.lm, dataset, sentences)
-                if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
-                    reader = None  # freed before the next is made
-                    reader = _Reader.new(*of)
-                limit = execution.max_tokens or longest_row(shared.lm.device)
-                write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
-            results.append(Looked(path, now))
-        except CrosstaxError as error:
-            tell(f"not read: {path.name}: {error}")
-            results.append(Looked(path, False, str(error)))
-    return results
+
+    def read(run: FinishedRun) -> int:
+        nonlocal reader
+        if lens_problem(run.directory, settings) == "":
+            return 0
+        run.require_about(found.dataset(run), run.questions())
+        dataset = found.spoken(run)
+        run.weights  # noqa: B018 - a damaged projector is said before models are loaded
+        shared, sentences = found.shared(run), settings.sentences(run.tested.question_singular)
+        of = (shared.lm, dataset, sentences)
+        if reader is None or any(one is not other for one, other in zip(reader.of, of, strict=True)):
+            reader = None  # freed before the next is made
+            reader = _Reader.new(*of)
+        limit = execution.max_tokens or longest_row(shared.lm.device)
+        write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
+        return 1
+
+    return read_again(folders, given, read, "not read")
 
 
 @dataclass(frozen=True)
@@ -198,15 +183,14 @@ def patch_layers(projector: Projector, lm: FrozenLM, shared: Shared, images: np.
 class _View:
     """What is nearest to the patches of some images at one layer, by one lens.
 
-    `order` (I, P, K): names or tokens, the nearest first; `labels`: their words; `cosines`, `near_layer` (I, P, K):
-    how near, and at which layer of the text; `codes` (I, P, K) are equal to `wanted` (W,)
-    where the n-th nearest is this name. `values` (I, P, W): of all names (contextual).
+    `words` (I, P, K): names or tokens, the nearest first; `cosines`, `near_layer` (I, P, K): how near, and at which
+    layer of the text; `codes` (I, P, K) are equal to `wanted` (W,) where the n-th nearest is this name. `values`
+    (I, P, W): of all names (contextual).
     """
 
     lens: str
     layer: int
-    order: np.ndarray
-    labels: np.ndarray
+    words: np.ndarray
     cosines: np.ndarray
     near_layer: np.ndarray
     codes: np.ndarray
@@ -218,18 +202,9 @@ def _by_embedding(lm: FrozenLM, reader: _Reader, patches_IPD: torch.Tensor) -> _
     """Nearest among the input embeddings of the whole vocabulary."""
     ids, cosines = nearest_tokens(lm, patches_IPD.flatten(0, 1), max(FIRST), len(reader.tokens))
     shape = (*patches_IPD.shape[:2], ids.shape[1])
-    ids = ids.reshape(shape)
-    labels = np.array(reader.tokens, dtype=object)
-    return _View(
-        "embedding",
-        0,
-        ids,
-        labels,
-        cosines.reshape(shape),
-        np.zeros(shape, int),
-        reader.token_codes[ids],
-        reader.name_codes,
-    )
+    ids, cosines = ids.reshape(shape), cosines.reshape(shape)
+    words, codes = np.array(reader.tokens, dtype=object)[ids], reader.token_codes[ids]
+    return _View("embedding", 0, words, cosines, np.zeros(shape, int), codes, reader.name_codes)
 
 
 def _by_names(reader: _Reader, states_IPD: torch.Tensor, layer: int) -> _View:
@@ -238,10 +213,9 @@ def _by_names(reader: _Reader, states_IPD: torch.Tensor, layer: int) -> _View:
     values, layers = nearness(states_IPD.flatten(0, 1), reader.names)
     values, layers = (each.reshape(*states_IPD.shape[:2], -1) for each in (values, layers))
     order = np.argsort(-values, axis=-1, kind="stable")[..., : max(FIRST)]
-    labels = np.array([*known.leaves, *known.hypernyms], dtype=object)
+    words = np.array([*known.leaves, *known.hypernyms], dtype=object)[order]
     cosines, near_layer = (np.take_along_axis(each, order, axis=-1) for each in (values, layers))
-    wanted = np.arange(values.shape[-1])
-    return _View("contextual", layer, order, labels, cosines, near_layer, order, wanted, values)
+    return _View("contextual", layer, words, cosines, near_layer, order, np.arange(values.shape[-1]), values)
 
 
 def _shares(view: _View, reader: _Reader, leaves: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -297,9 +271,9 @@ def _names_told(near: dict[int, list[np.ndarray]], reader: _Reader, chosen: pd.D
 
 def _listed(view: _View, part: pd.DataFrame) -> pd.DataFrame:
     """image, key, patch, lens, layer, place (1: nearest), name, near_layer, cosine."""
-    shape = (*view.order.shape[:2], min(SHOWN, view.order.shape[2]))
+    shape = (*view.words.shape[:2], min(SHOWN, view.words.shape[2]))
     image, patch, place = (each.ravel() for each in np.indices(shape))
-    cut = [each[..., :SHOWN].ravel() for each in (view.labels[view.order], view.near_layer, view.cosines)]
+    cut = [each[..., :SHOWN].ravel() for each in (view.words, view.near_layer, view.cosines)]
     return pd.DataFrame(
         {
             "image": part["image"].to_numpy()[image],

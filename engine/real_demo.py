@@ -25,11 +25,10 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.lm.loading import DOWNLOADED, NOT_DOWNLOADED, hosted_gguf, resolve_lm
 from engine.lm.shape import lm_shape
-from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.cost import Sizes, cost_of, question_counter, text_tokens
 from engine.sweeps.presets import load_preset
-from engine.sweeps.sweep import run_sweep
+from engine.sweeps.sweep import run_all
 from engine.sweeps.sweep_file import Wanted, complete, locate, read_sweep
 from engine.sweeps.timing import duration, measured_rate, read_events
 
@@ -180,7 +179,4 @@ def run_real(dataset: Path, models: Models, out: Path, minutes: float, execution
 
 
 def _train(runs: list[Wanted], dataset: Path, store: Path, out: Path, execution: Execution) -> None:
-    sweep = complete(locate(runs, dataset, [store]), f"preset {PRESET}", [store])
-    for directory in map(RunDirectory, run_sweep(sweep, out, execution, retry_failed=True)):
-        if directory.failed:
-            raise RunError(f"{directory.path}: {directory.reason}")
+    run_all(complete(locate(runs, dataset, [store]), f"preset {PRESET}", [store]), out, execution)

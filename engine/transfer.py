@@ -1,10 +1,10 @@
-"""`crosstax transfer`: any questions put to finished runs, in shared passes over the images of each run.
+"""`crosstax transfer`: any questions put to finished runs, in shared passes; `crosstax evaluate`: their own again.
 
 Runs with the same inputs are asked one after the other, and so open dataset, features and LM once. All questions about
 an image share one pass. The runs' own files are not touched (`engine.runs.transfer`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.files import write_text
 from cachegen.common.progress import progress_bar, tell
 from cachegen.data.dataset import Dataset
+from cachegen.features.same_pictures import check_pictures
 from engine.ask import question_tokens
 from engine.design.condition import Inputs
 from engine.design.question_sets import QuestionSet, QuestionSource, put_to
@@ -28,15 +29,15 @@ from engine.sweeps.plan import longest_row
 from engine.training.batches import QuestionArrays
 from engine.training.evaluation import evaluate
 from engine.training.group import Opener, Shared
+from engine.training.naming import KEYS, answers_of_names, log_probabilities
 
 
 @dataclass(frozen=True)
-class Transferred:
-    """What became of a run: its sets, how many of them were `asked` now, and why it could not be asked (or None)."""
+class Outcome:
+    """What became of a finished run: how much was asked or read `now`, and why it could not be (or None)."""
 
     run: Path
-    sets: tuple[str, ...]
-    asked: int
+    now: int
     problem: str | None = None
 
 
@@ -53,7 +54,7 @@ def run_folders(places: Sequence[Path]) -> list[Path]:
 
 def transfer(
     folders: Sequence[Path], asked: Sequence[QuestionSource], execution: Execution, given: Places | None = None
-) -> list[Transferred]:
+) -> list[Outcome]:
     """Ask every run every set, unless its answers are there and whole; in the order of the inputs they share.
 
     Args:
@@ -63,40 +64,43 @@ def transfer(
         given: Where inputs are now, if they have moved.
 
     Returns:
-        One entry per run. A run that cannot be asked says why, and the others go on.
+        One entry per run; `now` is how many sets it was asked. A run that cannot be asked says why, and the others go
+        on.
     """
-    runs = [open_run(folder, given) for folder in folders]
     found = OpenedInputs(Opener(choose_device(execution.device)))
+
+    def ask(run: FinishedRun) -> int:
+        count = 0
+        for each in asked:
+            questions = found.questions(each, run)
+            if answers_problem(run.directory, answers_path(run.directory, questions)):
+                _ask(run, questions, found, execution)
+                count += 1
+        return count
+
+    return read_again(folders, given, ask, "not asked")
+
+
+def read_again(
+    folders: Sequence[Path], given: Places | None, read: Callable[[FinishedRun], int], failed: str
+) -> list[Outcome]:
+    """`read` of every run, in the order of the inputs they share; where it fails, that is told, and others go on."""
     results = []
-    for run in sorted(runs, key=by_inputs):
-        path, names, count = run.directory.path, tuple(each.called for each in asked), 0
+    for run in sorted((open_run(folder, given) for folder in folders), key=by_inputs):
+        path = run.directory.path
         try:
-            for each in asked:
-                questions = found.questions(each, run)
-                if answers_problem(run.directory, answers_path(run.directory, questions)):
-                    _ask(run, questions, found, execution)
-                    count += 1
-            results.append(Transferred(path, names, count))
+            results.append(Outcome(path, read(run)))
         except CrosstaxError as error:
-            tell(f"not asked: {path.name}: {error}")
-            results.append(Transferred(path, names, count, str(error)))
+            tell(f"{failed}: {path.name}: {error}")
+            results.append(Outcome(path, 0, str(error)))
     return results
 
 
 def by_inputs(run: FinishedRun) -> tuple[Any, ...]:
     """Runs sorted by this share inputs with the one before as often as they can."""
     c, digests = run.condition, run.config["digests"]
-    return (
-        digests["lm"],
-        c.lm_init,
-        c.lm_seed,
-        c.dtype,
-        c.lm_sharing,
-        digests["dataset"],
-        digests["store"],
-        c.pool,
-        run.id,
-    )
+    lm = (digests["lm"], c.lm_init, c.lm_seed, c.dtype, c.lm_sharing)
+    return (*lm, digests["dataset"], digests["store"], c.pool, run.id)
 
 
 class OpenedInputs:
@@ -157,6 +161,38 @@ def _ask(run: FinishedRun, asked: QuestionSet, found: OpenedInputs, execution: E
     with progress_bar(f"{asked.name}: {run.id[-8:]}", len(rows), "questions") as advance:
         answers = evaluate(projector, lm, shared.features, tokens, arrays, max_tokens=limit, advance=advance)
     write_answers(run.directory, asked, pd.concat([rows, answers], axis=1))
+
+
+def evaluate_run(folder: Path, split: str, execution: Execution, given: Places | None = None) -> pd.DataFrame:
+    """The run's questions of one split, with the answers' columns beside them; `given`: where its inputs are now.
+
+    Raises `RunError` if the run is not whole, or its inputs are no longer the ones it was trained on.
+    """
+    run = open_run(folder, given)
+    questions = run.questions()
+    run.weights  # noqa: B018 - a damaged projector is said before models are loaded
+    found = OpenedInputs(Opener(choose_device(execution.device)))
+    dataset = found.dataset(run)
+    check_pictures(dataset, run.store)
+    run.require_about(dataset, questions)
+    shared = found.shared(run)
+    lm = shared.lm
+    projector = run.projector(lm.width, lm.dtype, lm.embedding_rms).to(lm.device)
+    asked = questions[questions["split"] == split].reset_index(drop=True)
+    tokens = shared.tokens if split == "train" else shared.test_tokens
+    try:
+        arrays = shared.arrays(asked, tokens)
+    except KeyError as error:
+        raise RunError(f"{folder / 'questions.parquet'} asks {error}, not in its dataset; repeat the run") from None
+    limit = execution.max_tokens or longest_row(lm.device)
+    with progress_bar("evaluate", len(asked), "questions") as advance:
+        read = (projector, lm, shared.features, tokens)
+        if run.condition.task == "name":
+            log_p = log_probabilities(*read, arrays.image, arrays.suffix, max_tokens=limit, advance=advance)
+            answers = answers_of_names(asked, asked.assign(log_p=log_p).drop_duplicates(KEYS))
+        else:
+            answers = evaluate(*read, arrays, max_tokens=limit, advance=advance)
+    return pd.concat([asked, answers], axis=1)
 
 
 def write_question_set(run: Path, asked: QuestionSource, out: Path, given: Places | None = None) -> QuestionSet:

@@ -11,7 +11,7 @@ from twins import save_hf
 from cachegen.common.errors import ConditionError, CrosstaxError, DatasetError, RunError, StoreError
 from cachegen.data.dataset import load_dataset
 from engine.ask import open_asker, read_words
-from engine.lm.prompts import question_text
+from engine.design.questions import question_text
 from engine.runs.places import Places
 
 LOGITS = ["logit_yes", "logit_no"]

@@ -248,7 +248,7 @@ COMMANDS = [
     words("sweep sweep.toml --out new --group-size 0", "'--group-size'.* greater than or equal to 1"),
     words("sweep sweep.toml --out new --executor cloud", "'--executor'.* 'cloud' is not one of"),
     "options that disagree",
-    words("sweep sweep.toml --out new --slurm partition", "options of slurm need --executor slurm"),
+    words("sweep sweep.toml --out new --slurm partition", "--slurm needs --executor slurm"),
     words("sweep sweep.toml --out new --only run_seed=99", "no run fits --only run_seed=99"),
     "fields on the command line",
     words("sweep sweep.toml --out new --set epochs", "'epochs' is not NAME=VALUE"),

@@ -130,24 +130,13 @@ def test_presets_are_listed_printed_and_used(crosstax, small_study, tmp_path):
 
 def test_a_sweep_of_probes_is_what_probe_does_for_each_lm(crosstax, small_study, tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(
-        "commands.runs.probe",
-        lambda dataset, lm, out, *rest, **more: asked.update(lm=lm, out=out, rest=rest) or asked.update(more),
-    )
+    monkeypatch.setattr("commands.runs.probe", lambda dataset, **given: asked.update(given))
     file = tmp_path / "probe.toml"
     file.write_text('[probe]\nlm = ["one", "two"]\nnegatives = "distinct"\ndtype = "bfloat16"\n')
     code, _, _ = crosstax("sweep", file, "--dataset", small_study.dataset, "--out", tmp_path / "probes")
     assert code == 0
-    assert (asked["lm"], asked["out"], asked["rest"]) == (
-        ["one", "two"],
-        tmp_path / "probes",
-        ("distinct",),
-    )
-    assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == (
-        "bfloat16",
-        "pretrained",
-        0,
-    )
+    assert (list(asked["lm"]), asked["out"], asked["negatives"]) == (["one", "two"], tmp_path / "probes", "distinct")
+    assert (asked["dtype"], asked["lm_init"], asked["data_seed"]) == ("bfloat16", "pretrained", 0)
     code, out, err = crosstax("sweep", file, "--dataset", small_study.dataset, "--dry-run", "--json")
     assert code == 0
     assert set(last_json(out)["lm"]) == {"one", "two"}
@@ -239,7 +228,7 @@ def test_importing_the_command_and_reading_configs_loads_nothing_heavy():
         "import sys, cli\n"
         "light = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "import engine.design.condition, cachegen.data.dataset\n"
-        "import engine.sweeps.sweep_file, engine.sweeps.status, engine.sweeps.dry_run\n"
+        "import engine.sweeps.sweep_file, engine.sweeps.status\n"
         "print(sorted(light), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig
 from cachegen.data.dataset import load_dataset
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
-from engine.sweeps import plan, sweep
+from engine.sweeps import plan
+from engine.sweeps import task as task_module
+from engine.sweeps.executors import in_this_process, run_elsewhere
 from engine.sweeps.executors import local as local_executor
-from engine.sweeps.executors import run_elsewhere
-from engine.sweeps.executors.jobs import in_this_process
 from engine.sweeps.executors.local import local
 from engine.sweeps.status import status_text, sweep_status
 from engine.sweeps.sweep import UnplannedError, run_sweep
@@ -281,7 +281,7 @@ def test_whatever_is_raised_is_one_groups(small_study, whole, tmp_path, monkeypa
     assert "raise error" in (first / "traceback.txt").read_text()
     assert [entry["run"] for entry in sweep_status(out)["failed"]] == [first.name]
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_group", lambda *args: pytest.fail("went on"))
+        patch.setattr(task_module, "run_group", lambda *args: pytest.fail("went on"))
         run_sweep(runs, out, ALONE)
     assert all_bytes(run_sweep(runs, out, ALONE, retry_failed=True)) == whole
     assert not (first / "traceback.txt").exists()

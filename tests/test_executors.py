@@ -18,8 +18,8 @@ from small_study import make_small_study
 from cachegen.common.errors import ConditionError
 from engine.runs.directory import HASHED, RunDirectory
 from engine.runs.planned import Execution
-from engine.sweeps import sweep as sweep_module
-from engine.sweeps.executors import choose_executor, executor_options, run_elsewhere
+from engine.sweeps import task as task_module
+from engine.sweeps.executors import choose_executor, run_elsewhere, sbatch_options
 from engine.sweeps.executors.local import local, visible_gpus
 from engine.sweeps.plan_file import plan_lock, read_plan
 from engine.sweeps.status import status_text, sweep_status
@@ -74,7 +74,7 @@ def test_a_task_is_carried_out_once(runs, reference, tmp_path, monkeypatch):
     run_elsewhere(second, patience=0)
     assert bytes_in(tmp_path) == reference
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "run_group", lambda *args: pytest.fail("went on"))
+        patch.setattr(task_module, "run_group", lambda *args: pytest.fail("went on"))
         run_elsewhere(first, patience=0)
     assert len(begun(tmp_path)) == 2
 
@@ -201,19 +201,11 @@ def test_gpus_are_those_that_can_be_seen(monkeypatch):
 
 
 def test_options_are_checked():
-    assert executor_options("slurm", ["partition=gpu", "signal-delay-s=30"]) == {
-        "partition": "gpu",
-        "signal_delay_s": "30",
-    }
-    assert executor_options("local", None, workers=3) == {"workers": "3"}
-    assert executor_options("local", None) == {}
-    for wrong in (("local", ["a=b"]), ("slurm", ["partition"]), ("slurm", None, None, 3)):
+    assert sbatch_options(["partition=gpu", "signal-delay-s=30"]) == {"partition": "gpu", "signal_delay_s": "30"}
+    wrong = [("local", ["a=b"]), ("slurm", ["partition"]), ("slurm", None, None, 3), ("slurm", None, "head:6379")]
+    for words in [*wrong, ("cloud",)]:
         with pytest.raises(ConditionError):
-            executor_options(*wrong)
-    with pytest.raises(ConditionError, match="no option partition"):
-        choose_executor("local", {"partition": "gpu"})
-    with pytest.raises(ConditionError, match="choose one of local, slurm"):
-        choose_executor("cloud", {})
+            choose_executor(*words)
 
 
 @pytest.mark.parametrize(("name", "package"), [("slurm", "submitit")])
@@ -227,7 +219,7 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch, name, package):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConditionError, match=rf"needs {package}; pip install 'crosstax\[{name}\]'"):
-        choose_executor(name, {})
+        choose_executor(name)
 
 
 # Slurm, through submitit
@@ -241,7 +233,7 @@ def submitit():
 def test_slurm_without_a_cluster(submitit, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConditionError, match="slurm: "):
-        run_sweep(runs, tmp_path, PAIRS, executor=choose_executor("slurm", {}))
+        run_sweep(runs, tmp_path, PAIRS, executor=choose_executor("slurm"))
 
 
 def test_an_option_that_slurm_does_not_have(submitit, runs, tmp_path):

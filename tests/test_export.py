@@ -184,7 +184,7 @@ def test_command_writes_a_whole_folder_with_a_card(crosstax, picture_run, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     code, _, error = crosstax("export", picture_run, "--to", "llava", out, "--device", "cpu")
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "not an empty folder" in error
+    assert "is there already" in error
 
 
 def test_the_code_of_the_card_runs(picture_run, tmp_path):

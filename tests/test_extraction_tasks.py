@@ -9,13 +9,12 @@ from PIL import Image
 from small_study import write_dataset
 from test_extract import BATCH, SIDE, save_encoder
 
-from cachegen.common.errors import ConditionError, RunError, StoreError
+from cachegen.common.errors import RunError, StoreError
 from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
 from cachegen.features.store import FeatureStore
-from engine.sweeps.executors import run_elsewhere
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts, extraction_executor, jobs_folder
-from engine.sweeps.executors.jobs import in_this_process
+from engine.sweeps.executors import choose_executor, in_this_process, run_elsewhere
+from engine.sweeps.executors.extraction import extract_in_parts, jobs_folder
 from engine.sweeps.timing import read_events
 
 
@@ -37,7 +36,7 @@ def dataset(tmp_path):
 
 
 def encoding(encoder):
-    return Encoding(encoder, BATCH, "stop", "cpu", "auto")
+    return {"encoder": encoder, "batch": BATCH, "device": "cpu"}
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def reference(dataset, encoder, tmp_path):
 @pytest.mark.slow
 def test_two_processes(dataset, encoder, reference, tmp_path):
     out = tmp_path / "two.h5"
-    summary = extract_in_parts(dataset, out, encoding(encoder), 2, extraction_executor("local", {}, 2))
+    summary = extract_in_parts(dataset, out, encoding(encoder), 2, choose_executor("local", workers=2))
     assert out.read_bytes() == reference
     assert (summary["images"], summary["pending"], summary["digest"]) == (21, 0, FeatureStore.open(out).digest)
     holders = {line.split(" pid ")[1].split(",")[0] for line in Path(f"{out}.lock").read_text().splitlines()}
@@ -92,11 +91,6 @@ def test_an_image_that_cannot_be_read_stops_all(dataset, encoder, tmp_path):
     next((dataset.root / "images" / "crow").iterdir()).write_bytes(b"no image")
     with pytest.raises(StoreError, match="unreadable"):
         extract_in_parts(dataset, tmp_path / "bad.h5", encoding(encoder), 2, in_this_process)
-
-
-def test_options_of_other_executors():
-    with pytest.raises(ConditionError, match="no option partition"):
-        extraction_executor("local", {"partition": "gpu"}, 2)
 
 
 def test_a_part_or_all_tasks(crosstax, dataset, encoder, tmp_path):

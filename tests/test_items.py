@@ -108,7 +108,7 @@ def test_a_saved_answer_comes_back_by_name(crosstax, study, small_study, tmp_pat
     """`ask` gives the probability that the run saved for an item of the test split."""
     from engine.ask import open_asker
     from engine.design.condition import Sweep
-    from engine.lm.prompts import question_text
+    from engine.design.questions import question_text
     from engine.runs.planned import Execution
     from engine.sweeps.sweep import run_sweep
 

@@ -22,13 +22,12 @@ from engine.design.question_sets import TRAINED, question_source
 from engine.design.questions import build_questions
 from engine.lens import look
 from engine.lm.loading import load_tokenizer
-from engine.reevaluation import evaluate_run
 from engine.runs.finished import open_run
 from engine.runs.lens import LensSettings, read_lens
 from engine.runs.planned import Execution
 from engine.runs.transfer import answered
 from engine.sweeps.sweep import run_sweep
-from engine.transfer import transfer
+from engine.transfer import evaluate_run, transfer
 
 CPU = Execution(device="cpu")
 # Another language in the words of the tiny LM: its articles are swapped, and yes is no.

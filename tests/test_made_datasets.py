@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from cachegen.common.errors import CrosstaxError, DatasetError
-from cachegen.data.building import depths_of, new_folder, with_article
+from cachegen.common.files import new_folder
+from cachegen.data.building import depths_of, with_article
 from cachegen.data.cifar100 import build_cifar100
 from cachegen.data.dataset import load_dataset_of_runs
 from cachegen.data.wordnet import build_taxonomy, open_wordnet

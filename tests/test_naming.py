@@ -23,7 +23,6 @@ from engine.lm.language_model import FrozenLM
 from engine.lm.projector import new_projector
 from engine.lm.prompts import PromptTokens, tokenise_names
 from engine.lm.shape import lm_shape
-from engine.reevaluation import evaluate_run
 from engine.runs.finished import open_run
 from engine.runs.planned import Execution
 from engine.sweeps.cost import Sizes, cost_of, question_counter, text_tokens
@@ -33,6 +32,7 @@ from engine.training import loop as training
 from engine.training.batches import QuestionArrays, pack
 from engine.training.features import Features
 from engine.training.naming import answers_of_names, log_probabilities, unconditional
+from engine.transfer import evaluate_run
 
 CPU = Execution(device="cpu")
 WORDED = {"carrier_leaf": "is there {phrase} yes", "carrier_hypernym": "is there {phrase} no"}

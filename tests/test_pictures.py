@@ -27,7 +27,6 @@ from cachegen.data.images import (
     UNREAD_SUFFIXES,
     Decoding,
     decode,
-    decode_image,
     read_image,
     unreadable_reason,
 )
@@ -36,8 +35,8 @@ from cachegen.encoders import load_encoder
 from cachegen.features.extract import extract
 from cachegen.features.store import FeatureStore
 from engine.ask import open_asker
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts
-from engine.sweeps.executors.jobs import in_this_process
+from engine.sweeps.executors import in_this_process
+from engine.sweeps.executors.extraction import extract_in_parts
 
 GREY = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
 WHITE = (255, 255, 255)
@@ -77,7 +76,7 @@ def tiff(width, bits, row, order="<", **tags):
 
 
 def pixels(content, decoding=None):
-    image = decode_image(content, decoding) if decoding else decode_image(content)
+    image = (decode(content, decoding) if decoding else decode(content)).image
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -147,7 +146,7 @@ def test_tiff_says_what_its_numbers_mean():
 )
 def test_pixels_without_a_white_are_refused_and_the_remedy_helps(content):
     with pytest.raises(ValueError, match="save it with 8 or 16 bit"):
-        decode_image(content())
+        decode(content())
     with Image.open(io.BytesIO(content())) as image:
         values = np.asarray(image)
     again = encoded(Image.fromarray(values.astype(np.uint16)), "PNG")
@@ -261,7 +260,7 @@ def test_damaged_exif_costs_no_picture():
 )
 def test_what_is_no_picture_is_named(content, words):
     with pytest.raises(OSError, match=words) as caught:
-        decode_image(content)
+        decode(content)
     reason = unreadable_reason(Path("a.jpg"), caught.value)
     assert words in reason
     assert "0x" not in reason  # an address would make the store's list of reasons another one each time
@@ -277,10 +276,10 @@ def test_a_file_of_many_bytes_is_not_read(tmp_path):
 
 def test_a_large_picture_is_read_without_a_warning(recwarn, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
-    assert decode_image(encoded(noise((64, 64)), "PNG")).size == (64, 64)
+    assert decode(encoded(noise((64, 64)), "PNG")).image.size == (64, 64)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 // 2 - 1)
     with pytest.raises(Image.DecompressionBombError, match="more than 4,094 pixels; make it smaller"):
-        decode_image(encoded(noise((64, 64)), "PNG"))
+        decode(encoded(noise((64, 64)), "PNG"))
 
 
 # Suffixes
@@ -447,7 +446,7 @@ def test_extract_counts_turned_pictures_and_upright_helps(encoder, tmp_path, cro
     assert code == 0
     assert "8 images are stored turned" in message
     assert "--upright" in message
-    upright = Encoding(encoder, 64, "stop", "cpu", "auto", Decoding(upright=True))
+    upright = {"encoder": encoder, "device": "cpu", "decoding": Decoding(upright=True)}
     extract_in_parts(load_dataset(root), tmp_path / "b.h5", upright, 2, in_this_process)
     code, _, message = crosstax(*words, tmp_path / "b.h5", "--upright")
     assert "stored turned" not in message

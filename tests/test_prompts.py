@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from cachegen.common.errors import ConditionError
 from engine.design.condition import Condition
-from engine.lm.prompts import question_text, tokenise
+from engine.design.questions import question_text
+from engine.lm.prompts import tokenise
 
 ASKED = [("a crow", "singular"), ("scissors", "plural"), ("a star fruit", "singular")]
 TEXT = ["Is there a crow in this image?\nYes", "Are there scissors in this image?\nNo"] * 20

@@ -17,20 +17,13 @@ from test_executors import EVERY_STEP, PAIRS, planned
 
 from cachegen.common.errors import ConditionError
 from engine.runs.directory import RunDirectory
-from engine.sweeps.executors import choose_executor, executor_options
+from engine.sweeps.executors import choose_executor
 from engine.sweeps.executors.ray_cluster import ENVIRONMENT
 from engine.sweeps.sweep import run_sweep
 
 pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")
 MEMORY = 100_000_000  # bytes of a node's object store, which jobs hardly use
 SECONDS = 400  # an idle machine needs a tenth of it
-
-
-def test_an_address_is_for_ray_alone():
-    assert executor_options("ray", None, "head:6379") == {"address": "head:6379"}
-    assert executor_options("ray", None) == {}
-    with pytest.raises(ConditionError, match="--ray-address needs --executor ray"):
-        executor_options("slurm", None, "head:6379")
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def test_ray_started_for_the_command(small_study, disconnected, tmp_path):
 
     runs = small_study.sweep(run_seed=[1, 2])
     run_sweep(runs, tmp_path / "local", PAIRS)
-    run_sweep(runs, tmp_path / "ray", PAIRS, executor=choose_executor("ray", {"address": "local"}))
+    run_sweep(runs, tmp_path / "ray", PAIRS, executor=choose_executor("ray", ray_address="local"))
     assert bytes_in(tmp_path / "ray") == bytes_in(tmp_path / "local") != {}
     workers = {event["by"].split()[-1] for event in begun(tmp_path / "ray")}
     assert len(workers) == 2
@@ -64,14 +57,14 @@ def test_inputs_that_are_gone_fail_their_runs(disconnected, tmp_path):
     study = make_small_study(tmp_path / "study")
     (task,) = planned(study.sweep(run_seed=[1]), tmp_path / "runs")
     study.features.unlink()
-    choose_executor("ray", {"address": "local"})([task])
+    choose_executor("ray", ray_address="local")([task])
     assert "no feature store there" in RunDirectory(tmp_path / "runs" / task.name).reason
 
 
 def test_no_cluster_at_an_address(small_study, disconnected, tmp_path):
     """Said at once, where Ray itself would go on trying for minutes."""
     (port,) = free_ports(1)
-    executor = choose_executor("ray", {"address": f"127.0.0.1:{port}"})
+    executor = choose_executor("ray", ray_address=f"127.0.0.1:{port}")
     with pytest.raises(ConditionError, match=rf"ray: no cluster at 127.0.0.1:{port} \(.*\); see --ray-address"):
         run_sweep(small_study.sweep(run_seed=[1]), tmp_path, PAIRS, executor=executor)
 
@@ -87,7 +80,7 @@ def test_ctrl_c_stops_the_jobs(small_study, disconnected, tmp_path):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(runs, tmp_path, EVERY_STEP, executor=choose_executor("ray", {"address": "local"}))
+        run_sweep(runs, tmp_path, EVERY_STEP, executor=choose_executor("ray", ray_address="local"))
     (worker,) = [int(event["by"].split()[-1]) for event in begun(tmp_path)]
     wait_for(lambda: not Path(f"/proc/{worker}").exists())
     (left,) = planned(runs, tmp_path)
@@ -159,7 +152,7 @@ def test_a_node_dies_in_the_middle_of_a_group(small_study, cluster, tmp_path):
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    run_sweep(runs, out, EVERY_STEP, executor=choose_executor("ray", {"address": cluster.address}))
+    run_sweep(runs, out, EVERY_STEP, executor=choose_executor("ray", ray_address=cluster.address))
     killer.join()
     assert raised == []
     assert bytes_in(out) == bytes_in(tmp_path / "local") != {}

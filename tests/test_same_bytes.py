@@ -12,7 +12,7 @@ from cachegen.data.dataset import load_dataset
 from cachegen.features.extract import extract
 from engine.runs.planned import Execution
 from engine.sweeps.executors import choose_executor
-from engine.sweeps.executors.extraction import Encoding, extract_in_parts
+from engine.sweeps.executors.extraction import extract_in_parts
 from engine.sweeps.executors.local import local
 from engine.sweeps.sweep import run_sweep
 
@@ -26,7 +26,7 @@ def by_workers(tmp_path, monkeypatch):
 def by_ray(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="the extra crosstax[ray] is not installed")
     try:
-        yield choose_executor("ray", {"address": "local"})
+        yield choose_executor("ray", ray_address="local")
     finally:
         ray.shutdown()
 
@@ -34,7 +34,7 @@ def by_ray(tmp_path, monkeypatch):
 def by_slurm(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="the extra crosstax[slurm] is not installed")
     for _ in slurm_of_one_node(tmp_path / "slurm", monkeypatch):
-        yield choose_executor("slurm", {"partition": "main"}, wait=True)
+        yield choose_executor("slurm", ["partition=main"], wait=True)
 
 
 @pytest.fixture(params=[by_workers, by_ray, by_slurm])
@@ -83,5 +83,5 @@ def test_the_same_bytes(executor, sweep, reference, images, tmp_path):
     run_sweep(sweep, tmp_path / "runs", GROUPS_OF_TWO, executor=executor)
     assert bytes_in(tmp_path / "runs") == reference
     dataset, encoder, store = images
-    extract_in_parts(dataset, tmp_path / "two.h5", Encoding(encoder, BATCH, "stop", "cpu", "auto"), 2, executor)
+    extract_in_parts(dataset, tmp_path / "two.h5", {"encoder": encoder, "batch": BATCH, "device": "cpu"}, 2, executor)
     assert (tmp_path / "two.h5").read_bytes() == store

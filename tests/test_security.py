@@ -29,7 +29,7 @@ LOADERS = {
     "engine/benchmark/models.py",
 }
 HUB = {"from_pretrained", "create_model", "snapshot_download", "hf_hub_download", "urlopen", "urlretrieve"}
-DOWNLOADERS = {"cachegen/things/release.py", "cachegen/common/hub_files.py"}  # ask first, and check size and hash
+DOWNLOADERS = {"cachegen/things/pairs.py", "cachegen/common/hub_files.py"}  # ask first, and check size and hash
 
 
 def dotted(node):
@@ -173,7 +173,7 @@ def test_a_large_answer_is_not_taken(tmp_path, monkeypatch):
     import urllib.request
 
     from cachegen.common.errors import DatasetError
-    from cachegen.things import release
+    from cachegen.things import pairs
 
     asked = []
 
@@ -185,6 +185,6 @@ def test_a_large_answer_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSTAX_CACHE", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Endless())
     with pytest.raises(DatasetError, match="sent a file with SHA-256"):
-        release.fetch_release()
-    assert asked == [release.SIZE + 1]
+        pairs.fetch_release()
+    assert asked == [pairs.SIZE + 1]
     assert not any(path.is_file() for path in tmp_path.rglob("*"))

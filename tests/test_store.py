@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from cachegen.common.errors import RunError, StoreError
-from cachegen.features.parts import parse_part, part_rows
 from cachegen.features.store import DONE, FEATURES, IDENTITY, PENDING, UNREADABLE, FeatureStore, reasons_path
-from cachegen.features.writer import open_writer
+from cachegen.features.writer import open_writer, parse_part, part_rows
 
 KEYS = [f"crow/é_{number}.jpg" for number in range(10)]
 P, D = 6, 5

@@ -26,7 +26,7 @@ from cachegen.common.files import default_cache, digest_file, give_own_modes, re
 from cachegen.common.locks import exclusive_lock
 from cachegen.microworld import world as worlds
 from cachegen.microworld.world import World, build_world
-from commands.usage import with_home
+from commands.process import with_home
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "import cli; cli.main()"]

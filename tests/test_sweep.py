@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from tiny import tiny_lm
 
 from cachegen.common.errors import StoreError
 from cachegen.data.dataset import load_dataset
-from engine.design.condition import Condition, Sweep
+from engine.design.condition import Condition, Inputs, Mark, Sweep, marked
 from engine.lm.shape import lm_shape
 from engine.runs.directory import RunDirectory
-from engine.runs.planned import Execution
-from engine.sweeps import sweep
+from engine.runs.planned import Execution, PlannedRun
+from engine.sweeps import task as task_module
 from engine.sweeps.cost import Sizes
 from engine.sweeps.plan import MAX_GROUP, MAX_TOKENS, MIN_TOKENS, choose_sizes
 from engine.sweeps.plan_file import read_plan
@@ -60,7 +61,7 @@ def test_failed_runs_are_skipped_and_tried_again_on_request(small_study, tmp_pat
     folders = run_sweep(mixed, tmp_path, CPU)
     before = groups_of(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_group", lambda *args: pytest.fail("went on"))
+        patch.setattr(task_module, "run_group", lambda *args: pytest.fail("went on"))
         assert run_sweep(mixed, tmp_path, CPU) == folders
     assert groups_of(tmp_path) == before
     done = all_bytes(folders[:1])
@@ -100,7 +101,7 @@ def test_what_concerns_all_runs_stops_at_once(small_study, tmp_path):
 def test_a_part_of_a_group_that_has_not_started_leaves_it(small_study, tmp_path, monkeypatch):
     whole = small_study.sweep(run_seed=[1, 2, 3])
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_group", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(task_module, "run_group", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_sweep(whole, tmp_path, CPU)
     (planned,) = groups_of(tmp_path)
@@ -141,7 +142,7 @@ def test_a_member_that_never_began_stays_out_when_its_group_goes_on(small_study,
 
 def out_of_memory(times):
     """`run_group` that runs out of memory the first `times` times."""
-    original, calls = sweep.run_group, []
+    original, calls = task_module.run_group, []
 
     def wrapper(*args):
         calls.append((len(args[0]), args[4]))
@@ -154,7 +155,7 @@ def out_of_memory(times):
 
 def test_out_of_memory_shortens_rows_then_halves_the_group(small_study, tmp_path, monkeypatch):
     wrapper, calls = out_of_memory(2)
-    monkeypatch.setattr(sweep, "run_group", wrapper)
+    monkeypatch.setattr(task_module, "run_group", wrapper)
     folders = run_sweep(small_study.sweep(run_seed=[1, 2, 3]), tmp_path, Execution(device="cpu", max_tokens=1024))
     assert calls == [(3, 1024), (3, MIN_TOKENS), (1, MIN_TOKENS), (2, MIN_TOKENS)]
     assert all(RunDirectory(folder).done for folder in folders)
@@ -170,14 +171,14 @@ def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tm
     killed_after_checkpoint(lambda: run_sweep(both, tmp_path, every_step), monkeypatch)
     before = (tmp_path / "plan.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_group", out_of_memory(1)[0])
+        patch.setattr(task_module, "run_group", out_of_memory(1)[0])
         *failed, other = map(RunDirectory, run_sweep(both, tmp_path, CPU))
     assert (tmp_path / "plan.json").read_bytes() == before
     assert ["out of memory" in directory.reason for directory in failed] == [True, True]
     assert other.done
     wrapper, calls = out_of_memory(0)
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "run_group", wrapper)
+        patch.setattr(task_module, "run_group", wrapper)
         folders = run_sweep(both, tmp_path, CPU, retry_failed=True)
     assert calls == [(2, MAX_TOKENS // 2)]
     assert [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"][-1] == 0
@@ -187,19 +188,27 @@ def test_out_of_memory_never_changes_a_plan_that_bytes_depend_on(small_study, tm
 
 def test_out_of_memory_on_a_gpu_goes_on_from_the_checkpoint_in_shorter_rows(small_study, tmp_path, monkeypatch):
     """There bytes depend on more than the plan."""
-    for module in (sweep, training):
+    for module in (task_module, training):
         monkeypatch.setattr(module, "keeps_bytes", lambda _: False)
     runs = small_study.sweep(run_seed=[1, 2])
     killed_after_checkpoint(
         lambda: run_sweep(runs, tmp_path, Execution(device="cpu", checkpoint_seconds=0.0)), monkeypatch
     )
     wrapper, calls = out_of_memory(1)
-    monkeypatch.setattr(sweep, "run_group", wrapper)
+    monkeypatch.setattr(task_module, "run_group", wrapper)
     folders = run_sweep(runs, tmp_path, CPU)
     assert calls == [(2, MAX_TOKENS), (2, MAX_TOKENS // 2)]
     assert all(RunDirectory(folder).done for folder in folders)
     began = [event["from_step"] for event in read_events(tmp_path) if event["event"] == "begin"]
     assert began[0] == 0 < began[1] == began[2]
+
+
+@pytest.mark.parametrize("field", marked(Mark.LM))
+def test_runs_whose_lms_answer_differently_share_no_group(field):
+    others = {"lm_init": "pretrained", "lm_seed": 1, "dtype": "bfloat16", "lm_sharing": "never"}
+    inputs, one = Inputs(dataset=Path("d"), features=Path("f"), lm="m"), Condition(lm_init="random")
+    other = one.model_copy(update={field: others[field]})
+    assert PlannedRun(inputs, one, "e", {}).shares != PlannedRun(inputs, other, "e", {}).shares
 
 
 def test_each_lm_is_loaded_once_and_stores_as_seldom_as_possible(small_study, tmp_path, monkeypatch):
@@ -260,7 +269,7 @@ def test_sizes_follow_memory():
 
 def test_planning_twice_gives_one_plan(small_study, tmp_path, monkeypatch):
     """Sizes depend on all memory there is, not on what is free at the moment."""
-    monkeypatch.setattr(sweep, "run_group", lambda *args: None)
+    monkeypatch.setattr(task_module, "run_group", lambda *args: None)
     runs = small_study.sweep(shuffle=["original", "across"], lm_init=["pretrained", "random"], run_seed=[1, 2])
     for out in (tmp_path / "one", tmp_path / "two"):
         run_sweep(runs, out, CPU)

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from cachegen.common.errors import ConditionError
 from engine.design.condition import Condition
-from engine.lm.prompts import question_text, tokenise
+from engine.design.questions import question_text
+from engine.lm.prompts import tokenise
 
 ASKED = [("a crow", "singular"), ("scissors", "plural"), ("a bird", "singular")]
 RELEASE = "<image>\n{question}"  # no {image}: the patches follow the first token; the answer has no space before it

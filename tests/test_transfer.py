@@ -123,7 +123,7 @@ def test_what_is_there_is_kept_and_what_is_not_whole_is_asked_again(swept, small
     before = bytes_in(runs)
     asked = question_source("test", WORDINGS)
     folders = run_folders([runs])
-    assert sum(each.asked for each in transfer(folders, [asked], CPU)) == 0
+    assert sum(each.now for each in transfer(folders, [asked], CPU)) == 0
     table = next((folders[0] / "transfer").glob("*.parquet"))
     content = table.read_bytes()
     for damage in (b"", content[:-9], None):
@@ -131,16 +131,16 @@ def test_what_is_there_is_kept_and_what_is_not_whole_is_asked_again(swept, small
         problems = [problem for _, problem in answered(open_run(folders[0]).directory)]
         assert all(problems)
         assert len(transfer_groups([("run", folders[0])])[1]) == len(problems)
-        assert [each.asked for each in transfer(folders[:1], [asked], CPU)] == [1]
+        assert [each.now for each in transfer(folders[:1], [asked], CPU)] == [1]
         assert table.read_bytes() == content
     seal = table.with_suffix(".json")
     seal.write_text(json.dumps(json.loads(seal.read_text()) | {"run": "another training"}))
-    assert [each.asked for each in transfer(folders[:1], [asked], CPU)] == [1]
+    assert [each.now for each in transfer(folders[:1], [asked], CPU)] == [1]
     # Other questions under the name take the place of the first.
     other = question_source("test", WORDINGS | {"negations": ["no there is {noun}"]})
-    assert [each.asked for each in transfer(folders[:1], [other], CPU)] == [1]
+    assert [each.now for each in transfer(folders[:1], [other], CPU)] == [1]
     assert not table.exists()
-    assert [each.asked for each in transfer(folders[:1], [asked], CPU)] == [1]
+    assert [each.now for each in transfer(folders[:1], [asked], CPU)] == [1]
     assert table.read_bytes() == content
     assert bytes_in(runs) == before
 

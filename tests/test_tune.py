@@ -14,8 +14,7 @@ from engine.sweeps.tune.objective import decisive, run_scores
 from engine.sweeps.tune.record import Record, Rung, Trial, read_tune_record, write_record
 from engine.sweeps.tune.sampler import ENOUGH, importance, propose
 from engine.sweeps.tune.study import run_tune
-from engine.sweeps.tune.table import TuneTable, read_tune
-from engine.sweeps.tune.tune_file import best_toml
+from engine.sweeps.tune.table import TuneTable, best_toml, read_tune
 
 RATE = {"low": 1e-4, "high": 1e-1, "log": True}
 SPACE = {"learning_rate": RATE, "batch": [16, 32], "weight_decay": {"low": 0.0, "high": 0.3}}
@@ -49,7 +48,7 @@ def searched(asked, value=score):
 
 
 WRONG = {
-    "unknown field": ("[tune.space]\nlearning_rte = [1, 2]", "learning_rte: no field .* did you mean learning_rate"),
+    "unknown field": ("[tune.space]\nlearning_rte = [1, 2]", "learning_rte: no field .* did you mean 'learning_rate'"),
     "empty list": ("[tune.space]\nbatch = []", "batch: empty"),
     "value twice": ("[tune.space]\nbatch = [8, 8]", "batch: a value stands twice"),
     "no list": ("[tune.space]\nbatch = 8", "batch: neither a list of values nor a range"),

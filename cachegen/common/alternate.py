@@ -44,16 +44,17 @@ def ratio(seconds: Seconds, slow: str, fast: str) -> float:
     return statistics.median(one / other for one, other in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """A function that starts one product of `OPERATIONS` floating-point operations."""
+def matrix_products(device: torch.device, dtype: torch.dtype, count: int) -> Callable[[], None]:
+    """A function that starts `count` products of `OPERATIONS` floating-point operations each."""
     x = torch.ones(TOKENS, WIDTH, dtype=dtype, device=device)
     weight = torch.ones(WIDTH, INNER, dtype=dtype, device=device)
     out = torch.empty(TOKENS, INNER, dtype=dtype, device=device)
 
-    def product() -> None:
-        torch.matmul(x, weight, out=out)
+    def products() -> None:
+        for _ in range(count):
+            torch.matmul(x, weight, out=out)
 
-    return product
+    return products
 
 
 def wait_for(device: torch.device) -> Callable[[], None]:

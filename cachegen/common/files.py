@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, digests."""
+"""Files and folders that are either whole or absent: atomic writes, digests."""
 
 import contextlib
 import errno
@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, WriteError
+from cachegen.common.errors import CrosstaxError, DatasetError, WriteError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGE, CHUNK = 2**30, 2**26  # bytes of a file that takes seconds to read; of a part of it
@@ -60,6 +61,15 @@ def fsync_directory(folder: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """An error of the file system inside is a `WriteError` about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary_path)`, then fsync and rename onto `path`; `path` is never half-written.
 
@@ -67,17 +77,39 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        fsync_directory(path.parent)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            fsync_directory(path.parent)
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, or the disk is read-only by now
             temporary.unlink(missing_ok=True)
+
+
+def require_new(out: Path) -> None:
+    """Raise `DatasetError` where `new_folder` would, before any work is done."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out} is there already; remove it, or choose another folder")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
+    require_new(out)
+    with writing(out):
+        aside = out.parent / f".{out.name}.{os.getpid()}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            os.sync()
+            aside.replace(out)
+            fsync_directory(out.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -88,16 +120,13 @@ def remove_leftovers(path: Path) -> None:
 
 def append_text(path: Path, text: str) -> int:
     """Append lines durably and return the file's size; the half line of a killed writer is ended before them."""
-    try:
-        with path.open("ab+") as handle:
-            size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, size - 1))
-            handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
-            handle.flush()
-            os.fsync(handle.fileno())
-            return handle.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+    with writing(path), path.open("ab+") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, size - 1))
+        handle.write((b"" if handle.read() in (b"", b"\n") else b"\n") + text.encode(errors="backslashreplace"))
+        handle.flush()
+        os.fsync(handle.fileno())
+        return handle.seek(0, os.SEEK_END)
 
 
 def reason_of(error: OSError) -> str:

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import RunError, WriteError
-from cachegen.common.files import reason_of, remedy_of
+from cachegen.common.errors import RunError
+from cachegen.common.files import writing
 
 HELD = (errno.EACCES, errno.EAGAIN)
 FLOCK = "qqihh" if sys.platform == "darwin" else "hhqqi4x"  # C's `struct flock`
@@ -29,22 +29,21 @@ SHARED_BYTE = range(1 << 40, (1 << 40) + 1)
 @contextlib.contextmanager
 def exclusive_lock(path: Path, what: str) -> Iterator[None]:
     """Hold the only writer's lock on `path` (a sidecar that names host and pid), or raise `RunError`."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("ab+", buffering=0)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
     with handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            handle.truncate(0)
-            handle.write(_me().encode())
-        except OSError as error:
-            if error.errno in HELD:
+        with writing(path):
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in HELD:
+                    raise
                 handle.seek(0)
                 holder = handle.read().decode(errors="replace").strip() or "another process"
                 raise RunError(f"{what} is being written by {holder}; wait for it or stop it") from None
-            raise WriteError(f"cannot write {path}: {reason_of(error)}; {remedy_of(error)}") from error
+            handle.truncate(0)
+            handle.write(_me().encode())
         yield
 
 

@@ -1,51 +1,13 @@
-"""Writing a dataset folder: whole or not at all, with `taxonomy.csv`, `split.csv`, and depths of hypernyms."""
+"""Writing a dataset folder: `taxonomy.csv`, `split.csv`, depths of hypernyms, and nouns with their article."""
 
-import contextlib
 import csv
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
-from cachegen.common.errors import DatasetError, WriteError
-from cachegen.common.files import reason_of, remedy_of
 from cachegen.data.taxonomy import REQUIRED
 
 COLUMNS = (*REQUIRED, "hypernym_number", "depth")
-
-
-def require_new(out: Path) -> None:
-    """Raise `DatasetError` where `new_folder` would, before any work is done."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DatasetError(f"{out} is there already; remove it, or choose another --out")
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
-    require_new(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {reason_of(error)}; {remedy_of(error)}") from error
-    try:
-        aside.chmod(0o777 & ~_umask())  # mkdtemp lets no one else read
-        yield aside
-        os.sync()
-        aside.replace(out)
-    except OSError as error:
-        raise WriteError(f"cannot write {out}: {reason_of(error)}; {remedy_of(error)}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_table(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

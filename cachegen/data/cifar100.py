@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cachegen.common.errors import DatasetError, meant
+from cachegen.common.files import new_folder, require_new
 from cachegen.common.progress import progress_bar
-from cachegen.data.building import COLUMNS, new_folder, require_new, with_article, write_table
+from cachegen.data.building import COLUMNS, with_article, write_table
 from cachegen.data.dataset import Dataset, load_dataset
 
 SIDE = 32

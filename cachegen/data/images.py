@@ -135,12 +135,7 @@ def read_image(path: Path, decoding: Decoding = DECODING) -> Image.Image:
     """
     if path.stat().st_size > LARGEST:
         raise ValueError(f"it has more than {LARGEST:,} bytes")
-    return decode_image(path.read_bytes(), decoding)
-
-
-def decode_image(content: bytes, decoding: Decoding = DECODING) -> Image.Image:
-    """The image that a file's bytes hold, as `read_image` gives it."""
-    return decode(content, decoding).image
+    return decode(path.read_bytes(), decoding).image
 
 
 def decode(content: bytes, decoding: Decoding = DECODING) -> Decoded:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from cachegen.common.errors import DatasetError, meant
-from cachegen.data.building import COLUMNS, new_folder, require_new, write_table
+from cachegen.common.files import new_folder, require_new
+from cachegen.data.building import COLUMNS, write_table
 from cachegen.data.dataset import Dataset, load_dataset
 
 

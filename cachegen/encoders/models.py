@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES as VIDEO
 
 from cachegen.common.errors import ModelError
 from cachegen.common.files import digest_bytes
@@ -127,9 +130,6 @@ def _fetch_safetensors(name: EncoderName) -> None:
 
 
 def _load_hf(name: EncoderName, preprocess: Preprocess) -> Loaded:
-    import transformers
-    from transformers.image_processing_utils import BaseImageProcessor
-
     source = name.source
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     _require_pictures(source, config)
@@ -162,9 +162,6 @@ def _load_hf(name: EncoderName, preprocess: Preprocess) -> Loaded:
 
 def _require_pictures(source: str, config: Any) -> None:
     """Raise `ModelError` before weights are read if no part of this model reads single images."""
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES as VIDEO
-
     kind = f"encoder {source}: model type {config.model_type}"
     if type(config) not in transformers.MODEL_MAPPING:
         raise ModelError(f"{kind} is none that transformers' AutoModel loads; choose another")
@@ -179,8 +176,6 @@ def _require_pictures(source: str, config: Any) -> None:
 
 def _tower(source: str, whole: Any) -> Any:
     """The part of a model of transformers that reads images alone: the model itself, or its vision tower."""
-    import transformers
-
     for module in whole.modules():
         if isinstance(module, transformers.PreTrainedModel):
             inputs = inspect.signature(module.forward).parameters
@@ -205,8 +200,6 @@ def _hf_features(model: Any, size: int, patch: int | None) -> Any:
 
     Without masks: MAE drops and shuffles patches, at a mask ratio of 0 too, unless `noise` says in which order.
     """
-    import transformers
-
     inputs = inspect.signature(model.forward).parameters
     model.config.tie_last_hidden_states = False  # the last one before the final norm
     if hasattr(model.config, "mask_ratio"):

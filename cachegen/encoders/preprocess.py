@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import transformers
 from PIL import Image
 
 from cachegen.common.errors import ModelError
@@ -77,8 +78,6 @@ def own_timm_transform(source: str, config: dict[str, Any], size: int) -> OwnTra
 
 def own_hf_transform(source: str, size: int | None) -> OwnTransform:
     """That of transformers' AutoImageProcessor, by Pillow, whose results do not depend on other libraries' versions."""
-    import transformers
-
     processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
 
     def pixels(image: Image.Image) -> np.ndarray:
@@ -112,8 +111,6 @@ def hf_transform(source: str, own: dict[str, Any], size: int | None) -> Transfor
     resizes straight to a square, and what is left out of the preprocessor's is recorded. Raises `ModelError` for a step
     that this transform has no form for.
     """
-    import transformers
-
     place = f"encoder {source}: its preprocessor"
     unknown = sorted(name for name, value in own.items() if name.startswith("do_") and value and name not in HF_STEPS)
     if unknown:

@@ -1,19 +1,22 @@
 """Arrays in files of several kinds, read block by block: .npy, .npz, .h5, .safetensors, .parquet. No pickles.
 
-Each opens as `Rows`: a shape with the rows first, and what gives the rows in order. None is read whole, but for what a
-file's own form forces: arrays in Fortran order in .npz, and one row group of .parquet at a time.
+Each opens as `Rows`: a shape with the rows first, and what gives the rows in order. None but .npz is read whole; of
+.parquet it is one row group at a time.
 """
 
-import json
-import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
 
 from cachegen.common.errors import StoreError, some
 from cachegen.common.files import reason_of, remedy_of
@@ -21,10 +24,6 @@ from cachegen.common.files import reason_of, remedy_of
 Found = TypeVar("Found")
 
 BFLOAT16 = "bfloat16"  # has no type in numpy: its bits are uint16
-TENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"} | {
-    f"{sign}{8 * size}": f"<{kind}{size}" for sign, kind in (("I", "i"), ("U", "u")) for size in (1, 2, 4, 8)
-}
-LARGEST_HEADER = 2**27  # bytes, of a .safetensors file
 
 
 @dataclass(frozen=True)
@@ -96,41 +95,17 @@ def _npy(path: Path, _name: str | None, _stack: ExitStack) -> Rows:
 
 
 def _npz(path: Path, name: str | None, stack: ExitStack) -> Rows:
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    heads = {
-        member.removesuffix(".npy"): head
-        for member in archive.namelist()
-        if len((head := _npy_head(archive, member))[0]) > 1
-    }
-    member, (shape, fortran, dtype) = _one_of(path, heads, name)
-
-    def blocks(size: int) -> Iterator[np.ndarray]:
-        if fortran:
-            yield from _slices(np.load(path, allow_pickle=False)[member])(size)
-            return
-        row = dtype.itemsize * math.prod(shape[1:])
-        with archive.open(f"{member}.npy") as handle:
-            _read_head(handle)
-            for start in range(0, shape[0], size):
-                count = min(size, shape[0] - start)
-                yield np.frombuffer(handle.read(count * row), dtype).reshape(count, *shape[1:])
-
-    return Rows(shape, dtype.str, blocks)
-
-
-def _npy_head(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    with archive.open(member) as handle:
-        return _read_head(handle)
-
-
-def _read_head(handle: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return read[np.lib.format.read_magic(handle)](handle)
+    """An array of the archive, which was written from memory, and is read into it again."""
+    archive = stack.enter_context(np.load(path, allow_pickle=False))
+    arrays: dict[str, np.ndarray] = {}
+    for key in [name] if name is not None and name in archive.files else archive.files:
+        with suppress(ValueError):  # of pickled objects, such as names
+            arrays[key] = archive[key]
+    _, array = _one_of(path, {key: array for key, array in arrays.items() if array.ndim > 1}, name)
+    return Rows(array.shape, array.dtype.str, _slices(array))
 
 
 def _h5(path: Path, name: str | None, stack: ExitStack) -> Rows:
-    import h5py
-
     file = stack.enter_context(h5py.File(path, "r", locking=False))
     found: dict[str, Any] = {}
     file.visititems(lambda key, each: found.update({key: each}) if getattr(each, "ndim", 0) > 1 else None)
@@ -138,26 +113,23 @@ def _h5(path: Path, name: str | None, stack: ExitStack) -> Rows:
     return Rows(array.shape, array.dtype.str, _slices(array))
 
 
-def _safetensors(path: Path, name: str | None, _stack: ExitStack) -> Rows:
-    with path.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        if size > LARGEST_HEADER:
-            raise ValueError("its header is too large")
-        header = json.loads(handle.read(size))
-    tensors = {key: each for key, each in header.items() if key != "__metadata__" and len(each["shape"]) > 1}
+def _safetensors(path: Path, name: str | None, stack: ExitStack) -> Rows:
+    file = stack.enter_context(safe_open(path, "pt"))
+    tensors = {key: part for key in file.keys() if len((part := file.get_slice(key)).get_shape()) > 1}  # noqa: SIM118
     _, tensor = _one_of(path, tensors, name)
-    kind, shape = tensor["dtype"], tuple(tensor["shape"])
-    if kind not in TENSORS:
-        raise StoreError(f"{path}: its values are of type {kind}; save them as F32, F16 or BF16")
-    array = np.memmap(path, TENSORS[kind], mode="r", offset=8 + size + tensor["data_offsets"][0], shape=shape)
-    return Rows(shape, BFLOAT16 if kind == "BF16" else array.dtype.str, _slices(array))
+    count, *inner = tensor.get_shape()
+
+    def blocks(size: int) -> Iterator[np.ndarray]:
+        for start in range(0, count, size):
+            block = tensor[start : start + size]
+            yield (block.view(torch.uint16) if block.dtype == torch.bfloat16 else block).numpy()
+
+    dtype = BFLOAT16 if tensor.get_dtype() == "BF16" else next(blocks(1), np.empty(0)).dtype.str
+    return Rows((count, *inner), dtype, blocks)
 
 
 def _parquet(path: Path, name: str | None, stack: ExitStack) -> Rows:
     """A column of lists (of lists), or all columns of numbers side by side in the order of the file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = stack.enter_context(pq.ParquetFile(path))
     columns = {column.name: column.type for column in file.schema_arrow}
     lists = {key: kind for key, kind in columns.items() if pa.types.is_nested(kind)}
@@ -180,9 +152,6 @@ def _parquet(path: Path, name: str | None, stack: ExitStack) -> Rows:
 
 def _stacked(path: Path, column: Any) -> np.ndarray:
     """Lists of equal lengths as an array."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     shape = [len(column)]
     while pa.types.is_nested(column.type):
         lengths = pc.unique(pc.list_value_length(column)).to_pylist()

@@ -29,10 +29,9 @@ from cachegen.data.dataset import Dataset
 from cachegen.data.images import DECODING, Decoding, decode, unreadable_reason
 from cachegen.encoders import Compute, Encoder, Preprocess, load_encoder
 from cachegen.encoders.preprocess import AnyTransform
-from cachegen.features.parts import Part
 from cachegen.features.same_pictures import note_pictures, read_picture, require_same_set
 from cachegen.features.store import PENDING, FeatureStore
-from cachegen.features.writer import StoreWriter, open_writer
+from cachegen.features.writer import Part, StoreWriter, open_writer
 
 BLOCKS_AHEAD = 2  # decoded while the encoder works; with the next, bounds memory
 BLOCKS_BEHIND = 2  # encoded and not yet durable

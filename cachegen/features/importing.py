@@ -26,13 +26,12 @@ from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, digest_of_items
 from cachegen.data.taxonomy import composed_form
 from cachegen.features.arrays import BFLOAT16, Rows, open_rows
-from cachegen.features.same_pictures import note_pictures, read_picture
+from cachegen.features.same_pictures import note_pictures, read_pictures
 from cachegen.features.store import (
     DONE,
     IMPORTED,
     STORAGE,
     FeatureStore,
-    in_threads,
     reasons_path,
     row_checksum,
     times_path,
@@ -144,7 +143,9 @@ def import_features(
         }
         attributes |= {"known_by": "name"} if by_name else {}
         attributes |= {"grid": arrangement.grid} if arrangement.grid else {}
-        seen = None if by_name or dataset is None else _read_pictures(dataset, ordered)
+        seen = None
+        if dataset is not None and not by_name:
+            seen = read_pictures([dataset.image_path(key) for key in ordered], "reading images")
         place_of = np.full(len(names), -1)
         place_of[[kept[key] for key in ordered]] = np.arange(len(ordered))
 
@@ -169,14 +170,6 @@ def import_features(
         "dtype": stored,
         "digest": store.digest,
     }
-
-
-def _read_pictures(dataset: Dataset, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (N, 32) and looks (N, 3) of the images, as `cachegen.features.same_pictures` has them."""
-    with progress_bar("reading images", len(keys), "pictures") as advance:
-        read = in_threads(lambda row: read_picture(dataset.image_path(keys[row]))[1:], len(keys), advance)
-    hashes = np.frombuffer(b"".join(digest for digest, _ in read), np.uint8).reshape(-1, 32)
-    return hashes, np.array([look for _, look in read])
 
 
 def _fill(

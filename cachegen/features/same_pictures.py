@@ -10,6 +10,7 @@ entry says nothing where the file is missing, short or another store's. No promi
 import hashlib
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,14 @@ def read_picture(path: Path) -> tuple[bytes, bytes, list[int]]:
     except OSError as error:
         raise StoreError(f"image {path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from error
     return content, hashlib.sha256(content).digest(), _look(status)
+
+
+def read_pictures(paths: Sequence[Path], label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes (n, 32) uint8 and looks (n, 3) int64 of image files."""
+    with progress_bar(label, len(paths), "pictures") as advance:
+        read = in_threads(lambda place: read_picture(paths[place])[1:], len(paths), advance)
+    digests = np.frombuffer(b"".join(digest for digest, _ in read), np.uint8).reshape(-1, 32)
+    return digests, np.array([look for _, look in read])
 
 
 def note_pictures(store: FeatureStore, rows: np.ndarray, sha256: np.ndarray, looks: np.ndarray) -> None:
@@ -77,11 +86,8 @@ def check_pictures(dataset: Dataset, store: FeatureStore, deep: bool = False) ->
     doubtful = np.flatnonzero(deep | (known[:, :3] != looks).any(1) | (known[:, 3] == 0))
     if not len(doubtful):
         return 0
-    with progress_bar("comparing images", len(doubtful), "pictures") as advance:
-        found = in_threads(lambda place: read_picture(paths[doubtful[place]])[1:], len(doubtful), advance)
-    digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, 32)
+    digests, looks = read_pictures([paths[place] for place in doubtful], "comparing images")
     same = (digests == store.sha256[rows[doubtful]]).all(1)
-    looks = np.array([look for _, look in found])
     note_pictures(store, rows[doubtful][same], digests[same], looks[same])
     if not same.all():
         raise _changed(dataset, store, rows[doubtful][~same])

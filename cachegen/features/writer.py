@@ -18,7 +18,6 @@ from cachegen.common.errors import StoreError
 from cachegen.common.files import reason_of, remedy_of, remove_leftovers, write_atomically, write_text
 from cachegen.common.locks import RowLocks
 from cachegen.common.system import reserve, sync_data
-from cachegen.features.parts import Part, part_rows
 from cachegen.features.store import (
     DONE,
     FEATURES,
@@ -36,6 +35,30 @@ from cachegen.features.store import (
 
 COLUMNS = (*FEATURES, "crc32", "sha256", "crc32_pooled")  # written before a row counts
 HEADERS = 2**16  # bytes; what HDF5 adds to the datasets, with room to spare
+
+
+Part = tuple[int, int]
+"""(i, n): the i-th of n parts, from 1."""
+
+
+def parse_part(text: str) -> Part:
+    """The part that "2/8" names. Raises `StoreError` unless it is I/N with 1 <= I <= N."""
+    words = text.split("/")
+    if len(words) == 2 and all(word.isascii() and word.isdigit() for word in words):
+        i, n = map(int, words)
+        if 1 <= i <= n:
+            return i, n
+    raise StoreError(f"part {text}: write I/N with I from 1 to N, for example 2/8")
+
+
+def part_rows(images: int, batch: int, part: Part | None) -> range:
+    """Rows of a part: contiguous, disjoint, and whole blocks of `batch`, so that parts encode the same blocks as one.
+
+    Empty where there are more parts than blocks. None is the part of all rows.
+    """
+    i, n = part or (1, 1)
+    blocks = -(-images // batch)
+    return range(blocks * (i - 1) // n * batch, min(blocks * i // n * batch, images))
 
 
 class StoreWriter:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from cachegen.common.errors import CrosstaxError, DatasetError, is_fault, listing
-from cachegen.common.files import digest_bytes
+from cachegen.common.files import digest_bytes, new_folder, require_new
 from cachegen.common.progress import progress_bar
-from cachegen.data.building import COLUMNS, depths_of, new_folder, require_new, write_table
+from cachegen.data.building import COLUMNS, depths_of, write_table
 from cachegen.data.dataset import Dataset, load_dataset
-from cachegen.pictograms.sheet import contact_sheet
 
 HERE = Path(__file__).parent
 SIDE, MARGIN = 224, 8  # pixels
@@ -286,3 +285,22 @@ def _credits(lines: list[str]) -> str:
         "licence. A dataset of all sets, passed on, is bound by all of these licences.",
         "",
     ])  # fmt: skip
+
+
+THUMBNAIL, LABEL, SHOWN = 48, 150, 24  # pixels of a thumbnail and of a name; pictures of a leaf
+
+
+def contact_sheet(images: Path, keys: dict[str, list[str]]) -> Image.Image:
+    """A sheet of up to 24 pictures of every leaf, to be looked through; `keys`: leaf -> keys below `images`."""
+    rows = -(-len(keys) // 2)
+    column = LABEL + SHOWN * THUMBNAIL
+    sheet = Image.new("RGB", (2 * column, rows * THUMBNAIL), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for i, (leaf, names) in enumerate(keys.items()):
+        left, top = i // rows * column, i % rows * THUMBNAIL
+        draw.text((left + LABEL - 8, top + THUMBNAIL / 2), leaf.replace("_", " "), fill="black", font=font, anchor="rm")
+        for j, name in enumerate(names[:SHOWN]):
+            with Image.open(images / name) as picture:
+                thumbnail = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+            sheet.paste(thumbnail, (left + LABEL + j * THUMBNAIL, top))
+    return sheet.quantize(256, dither=Image.Dither.NONE)

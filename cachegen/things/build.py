@@ -13,13 +13,12 @@ from typing import Any
 import pandas as pd
 
 from cachegen.common.errors import DatasetError, listing, some
-from cachegen.common.files import remedy_of
+from cachegen.common.files import remedy_of, write_text
 from cachegen.common.locks import exclusive_lock
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.things.archive import Picture, find_pictures, passwords_in, place_pictures
-from cachegen.things.pairs import PAPER, Counts, is_paper, read_pairs, taxonomy_text, write_taxonomy
-from cachegen.things.release import fetch_release
+from cachegen.things.pairs import PAPER, Counts, fetch_release, is_paper, read_pairs, taxonomy_text
 
 FEWEST = 12  # images of any concept of THINGS (Hebart et al., 2019)
 SCRATCH = ".unpacking"
@@ -67,7 +66,7 @@ def build_things(
             done = place_pictures(pictures, out / "images", out / SCRATCH, passwords, advance)
         shutil.rmtree(out / SCRATCH)
         os.sync()  # the images reach the disk before the file that says they are there
-        write_taxonomy(pairs, out / "taxonomy.csv")
+        write_text(out / "taxonomy.csv", taxonomy_text(pairs))
     dataset = load_dataset(out)
     summary = {"dataset": str(out), **asdict(_count(pairs, pictures)), **done, "digest": dataset.digest}
     return dataset, summary | {"partial": bool(differences), "differences": differences, "notes": notes}

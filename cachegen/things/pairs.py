@@ -3,14 +3,17 @@
 import csv
 import hashlib
 import json
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import pandas as pd
 
 from cachegen.common.errors import DatasetError
-from cachegen.common.files import remedy_of, write_text
+from cachegen.common.files import default_cache, digest_file, remedy_of, write_atomically
+from cachegen.common.hub import VARIABLE, offline
 from cachegen.data.taxonomy import OPTIONAL, REQUIRED, name_problem
 from cachegen.things.names import HYPERNYMS, leaf_form, leaf_number, leaf_phrase
 
@@ -87,13 +90,8 @@ def read_pairs(path: Path) -> pd.DataFrame:
     return table.sort_values(["leaf", "hypernym"], ignore_index=True)
 
 
-def write_taxonomy(pairs: pd.DataFrame, path: Path) -> None:
-    """Write pairs, as `read_pairs` returns them, as a dataset's `taxonomy.csv`; equal pairs are equal bytes."""
-    write_text(path, taxonomy_text(pairs))
-
-
 def taxonomy_text(pairs: pd.DataFrame) -> str:
-    """The content of `taxonomy.csv`."""
+    """The content of a dataset's `taxonomy.csv` with pairs as `read_pairs` returns them; equal pairs, equal bytes."""
     return pairs.to_csv(index=False, columns=COLUMNS, lineterminator="\n")
 
 
@@ -175,3 +173,39 @@ def _row(place: str, leaf: str, hypernym: str) -> dict[str, object]:
         "hypernym_number": "singular",
         "depth": names.depth,
     }
+
+
+SIZE = 2_564_416  # bytes
+COMMIT = "56b88f3434fbb146692067f3efbb541198ac2285"
+URL = (
+    f"https://raw.githubusercontent.com/sally-xu-42/cross-modal-taxonomic-gen/{COMMIT}"
+    "/llm-backbone-exp-data/minimal_pair_sentences.jsonl"
+)
+SHA256 = "473fa9b2f7688f439f9cd091304a0a09e3c4312c3fab631c440d87ed7ec3109c"
+TIMEOUT = 30  # seconds without a byte
+
+
+def fetch_release(url: str = URL, sha256: str = SHA256, size: int = SIZE) -> Path:
+    """The phrase file in the cache ($CROSSTAX_CACHE or ~/.cache/crosstax), downloaded unless it lies there whole.
+
+    Raises `DatasetError` without a network, or when what came is not the pinned file; the cache then stays as it was.
+    """
+    path = default_cache() / "things" / "minimal_pair_sentences.jsonl"
+    if not path.is_file() or digest_file(path) != sha256:
+        write_atomically(path, lambda temporary: _download(url, sha256, size, temporary))
+    return path
+
+
+def _download(url: str, sha256: str, size: int, path: Path) -> None:
+    do = "fetch that file elsewhere and give it with --taxonomy"
+    if offline():
+        raise DatasetError(f"the paper's pairs are at {url}, and nothing is downloaded (--offline or {VARIABLE}); {do}")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, path.open("wb") as file:
+            file.write(answer.read(size + 1))  # however much is sent
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DatasetError(f"cannot download {url} ({reason}); {do}") from None
+    found = digest_file(path)
+    if found != sha256:
+        raise DatasetError(f"{url} sent a file with SHA-256 {found[:16]}..., not {sha256[:16]}...; {do}")

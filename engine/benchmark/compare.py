@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cachegen.common.alternate import OPERATIONS, Seconds, alternate, matrix_product, median, ratio, wait_for
+from cachegen.common.alternate import OPERATIONS, Seconds, alternate, matrix_products, median, ratio, wait_for
 from cachegen.common.device import keeps_bytes
 from cachegen.common.errors import ConditionError
 from cachegen.common.progress import progress_bar, tell
@@ -77,7 +77,7 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
     """
     encoder = vision_model(setting.lm)
     full = bench_lm_config(setting.lm).num_hidden_layers
-    work = _Operations.of(setting, EncoderShape.of(encoder))
+    work = _operations(setting, EncoderShape.of(encoder))
     depths = depths or (DEPTHS if setting.device.type == "cpu" and full > max(DEPTHS) else (full,))
     if len(depths) == 1 and depths != (full,):
         raise ConditionError(f"--layers {depths[0]}: one depth must be the full one, {full}; else give two")
@@ -100,7 +100,7 @@ def compare_ways(setting: Setting, depths: tuple[int, ...] | None = None) -> dic
         part = result[stage]
         part["ratio"] = _ratio(timed, stage, full, "naive")
         part |= {f"ratio_{way}": _ratio(timed, stage, full, way) for way in LOOPS}
-        own, naive = getattr(work, stage)
+        own, naive = work[stage]
         part["flop_ratio"], part["mfu"] = naive / own, own / part["engine"] / gemm
         part["mfu_naive"] = naive / part["naive"] / gemm
     if extrapolated:
@@ -157,7 +157,9 @@ def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], 
         seconds = alternate(ways, 1, wait=wait_for(setting.device))
         return ways[min(ways, key=lambda rows: median(seconds, rows))]
 
-    ways: dict[str, Callable[[], object]] = {"gemm": _products(setting)}
+    ways: dict[str, Callable[[], object]] = {
+        "gemm": matrix_products(setting.device, setting.dtype, PRODUCTS[setting.device.type])
+    }
     for stage, work, few in (("train", train, train), ("evaluate", many, asked)):
         name = "eval" if stage == "evaluate" else stage
         loops = {"kept": Naive(lm.model, None, projector(), keep=True), "masked": Masked(lm.model, projector())}
@@ -177,35 +179,18 @@ def _time(setting: Setting, layers: int, encoder: Any, advance: Callable[[int], 
     return {name: [value / per[name] for value in values] for name, values in seconds.items()}
 
 
-def _products(setting: Setting) -> Callable[[], None]:
-    product = matrix_product(setting.device, setting.dtype)
-
-    def run() -> None:
-        for _ in range(PRODUCTS[setting.device.type]):
-            product()
-
-    return run
-
-
-@dataclass(frozen=True)
-class _Operations:
+def _operations(setting: Setting, encoder: EncoderShape) -> dict[str, tuple[float, float]]:
     """Floating-point operations per image at full depth: (engine, naive), in training and in evaluation."""
-
-    train: tuple[float, float]
-    eval: tuple[float, float]
-
-    @classmethod
-    def of(cls, setting: Setting, encoder: EncoderShape) -> "_Operations":
-        shape = shape_of_config(bench_lm_config(setting.lm).to_dict())
-        sizes = Sizes(shape, encoder.patches, encoder.width, 0, setting.suffix)
-        asked, images = sum(setting.trained), len(setting.trained)
-        condition = Condition.of({"order": "images", "epochs": 1, "batch": asked}, "bench")
-        questions = Questions(asked, images, sum(EVALUATED), len(EVALUATED))
-        own, naive = cost_of(condition, questions, sizes), naive_cost_of(condition, questions, sizes, encoder)
-        return cls(
-            (own.train_flops / images, naive.train_flops / images),
-            (own.evaluated_flops / len(EVALUATED), naive.evaluated_flops / len(EVALUATED)),
-        )
+    shape = shape_of_config(bench_lm_config(setting.lm).to_dict())
+    sizes = Sizes(shape, encoder.patches, encoder.width, 0, setting.suffix)
+    asked, images = sum(setting.trained), len(setting.trained)
+    condition = Condition.of({"order": "images", "epochs": 1, "batch": asked}, "bench")
+    questions = Questions(asked, images, sum(EVALUATED), len(EVALUATED))
+    own, naive = cost_of(condition, questions, sizes), naive_cost_of(condition, questions, sizes, encoder)
+    return {
+        "train": (own.train_flops / images, naive.train_flops / images),
+        "eval": (own.evaluated_flops / len(EVALUATED), naive.evaluated_flops / len(EVALUATED)),
+    }
 
 
 def _at(timed: dict[int, Seconds], way: str, layers: int) -> float:

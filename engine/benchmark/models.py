@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import timm
 import torch
 from transformers import LlamaConfig, PretrainedConfig, Qwen3Config
 
 from cachegen.common.rng import stream_seed
-from engine.benchmark.naive import KNOWN_ENCODERS
 from engine.lm.shape import KNOWN
+from engine.sweeps.cost import KNOWN_PATCHES
 
 LMS = {"0.6b": "Qwen/Qwen3-0.6B", "1.7b": "Qwen/Qwen3-1.7B", "llama-1b": "meta-llama/Llama-3.2-1B"}
 ENCODER = "vit_large_patch14_reg4_dinov2"
@@ -32,13 +33,11 @@ def step_sizes(name: str) -> tuple[int, int, int]:
     """Patches of an image, width of the features and suffix tokens that go with an LM."""
     if name == "tiny":
         return (TINY_ENCODER["img_size"] // TINY_ENCODER["patch_size"]) ** 2, TINY_ENCODER["embed_dim"], SUFFIX["tiny"]
-    return KNOWN_ENCODERS[ENCODER].patches, KNOWN_ENCODERS[ENCODER].width, SUFFIX["paper"]
+    return *KNOWN_PATCHES[ENCODER], SUFFIX["paper"]
 
 
 def vision_model(name: str) -> Any:
     """Encoder that goes with an LM: DINOv2-L with registers at 224 px, or one of the microworld's size."""
-    import timm
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(0, "bench", "encoder"))
         if name == "tiny":

@@ -11,7 +11,7 @@ from torch.nn import functional
 from engine.benchmark.work import NO, YES, Work
 from engine.design.condition import Condition
 from engine.lm.projector import Projector
-from engine.sweeps.cost import Cost, Questions, Sizes
+from engine.sweeps.cost import Cost, Questions, Sizes, cost_of
 
 
 @dataclass(frozen=True)
@@ -51,42 +51,21 @@ class EncoderShape:
         return self.layers * (2 * self.tokens * block + attention) + 2 * self.patches * self.values * self.width
 
 
-# Encoders of the presets at 224 px, patches of 14 x 14 px in three colours.
-KNOWN_ENCODERS = {
-    "vit_large_patch14_reg4_dinov2": EncoderShape(24, 1024, 4096, patches=256, values=588, others=5),
-    "vit_so400m_patch14_siglip_224": EncoderShape(27, 1152, 4304, patches=256, values=588, others=0),
-}
-
-
 def naive_cost_of(condition: Condition, questions: Questions, sizes: Sizes, encoder: EncoderShape | None) -> Cost:
     """Cost of one run, as `cost_of` has it for the engine; without an encoder its features are cached.
 
-    Order and batch do not matter, since nothing is shared.
+    Each question reads its image anew, and the head sees every token.
     """
-    eos = 1 if condition.supervise == "answer_eos" else 0
+    alone = cost_of(condition.model_copy(update={"lm_sharing": "never"}), questions, sizes)
     trained = condition.epochs * questions.trained
-    train_tokens, forward, backward = _row(condition, sizes, sizes.suffix + eos)
-    tokens, answering, _ = _row(condition, sizes, sizes.suffix)
-    encoding = encoder.flops if encoder else 0.0
+    answers = 2 if condition.supervise == "answer_eos" else 1  # which `cost_of` lets the head see
+    head, encoding = 2 * sizes.lm.vocabulary * sizes.lm.width, encoder.flops if encoder else 0.0
     return Cost(
-        trained * train_tokens,
-        questions.evaluated * tokens,
-        trained * (encoding + forward + backward),
-        questions.evaluated * (encoding + answering),
+        alone.train_tokens,
+        alone.evaluated_tokens,
+        alone.train_flops + 2 * head * (alone.train_tokens - answers * trained) + trained * encoding,
+        alone.evaluated_flops + head * (alone.evaluated_tokens - questions.evaluated) + questions.evaluated * encoding,
     )
-
-
-def _row(condition: Condition, sizes: Sizes, suffix: int) -> tuple[int, float, float]:
-    """Tokens of one row, and its operations forward and backward behind the encoder."""
-    lm = sizes.lm
-    tokens = sizes.prefix + sizes.patches + suffix
-    weights = lm.layers * (lm.attention_weights + lm.mlp_weights) + lm.vocabulary * lm.width
-    products = 2 * tokens * weights
-    attention = 4 * lm.layers * lm.query * tokens * (tokens + 1) / 2
-    first, rest = sizes.projector_layers(condition)
-    projector = 2 * sizes.patches * (first + rest)
-    to_weights_and_inputs = 2 * sizes.patches * (first + 2 * rest)  # features take no gradient
-    return tokens, products + attention + projector, products + 2 * attention + to_weights_and_inputs
 
 
 ROWS = 8  # of a batch, where nothing was tried

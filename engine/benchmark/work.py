@@ -6,13 +6,16 @@ from typing import Self
 import numpy as np
 import torch
 
-from cachegen.common.device import keeps_bytes, on_device
+from cachegen.common.device import keeps_bytes
 from cachegen.common.rng import generator, stream_seed
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
+from engine.runs.tables import LOGITS
 from engine.training.batches import QuestionArrays, pack
-from engine.training.loop import Step, prompt_row, step_loss
+from engine.training.evaluation import evaluate
+from engine.training.features import InMemory
+from engine.training.loop import Step, step_loss
 
 YES, NO = 1, 2
 
@@ -48,10 +51,6 @@ class Work:
     def images(self) -> int:
         return len(self.features)
 
-    def fetch(self, images: np.ndarray) -> torch.Tensor:
-        """(I, P, V) features of these images, as `engine.training.features` gives them."""
-        return self.features.index_select(0, on_device(images, self.features.device))
-
     @property
     def tokens(self) -> PromptTokens:
         """The questions as the engine has them; the image comes first."""
@@ -84,9 +83,9 @@ class Engine:
         weight = np.full(runs * asked, 1 / asked, dtype=np.float32)
         run = np.repeat(np.arange(runs), asked)
         step = Step(number, work.answer[number], weight, [])
-        patches, suffix = work.features.shape[1], work.suffixes.shape[1]
+        patches, suffix, images = work.features.shape[1], work.suffixes.shape[1], InMemory(work.features)
         for row in pack(work.image[number], run, runs, patches, suffix, self.max_tokens, even=self.even):
-            features = [work.fetch(items) for items in row.items]
+            features = [images.fetch(items) for items in row.items]
             loss, _ = step_loss(self.lm, work.tokens, step, row, self.projectors, features, "vocabulary")
             loss.backward()
         for projector in self.projectors:
@@ -94,20 +93,10 @@ class Engine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    @torch.no_grad()
     def evaluate(self, work: Work) -> torch.Tensor:
-        """Answer logits (Q, 2) of the first run, with the probability mass that `training.evaluation` also takes."""
-        patches, suffix = work.features.shape[1], work.suffixes.shape[1]
-        run = np.zeros_like(work.image)
-        rows = pack(work.image, run, 1, patches, suffix, self.max_tokens, even=self.even)
-        answers = []
-        for row in rows:
-            features = [work.fetch(items) for items in row.items]
-            states = prompt_row(self.lm, work.tokens, row, self.projectors[:1], features, row.question)
-            shares = torch.softmax(self.lm.vocabulary_logits(states), dim=-1)
-            shares[:, YES] + shares[:, NO]
-            answers.append(self.lm.answer_logits(states, YES, NO))
-        found = torch.empty(len(work.image), 2)
-        for row, values in zip(rows, answers, strict=True):  # at the end, as `engine.training.evaluation`
-            found[torch.from_numpy(row.question)] = values.cpu()
-        return found
+        """Answer logits (Q, 2) of the first run."""
+        answers = evaluate(
+            self.projectors[0], self.lm, InMemory(work.features), work.tokens, work.questions,
+            max_tokens=self.max_tokens, advance=lambda _: None,
+        )  # fmt: skip
+        return torch.tensor(answers[LOGITS].to_numpy())

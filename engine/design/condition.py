@@ -221,8 +221,7 @@ class Condition(BaseModel):
         """The fields that differ from their defaults, without those of another task."""
         others = {
             name
-            for name, field in type(self).model_fields.items()
-            for mark in field.metadata
+            for name, mark in _marks()
             if isinstance(mark, Only) and mark.field == "task" and self.task not in mark.values
         }
         return self.model_dump(exclude_defaults=True, exclude=others)
@@ -246,31 +245,27 @@ class Condition(BaseModel):
         return "-".join([*names, f"d{self.data_seed}", f"r{self.run_seed}", digest_bytes(canonical.encode())[:8]])
 
 
+def _marks() -> list[tuple[str, Any]]:
+    """Each mark with its field's name."""
+    return [(name, mark) for name, field in Condition.model_fields.items() for mark in field.metadata]
+
+
 def marked(mark: Mark) -> list[str]:
     """The fields with this mark."""
-    return [name for name, field in Condition.model_fields.items() if mark in field.metadata]
+    return [name for name, each in _marks() if each is mark]
 
 
 def variants(field: str, value: str) -> list[str]:
     """The fields that mean something only where `field` has this value, or this one among others: those last."""
     found = [
         (len(mark.values), name)
-        for name, about in Condition.model_fields.items()
-        for mark in about.metadata
+        for name, mark in _marks()
         if isinstance(mark, Only) and mark.field == field and value in mark.values
     ]
     return [name for _, name in sorted(found, key=lambda pair: pair[0])]
 
 
-SEEDS = [
-    name
-    for _, name in sorted(
-        (mark.place, name)
-        for name, field in Condition.model_fields.items()
-        for mark in field.metadata
-        if isinstance(mark, Seed)
-    )
-]
+SEEDS = [name for _, name in sorted((mark.place, name) for name, mark in _marks() if isinstance(mark, Seed))]
 
 
 Table = TypeVar("Table", bound=BaseModel)

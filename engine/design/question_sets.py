@@ -23,7 +23,7 @@ from cachegen.common.files import digest_bytes, expanded, read_bounded
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
 from engine.design.condition import MOST_CHARACTERS, Condition, checked
-from engine.design.questions import Categories
+from engine.design.questions import Categories, question_text
 
 TRAINED = "trained wording"
 COLUMNS = ["leaf", "key", "text", "answer", "group", "set"]
@@ -198,11 +198,6 @@ def _filled(form: str, phrase: str, number: str) -> str:
     return re.sub(r"\{(phrase|noun|is|Is)\}", lambda field: words[field[1]], form)
 
 
-def _wording(condition: Condition, phrase: str, number: str) -> str:
-    form = condition.question_singular if number == "singular" else condition.question_plural
-    return form.replace("{phrase}", phrase)
-
-
 def taxonomy_pairs(dataset: Dataset, hypernyms: Sequence[str]) -> pd.DataFrame:
     """Columns leaf, hypernym, answer: each leaf with its hypernyms among these, and with as many wrong ones, drawn.
 
@@ -238,7 +233,7 @@ def paraphrases(
     negations = NEGATIONS.get(trained, ()) if negations is None else negations
     pairs = taxonomy_pairs(dataset, list(dataset.hypernyms.index))
     own = [tuple(row) for row in dataset.hypernyms.loc[pairs["hypernym"], ["phrase", "number"]].to_numpy()]
-    parts = [pairs.assign(set=TRAINED, text=[_wording(condition, *row) for row in own])]
+    parts = [pairs.assign(set=TRAINED, text=[question_text(condition, *row) for row in own])]
     parts += [pairs.assign(set=form, text=[_filled(form, *row) for row in own]) for form in phrasings]
     parts += [
         pairs.assign(set=f"negated: {form}", text=[_filled(form, *row) for row in own], answer=~pairs["answer"])
@@ -247,7 +242,7 @@ def paraphrases(
     if synonyms is not None:
         words = _names(synonyms, "hypernym", list(dataset.hypernyms.index))
         here = pairs.merge(words, on="hypernym")
-        text = [_wording(condition, *row) for row in zip(here["phrase"], here["number"], strict=True)]
+        text = [question_text(condition, *row) for row in zip(here["phrase"], here["number"], strict=True)]
         parts.append(here.assign(set="synonyms", text=text))
     return _set_of(name, pd.concat(parts).rename(columns={"hypernym": "group"}), name)
 
@@ -264,7 +259,7 @@ def language(dataset: Dataset, condition: Condition, names: Path, question: str,
     pairs = taxonomy_pairs(dataset, hypernyms).rename(columns={"hypernym": "group"})
     own = [tuple(row) for row in dataset.hypernyms.loc[pairs["group"], ["phrase", "number"]].to_numpy()]
     said = [tuple(row) for row in known.loc[pairs["group"], ["phrase", "number"]].to_numpy()]
-    parts = [pairs.assign(set=TRAINED, text=[_wording(condition, *row) for row in own])]
+    parts = [pairs.assign(set=TRAINED, text=[question_text(condition, *row) for row in own])]
     parts += [pairs.assign(set=question, text=[_filled(question, *row) for row in said])]
     leaves = np.array([leaf for leaf in dataset.leaves.index if leaf in known.index], dtype=object)
     if len(leaves) > 1:

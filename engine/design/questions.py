@@ -18,7 +18,6 @@ from cachegen.data.dataset import SPLITS, Dataset
 from cachegen.data.splits import draw_split
 from engine.design.ablation import withhold
 from engine.design.condition import Condition
-from engine.design.languages import spoken
 from engine.design.shuffle import shuffle_map
 from engine.design.swap import sample_swap
 
@@ -76,6 +75,25 @@ def split_images(dataset: Dataset, data_seed: int) -> np.ndarray:
     for leaf, rows in dataset.images.groupby("leaf").indices.items():
         split[rows] = draw_split(len(rows), generator(data_seed, "split", str(leaf)))
     return split
+
+
+def spoken(dataset: Dataset, condition: Condition, split: str) -> tuple[Dataset, Condition]:
+    """Dataset and condition with the phrases and the wording of a split's questions, training in one language, all
+    others perhaps in another; "" is that of the taxonomy and of the condition's own wording.
+
+    `languages/XX.csv` says how a language names categories and words a question and its answers. Raises `DatasetError`
+    if the dataset lacks it.
+    """
+    language = condition.train_language if split == "train" else condition.test_language
+    if not language:
+        return dataset, condition
+    return dataset.spoken(language), condition.model_copy(update=dict(dataset.languages[language].wording))
+
+
+def question_text(condition: Condition, phrase: str, number: str) -> str:
+    """The question in words, for example "Are there scissors in this image?"."""
+    form = condition.question_singular if number == "singular" else condition.question_plural
+    return form.replace("{phrase}", phrase)
 
 
 @dataclass(frozen=True)

@@ -7,30 +7,31 @@ registers are more: such an export needs one line of code after loading (`regist
 stops with an error.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
+from tokenizers import AddedToken
 from torch import nn
 
-from cachegen.common.errors import CrosstaxError, ModelError, RunError
-from cachegen.common.files import fsync_directory, give_own_modes, reason_of, write_json, write_text
+from cachegen.common.errors import ConditionError, ModelError, RunError, WriteError
+from cachegen.common.files import give_own_modes, new_folder, require_new, write_json, write_text
 from cachegen.common.hub import first_line
 from cachegen.common.progress import quiet_transformers
 from cachegen.data.images import Transform
 from cachegen.encoders import Encoder
 from engine.ask import question_tokens
+from engine.design.condition import Condition
+from engine.design.questions import question_text
 from engine.export.card import model_card
-from engine.export.prompt import add_image_token, check_tokens, image_token, prompt_text
 from engine.export.tower import vision_tower
 from engine.lm.loading import load_model
 from engine.lm.projector import Projector
-from engine.lm.prompts import question_text
+from engine.lm.prompts import MARK, PromptTokens
 from engine.runs.finished import FinishedRun, open_run
 from engine.runs.places import Places
 
@@ -47,8 +48,7 @@ def export_llava(
     encoder and LM are now, if they have moved. All is float32 but an LM that ran in bfloat16. Raises `RunError`,
     `ModelError` or `ConditionError` with the reason if LLaVA cannot express the run.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CrosstaxError(f"{out} exists and is not an empty folder; choose another, or remove it")
+    require_new(out)
     run = open_run(folder, given)
     _require_llava(run)
     quiet_transformers()
@@ -81,7 +81,15 @@ def export_llava(
         "registers": max(0, n_prefix - 1),
         "test_macro_f1": dict(numbers),
     }
-    _write(out, model, processor, facts, model_card(facts, registers_line(n_prefix)))
+    try:
+        with new_folder(out) as aside:
+            model.save_pretrained(aside)
+            processor.save_pretrained(aside)
+            write_json(aside / "crosstax.json", facts)
+            write_text(aside / "README.md", model_card(facts, registers_line(n_prefix)))
+            give_own_modes(aside)
+    except SafetensorError as error:  # as of a full disk
+        raise WriteError(f"cannot write {out}: {error}; make room, or choose another folder") from error
     return {"out": str(out), **facts, "line": registers_line(n_prefix)}
 
 
@@ -221,20 +229,41 @@ def _check_features(model: Any, projector: Projector, vision: Encoder, n_prefix:
         )
 
 
-def _write(out: Path, model: Any, processor: Any, facts: dict[str, Any], card: str) -> None:
-    """Everything to a folder beside `out`, then renamed to it."""
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
-        model.save_pretrained(aside)
-        processor.save_pretrained(aside)
-        write_json(aside / "crosstax.json", facts)
-        write_text(aside / "README.md", card)
-        give_own_modes(aside)
-        aside.rename(out)
-        fsync_directory(out.parent)
-    except (OSError, SafetensorError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else str(error)
-        raise CrosstaxError(f"cannot write {out}: {reason}; make room, or choose another folder") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def image_token(condition: Condition) -> str:
+    """A text for the image token that the prompts do not hold already: the release has "<image>" as plain text."""
+    return "<image>" if "<image>" not in condition.template else "<|image|>"
+
+
+def add_image_token(tokenizer: Any, token: str) -> int:
+    """Give the tokenizer a special token for the image's place; its id."""
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+def prompt_text(condition: Condition, tokenizer: Any, question: str, token: str) -> str:
+    """The template around `question`, with `token` where the patches go: at {image}, else behind the first token.
+
+    `tokenizer` must be the run's own, without an image token.
+    """
+    marked = condition.template.replace("{question}", question)
+    if MARK in marked:
+        return marked.replace(MARK, token)
+    place = tokenizer(marked, return_offsets_mapping=True)["offset_mapping"][0][1]
+    return marked[:place] + token + marked[place:]
+
+
+def check_tokens(processor: Any, prompts: list[str], tokens: PromptTokens, patches: int) -> None:
+    """Raise `ConditionError` unless the processor's ids of every prompt are those that the run was asked with.
+
+    `prompts` are in the order of the rows of `tokens`.
+    """
+    image = [processor.image_token_id] * patches
+    expanded = [text.replace(processor.image_token, processor.image_token * patches) for text in prompts]
+    for text, ids, row, length in zip(
+        prompts, processor.tokenizer(expanded)["input_ids"], tokens.suffixes, tokens.lengths, strict=True
+    ):
+        if not np.array_equal(ids, [*tokens.prefix, *image, *row[:length]]):
+            raise ConditionError(
+                f"with an image token in it, the prompt {text!r} has other tokens than the run was trained with; this "
+                "template and tokenizer have no form in LLaVA, put a line break on both sides of {image}"
+            )

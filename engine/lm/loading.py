@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from cachegen.common.device import device_memory
-from cachegen.common.errors import ModelError, is_fault
+from cachegen.common.errors import ModelError
 from cachegen.common.files import digest_bytes, digest_file, expanded
 from cachegen.common.hub import (
     advice,
@@ -43,6 +43,7 @@ from engine.lm.views import (
     keep_unpacked,
     load_gguf,
     merge,
+    read_tokenizer,
     source_of,
     view_digests,
 )
@@ -211,13 +212,7 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer (no tokenizer.json or other vocabulary); copy tokenizer.json and "
             "tokenizer_config.json there from where the model came from"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except BaseException as error:
-        if not is_fault(error):
-            raise
-        problem = first_line(error)[:200]
-        raise ModelError(f"cannot load the tokenizer in {folder}: {problem}; download its files again") from None
+    tokenizer = read_tokenizer(folder, folder, "download its files again")
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer in {folder} gives no offsets; add a tokenizer.json (a fast tokenizer)")
     if not encode(tokenizer, ["Is there a dog?"])["input_ids"][0]:

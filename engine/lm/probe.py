@@ -40,6 +40,7 @@ from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset
 from cachegen.microworld.world import MANIFEST
 from engine.design.condition import MOST_CHARACTERS, Condition
+from engine.design.question_sets import noun_of
 from engine.design.questions import Categories, build_questions
 from engine.lm.language_model import FrozenLM
 from engine.lm.loading import lm_digests, load_config, load_model, load_tokenizer, positions_of, resolve_lm, rows_of
@@ -217,8 +218,7 @@ def probe_pairs(dataset: Dataset, negatives: str, data_seed: int) -> pd.DataFram
 def phrase_questions(dataset: Dataset, pairs: pd.DataFrame, phrasing: str) -> list[str]:
     """`phrasing` about every row of `pairs`. Raises `ConditionError` for a field that does not exist."""
     leaves, hypernyms = (
-        table.assign(noun=[re.sub(r"^(an?|the)\s+", "", text, flags=re.IGNORECASE) for text in table["phrase"]])
-        for table in (dataset.leaves, dataset.hypernyms)
+        table.assign(noun=table["phrase"].map(noun_of)) for table in (dataset.leaves, dataset.hypernyms)
     )
     leaf, hypernym = leaves.loc[pairs["leaf"]], hypernyms.loc[pairs["hypernym"]]
     plural = leaf["number"] == "plural"

@@ -19,6 +19,7 @@ from cachegen.common.errors import ConditionError, ModelError, is_fault
 from cachegen.common.hub import first_line
 from cachegen.data.dataset import Dataset
 from engine.design.condition import MOST_CHARACTERS, Condition
+from engine.design.questions import question_text
 
 MARK = "{image}"
 
@@ -64,12 +65,6 @@ class PromptTokens:
         lengths = np.tile(self.lengths, 2)
         table[np.arange(2 * count), lengths] = np.repeat([self.yes, self.no], count)
         return replace(self, suffixes=table, lengths=lengths + 1, rows={})
-
-
-def question_text(condition: Condition, phrase: str, number: str) -> str:
-    """The question in words, for example "Are there scissors in this image?"."""
-    form = condition.question_singular if number == "singular" else condition.question_plural
-    return form.replace("{phrase}", phrase)
 
 
 def prompt_tokens(condition: Condition, tokenizer: Any, dataset: Dataset, rows: int | None = None) -> PromptTokens:

@@ -6,6 +6,7 @@ so that code which reads these reads any LM. `weights.json` in it says where the
 
 import contextlib
 import copy
+import importlib.util
 import io
 import mmap
 import os
@@ -13,16 +14,24 @@ import shutil
 import struct
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from cachegen.common.errors import CrosstaxError, ModelError, is_fault
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from cachegen.common.errors import CrosstaxError, DatasetError, ModelError, WriteError, is_fault
 from cachegen.common.files import (
     default_cache,
     digest_bytes,
     digest_file,
     give_own_modes,
+    new_folder,
     read_json,
     reason_of,
     remedy_of,
@@ -68,28 +77,18 @@ def source_of(folder: Path) -> Source | None:
 
 def _view(name: str, marks: list[str], source: dict[str, str], write: Any) -> Path:
     """A folder of the cache that `write(folder)` fills once for the same marks."""
-    import transformers
-
     key = digest_bytes(*(mark.encode() for mark in [RECIPE, transformers.__version__, name, *marks]))[:12]
     folder = default_cache() / "lms" / f"{name[:80]}-{key}"
     if (folder / WEIGHTS).is_file():
         return folder
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write(aside)
-        write_json(aside / WEIGHTS, source)
-        give_own_modes(aside)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not (folder / WEIGHTS).is_file():  # another process was first
-                raise
-    except OSError as error:
-        raise CrosstaxError(f"cannot write {folder}: {reason_of(error)}; {remedy_of(error)}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        with new_folder(folder) as aside:
+            write(aside)
+            write_json(aside / WEIGHTS, source)
+            give_own_modes(aside)
+    except (DatasetError, WriteError):
+        if not (folder / WEIGHTS).is_file():  # another process was first
+            raise
     return folder
 
 
@@ -160,9 +159,8 @@ class _Reader:
         return Header(metadata, {name: (shape, kind, start + at) for name, (shape, kind, at) in found.items()})
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        length = struct.calcsize("<" + form) if len(form) < 12 else 0
         values = struct.unpack_from("<" + form, self.content, self.place)
-        self.place += length or struct.calcsize("<" + form)
+        self.place += struct.calcsize("<" + form)
         return values
 
     def text(self) -> str:
@@ -209,24 +207,18 @@ def gguf_view(path: Path) -> Path:
         )
     require_packages(f"{path} is a GGUF file, which", "gguf", "accelerate")
     source = {"gguf": os.path.realpath(path)}
-    from importlib.metadata import version
-
     marks = [_state(path), version("gguf")]  # which unpacks
     return _view(path.stem, marks, source, lambda aside: _unpack(path, header, aside))
 
 
 def require_packages(what: str, *packages: str) -> None:
     """Raise `ModelError` unless all of the packages can be imported; the first names the extra that installs them."""
-    from importlib.util import find_spec
-
-    if missing := [name for name in packages if find_spec(name) is None]:
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
         raise ModelError(f"{what} needs {' and '.join(missing)}; pip install 'crosstax[{packages[0]}]'")
 
 
 def _unpack(path: Path, header: Header, aside: Path) -> None:
     """Write a file's configuration and tokenizer as transformers reads them, and what it overlooks."""
-    from transformers import AutoConfig, AutoTokenizer
-
     quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
@@ -237,21 +229,22 @@ def _unpack(path: Path, header: Header, aside: Path) -> None:
         raise ModelError(f"cannot load the LM in {path}: {reason}; take its version with safetensors") from None
     said, bos = (header.metadata.get(f"tokenizer.ggml.{name}") for name in ("add_bos_token", "bos_token_id"))
     begins = said is None and bos is not None and header.metadata.get("tokenizer.ggml.pre") in BEGIN
+    given = {"gguf_file": path.name, **({"add_bos_token": True} if begins else {})}
+    tokenizer = read_tokenizer(path, path.parent, "take its version with safetensors", **given)
+    _complete(path, header, config)
+    config.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+
+
+def read_tokenizer(place: Path, folder: Path, remedy: str, **given: Any) -> Any:
+    """The tokenizer that transformers finds in `folder`; whatever it raises is a `ModelError` about `place`."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            trust_remote_code=False,
-            **({"add_bos_token": True} if begins else {}),
-        )
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **given)
     except BaseException as error:
         if not is_fault(error):
             raise
         problem = first_line(error)[:200]
-        raise ModelError(f"cannot load the tokenizer in {path}: {problem}; take its version with safetensors") from None
-    _complete(path, header, config)
-    config.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
+        raise ModelError(f"cannot load the tokenizer in {place}: {problem}; {remedy}") from None
 
 
 def _complete(path: Path, header: Header, config: Any) -> None:
@@ -296,10 +289,6 @@ def _complete(path: Path, header: Header, config: Any) -> None:
 
 def _scale_positions(path: Path, header: Header, text: Any) -> bool:
     """Put Llama 3's scaled positions into a configuration; False if the file's factors are not of their form."""
-    import numpy as np
-    import torch
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
     shape, kind, place = header.tensors[ROPE_FACTORS]
     if kind != 0 or len(shape) != 1 or "rope_theta" not in (text.rope_parameters or {}):
         return False
@@ -321,8 +310,6 @@ def _scale_positions(path: Path, header: Header, text: Any) -> bool:
 
 def load_gguf(path: Path, config: Any, precision: Any) -> tuple[Any, dict[str, Any]]:
     """A causal LM of `config` with a GGUF file's weights unpacked in `precision`, and what transformers says of it."""
-    import transformers
-
     given = {}
     if hasattr(transformers, "GgufConfig"):  # some families' weights would stay packed, with kernels without gradients
         given["quantization_config"] = transformers.GgufConfig(dequantize=True)

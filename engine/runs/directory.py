@@ -12,14 +12,14 @@ DONE, or FAILED with the reason, and traceback.txt with where it came from
 import json
 import math
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cachegen.common.errors import CrosstaxError, RunError, WriteError
+from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.files import (
     append_text,
     digest_file,
@@ -29,6 +29,7 @@ from cachegen.common.files import (
     write_atomically,
     write_json,
     write_text,
+    writing,
 )
 from cachegen.data.taxonomy import name_problem
 from engine.runs.config import read_config, read_record
@@ -84,13 +85,9 @@ class RunDirectory:
         """Cut the log to `size` bytes, where the checkpoint was taken; what a killed process wrote after it goes."""
         if self.sealed:
             return
-        try:
-            with self.file("metrics.jsonl").open("ab") as handle:
-                handle.truncate(size)
-        except OSError as error:
-            raise WriteError(
-                f"cannot write {self.file('metrics.jsonl')}: {reason_of(error)}; {remedy_of(error)}"
-            ) from error
+        log = self.file("metrics.jsonl")
+        with writing(log), log.open("ab") as handle:
+            handle.truncate(size)
 
     def append_metrics(self, lines: Iterable[dict[str, float | int]]) -> int:
         """Append log lines durably and return the file's size; values that are not finite become null."""
@@ -195,11 +192,7 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         """Whether the run that its name says is there, sealed and whole: not another run's copy."""
-        try:
-            self.check_seal()
-            return bool(read_config(self.path).get("run_id") == self.path.name)
-        except CrosstaxError:
-            return False
+        return self._is_done(self.check_seal)
 
     @property
     def unfinished(self) -> str | None:
@@ -211,8 +204,11 @@ class RunDirectory:
     @property
     def looks_done(self) -> bool:
         """Whether it is `done` as far as can be told without reading the large files."""
+        return self._is_done(self._seal)
+
+    def _is_done(self, check: Callable[[], object]) -> bool:
         try:
-            self._seal()
+            check()
             return bool(read_config(self.path).get("run_id") == self.path.name)
         except CrosstaxError:
             return False

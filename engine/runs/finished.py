@@ -18,7 +18,6 @@ from cachegen.common.files import expanded
 from cachegen.data.dataset import SPLITS, Dataset, load_dataset
 from cachegen.features.store import IDENTITY, IMPORTED, STORAGE, FeatureStore
 from engine.design.condition import Condition
-from engine.design.languages import recorded
 from engine.runs.config import condition_of, read_config, run_id_of
 from engine.runs.directory import NAMES, RunDirectory
 from engine.runs.places import NAMES as NAMED
@@ -74,7 +73,7 @@ class FinishedRun:
     @cached_property
     def tested(self) -> Condition:
         """Its settings with the wording of its test questions, which `test_language` may have changed."""
-        return recorded(self.condition, self.config)
+        return self.condition.model_copy(update=self.config.get("test_wording", {}))
 
     # Its tables
 

@@ -59,7 +59,10 @@ def candidates(folder: Path, what: str, named: str | None) -> list[str]:
     without a place from the root on, below the working directory and below each folder that the run lies in. Of an LM
     or encoder, what is no folder here is left as it is: it may be an id of a hub.
     """
-    change = _renamed if what in NAMES else _changed
+
+    def change(place: str, move: Callable[[str], str]) -> str:
+        return _renamed(place, move) if what in NAMES else move(place)
+
     record = _read(folder)
     here = list(dict.fromkeys([absolute(folder), os.path.realpath(folder)]))
     known, home = record.get(what), record.get("run")
@@ -73,10 +76,6 @@ def candidates(folder: Path, what: str, named: str | None) -> list[str]:
         found += [place for place in tried if place != named or place.startswith("/")]
         found += [named] if what in NAMES and not found else []  # what was no folder then is an id of a hub
     return list(dict.fromkeys(found))
-
-
-def _changed(place: str, change: Callable[[str], str]) -> str:
-    return change(place)
 
 
 def _renamed(name: str, change: Callable[[str], str]) -> str:

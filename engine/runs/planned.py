@@ -46,7 +46,7 @@ class PlannedRun:
     def weights(self) -> tuple[Any, ...]:
         """Which LM weights are loaded, and how."""
         c = self.condition
-        return (self.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None)
+        return (self.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None, c.lm_sharing)
 
     @property
     def shares(self) -> tuple[Any, ...]:

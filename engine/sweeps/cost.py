@@ -14,8 +14,7 @@ import pandas as pd
 from cachegen.data.dataset import Dataset
 from engine.design.candidates import candidates_of
 from engine.design.condition import Condition, Mark, marked
-from engine.design.questions import build_questions
-from engine.lm.prompts import question_text
+from engine.design.questions import build_questions, question_text
 from engine.lm.shape import LMShape
 
 # (image, question) pairs of the paper's THINGS set (Tables 2 and 3, original labels), where no dataset is at hand.
@@ -141,20 +140,20 @@ def cost_of(condition: Condition, questions: Questions, sizes: Sizes) -> Cost:
     prefixes = questions.train_prefixes(condition)
     eos = 1 if condition.supervise == "answer_eos" else 0
     read = sizes.suffix if condition.task == "name" else 1  # places at which the head predicts a token
-    training = _pass(prefixes, trained, sizes, condition, sizes.suffix + eos, answers=read + eos)
-    evaluation = _pass(questions.evaluated_images, questions.evaluated, sizes, condition, sizes.suffix, answers=read)
-    return Cost(training.tokens, evaluation.tokens, training.forward + training.backward, evaluation.forward)
+    train_tokens, forward, backward = _pass(prefixes, trained, sizes, condition, sizes.suffix + eos, answers=read + eos)
+    tokens, answering, _ = _pass(
+        questions.evaluated_images, questions.evaluated, sizes, condition, sizes.suffix, answers=read
+    )
+    return Cost(train_tokens, tokens, forward + backward, answering)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    tokens: float
-    forward: float
-    backward: float
+def _pass(
+    images: float, questions: float, sizes: Sizes, condition: Condition, suffix: int, answers: int
+) -> tuple[float, float, float]:
+    """Tokens, and operations forward and backward, of `images` prefixes with `questions` suffixes.
 
-
-def _pass(images: float, questions: float, sizes: Sizes, condition: Condition, suffix: int, answers: int) -> _Pass:
-    """Operations of `images` prefixes with `questions` suffixes; a product of n weights with a vector costs 2 n."""
+    A product of n weights with a vector costs 2 n.
+    """
     lm, prefix = sizes.lm, sizes.prefix + sizes.patches
     shared = shares_prefixes(condition, sizes)
     images = images if shared else questions  # each question reads the image anew
@@ -168,7 +167,7 @@ def _pass(images: float, questions: float, sizes: Sizes, condition: Condition, s
     first, rest = sizes.projector_layers(condition)
     projector = 2 * images * sizes.patches * (first + rest)
     to_weights_and_inputs = 2 * images * sizes.patches * (first + 2 * rest)  # features take no gradient
-    return _Pass(tokens, products + attention + projector, products + 2 * attention + to_weights_and_inputs)
+    return (tokens, products + attention + projector, products + 2 * attention + to_weights_and_inputs)
 
 
 def text_tokens(condition: Condition, dataset: Dataset | None = None) -> tuple[int, int]:

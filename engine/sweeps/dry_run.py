@@ -1,12 +1,16 @@
 """What a sweep would run and cost, before anything is downloaded, extracted or trained; as data and in words."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from cachegen.common.alternate import OPERATIONS, alternate, matrix_products, median, wait_for
+from cachegen.common.device import best_dtype, choose_device, device_name, emulated
 from cachegen.common.errors import CrosstaxError, StoreError, in_one_line
 from cachegen.common.progress import progress_bar
 from cachegen.data.dataset import Dataset, load_dataset
@@ -14,7 +18,9 @@ from cachegen.features.pooling import pooled_count
 from cachegen.features.same_pictures import check_pictures
 from cachegen.features.store import FeatureStore
 from engine.design.condition import SEEDS, Condition, Mark, marked
-from engine.design.question_sets import QuestionSource
+from engine.design.question_sets import QuestionSource, put_to
+from engine.design.questions import build_questions
+from engine.lm.loading import local_lm
 from engine.lm.shape import lm_shape
 from engine.sweeps.cost import (
     KNOWN_PATCHES,
@@ -29,11 +35,10 @@ from engine.sweeps.cost import (
     store_bytes,
     text_tokens,
 )
+from engine.sweeps.plan import once
+from engine.sweeps.preflight import Preflight
 from engine.sweeps.sweep_file import Wanted, timm_name
 from engine.sweeps.timing import duration, measured_rate, read_events
-
-if TYPE_CHECKING:
-    import torch
 
 # Shares of the rate of products that a GPU may reach. Counted for an H100 and a 0.6B LM: eager execution moves so much
 # memory between products that a step takes five times as long as they do, a small card or a large LM less.
@@ -63,11 +68,10 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[Q
     are over runs whose cost is known.
     """
     rates = _rates({run.condition.dtype for run in runs}, out, device)
-    opened, count = lru_cache(_open_dataset), question_counter()
-    forecasts = []
+    opened, forecasts = _Opened(), []
     with progress_bar("count", len(runs), "runs") as advance:
         for run in runs:
-            forecasts.append(_forecast(run, opened(run.dataset), count, rates[run.condition.dtype]["flops_per_second"]))
+            forecasts.append(_forecast(run, opened, rates[run.condition.dtype]["flops_per_second"]))
             advance(1)
     notes = Counter(note for forecast in forecasts for note in forecast.notes)
     return {
@@ -86,8 +90,31 @@ def dry_run(runs: Sequence[Wanted], out: Path, device: str, transfer: Sequence[Q
     }
 
 
-def _open_dataset(path: Path | None) -> Dataset | None:
-    return load_dataset(path) if path is not None and path.is_dir() else None
+class _Opened:
+    """What runs are about, as far as it is here, each opened once."""
+
+    def __init__(self) -> None:
+        self._dataset, self._store = once(load_dataset), once(lambda path: FeatureStore.open(path, allow_pending=True))
+        self.lm, self.count = once(_local), question_counter()
+
+    def dataset(self, run: Wanted) -> Dataset | None:
+        here: Dataset | None = self._dataset(run.dataset) if run.dataset is not None and run.dataset.is_dir() else None
+        return here
+
+    def store(self, run: Wanted) -> FeatureStore | None:
+        here: FeatureStore | None = self._store(run.features) if run.features and run.features.is_file() else None
+        return here
+
+    def patches(self, run: Wanted) -> tuple[int, int]:
+        """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known."""
+        if (store := self.store(run)) is not None:
+            return store.patches.shape[1], store.patches.shape[2]
+        return KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0))
+
+    def pooled(self, run: Wanted) -> int:
+        """Patches per image that the LM sees; 0 if not known. Raises `StoreError` if they cannot be pooled so."""
+        patches, store = self.patches(run)[0], self.store(run)
+        return pooled_count(store.attributes if store else {}, patches, run.condition.pool) if patches else 0
 
 
 def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str, Any]]:
@@ -95,8 +122,6 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
 
     `modelled`: without such groups, and on a GPU, the lowest and the highest rate to expect.
     """
-    from cachegen.common.device import best_dtype, choose_device, device_name, emulated
-
     chosen = choose_device(device)
     name, events = device_name(chosen), read_events(out)
     rates = {}
@@ -117,102 +142,67 @@ def _rates(dtypes: Iterable[str], out: Path, device: str) -> dict[str, dict[str,
     return rates
 
 
-def _products_rate(device: "torch.device", dtype: str) -> float:
+def _products_rate(device: torch.device, dtype: str) -> float:
     """Operations per second of matrix products of that precision there, from some of them."""
-    import torch
-
-    from cachegen.common.alternate import OPERATIONS, alternate, matrix_product, median, wait_for
-
-    product = matrix_product(device, getattr(torch, dtype))
-    many = {"products": lambda: [product() for _ in range(MANY)]}
+    many = {"products": matrix_products(device, getattr(torch, dtype), MANY)}
     return MANY * OPERATIONS / median(alternate(many, 3, wait=wait_for(device)), "products")
 
 
-def _check_lms(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> dict[str, dict[str, Any]]:
+def _check_lms(runs: Sequence[Wanted], opened: _Opened) -> dict[str, dict[str, Any]]:
     """For each LM the first problem that a sweep would find before it trains, as far as what is here tells."""
-    from engine.sweeps.preflight import Preflight
-
     preflight, found = Preflight(), dict[str, dict[str, Any]]()
     for run in runs:
-        folder, problem = _local(run.lm)
+        folder, problem = opened.lm(run.lm)
         known = found.setdefault(run.lm, {"checked": folder is not None or problem is not None, "problem": problem})
         if folder is None or known["problem"] is not None:
             continue
         try:
-            preflight.check(folder, run.condition, opened(run.dataset), _pooled(run) or None)
+            preflight.check(folder, run.condition, opened.dataset(run), opened.pooled(run) or None)
         except Exception as error:
             known["problem"] = in_one_line(error)
     return found
 
 
-def _transfer(
-    asked: QuestionSource, runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]
-) -> dict[str, Any]:
+def _transfer(asked: QuestionSource, runs: Sequence[Wanted], opened: _Opened) -> dict[str, Any]:
     """What one [[transfer]] table would ask: its name, questions about test images of all runs, and what is wrong."""
-    from engine.design.question_sets import put_to
-    from engine.design.questions import build_questions
 
     @cache
-    def count(place: Path | None, condition: Condition) -> int | None:
-        dataset = opened(place)
+    def count(dataset: Dataset | None, condition: Condition) -> int | None:
         if dataset is None or condition.subset == "swap":
             return None
         return len(put_to(build_questions(dataset, condition), asked.of(dataset, condition), dataset))
 
     try:
-        counts = [count(run.dataset, run.condition.model_copy(update={"run_seed": 0})) for run in runs]
+        counts = [count(opened.dataset(run), run.condition.model_copy(update={"run_seed": 0})) for run in runs]
     except CrosstaxError as error:
         return {"name": asked.called, "questions": None, "problem": str(error)}
     known = [each for each in counts if each is not None]
     return {"name": asked.called, "questions": sum(known) if len(known) == len(counts) else None, "problem": None}
 
 
-def _check_stores(runs: Sequence[Wanted], opened: Callable[[Path | None], Dataset | None]) -> list[str]:
+def _check_stores(runs: Sequence[Wanted], opened: _Opened) -> list[str]:
     """A note for each feature store whose features are not those of the dataset's images."""
     notes = []
-    for place, features in dict.fromkeys((run.dataset, run.features) for run in runs):
-        if (dataset := opened(place)) is not None and features is not None and features.is_file():
+    for dataset, store in dict.fromkeys((opened.dataset(run), opened.store(run)) for run in runs):
+        if dataset is not None and store is not None:
             try:
-                check_pictures(dataset, FeatureStore.open(features, allow_pending=True))
+                check_pictures(dataset, store)
             except CrosstaxError as error:
                 notes.append(f"would fail: {error}")
     return notes
 
 
-@cache
 def _local(lm: str) -> tuple[Path | None, str | None]:
     """Folder of an LM that is on this machine, or what is wrong with it."""
-    from engine.lm.loading import local_lm
-
     try:
         return local_lm(lm), None
     except CrosstaxError as error:
         return None, str(error)
 
 
-def _patches(run: Wanted) -> tuple[int, int, dict[str, Any]]:
-    """Patches and width of a run's features, from the store or else from the encoder's name; zeros if not known.
-
-    Third, the store's attributes.
-    """
-    if run.features is not None and run.features.is_file():
-        store = FeatureStore.open(run.features, allow_pending=True)
-        _, patches, width = store.patches.shape
-        return patches, width, store.attributes
-    return *KNOWN_PATCHES.get(timm_name(run.encoder or "")[0], (0, 0)), {}
-
-
-def _pooled(run: Wanted) -> int:
-    """Patches per image that the LM sees; 0 if not known. Raises `StoreError` if they cannot be pooled so."""
-    patches, _, attributes = _patches(run)
-    return pooled_count(attributes, patches, run.condition.pool) if patches else 0
-
-
-def _forecast(
-    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions], rate: float | None
-) -> Forecast:
-    questions, first = _questions(run, dataset, count)
-    sizes, others = _sizes(run, dataset)
+def _forecast(run: Wanted, opened: _Opened, rate: float | None) -> Forecast:
+    questions, first = _questions(run, opened)
+    sizes, others = _sizes(run, opened)
     notes = tuple(note for note in (first, *others) if note)
     if questions is None or sizes is None or not questions.trained:
         return Forecast(run, sizes, questions, None, None, notes)
@@ -220,14 +210,12 @@ def _forecast(
     return Forecast(run, sizes, questions, cost, cost.flops / rate if rate else None, notes)
 
 
-def _questions(
-    run: Wanted, dataset: Dataset | None, count: Callable[[Dataset, Condition], Questions]
-) -> tuple[Questions | None, str]:
-    if dataset is not None:
+def _questions(run: Wanted, opened: _Opened) -> tuple[Questions | None, str]:
+    if (dataset := opened.dataset(run)) is not None:
         if run.condition.subset == "swap" and run.condition.swap_rule == "coherence":
             return None, "questions not known: the swap chooses its leaves by their features"
         try:
-            return count(dataset, run.condition), ""
+            return opened.count(dataset, run.condition), ""
         except CrosstaxError as error:
             return None, f"would fail: {error}"
     missing = f"dataset {run.dataset} is not there" if run.dataset else "no dataset is given"
@@ -237,23 +225,23 @@ def _questions(
     return published, f"{missing}: questions counted as in the paper's Tables 2 and 3 (THINGS, original labels)"
 
 
-def _sizes(run: Wanted, dataset: Dataset | None) -> tuple[Sizes | None, list[str]]:
+def _sizes(run: Wanted, opened: _Opened) -> tuple[Sizes | None, list[str]]:
     notes = []
-    folder, problem = _local(run.lm)
+    folder, problem = opened.lm(run.lm)
     shape = lm_shape(str(folder or run.lm))
     if shape is None:
         notes.append(f"LM {run.lm}{'' if folder or problem else ' is not there'}: its sizes are not known")
-    _, width, _ = _patches(run)
+    _, width = opened.patches(run)
     try:
-        patches = _pooled(run)
+        patches = opened.pooled(run)
     except StoreError as error:
         return None, [*notes, f"would fail: {error}"]
-    if run.features is None or not run.features.is_file():
+    if opened.store(run) is None:
         missing = f"store {run.features} is not there" if run.features else f"no features of {run.encoder} are given"
         notes.append(f"{missing}: sizes from the encoder's name" if patches else f"{missing}: sizes are not known")
     if shape is None or not patches:
         return None, notes
-    sizes = Sizes(shape, patches, width, *text_tokens(run.condition, dataset))
+    sizes = Sizes(shape, patches, width, *text_tokens(run.condition, opened.dataset(run)))
     if not shares_prefixes(run.condition, sizes):
         notes.append(f"LM {run.lm}: every question is a prompt of its own, with the image anew")
     return sizes, notes
@@ -292,15 +280,15 @@ def _sum(forecasts: Sequence[Forecast]) -> dict[str, Any]:
     }
 
 
-def _disk(forecasts: Sequence[Forecast], opened: Callable[[Path | None], Dataset | None]) -> dict[str, int]:
+def _disk(forecasts: Sequence[Forecast], opened: _Opened) -> dict[str, int]:
     """Bytes of feature stores, LM weights (16 bit) and run directories; whatever is not known counts as nothing."""
     stores, lms = {}, {}
     for forecast in forecasts:
         run, sizes = forecast.run, forecast.sizes
         if sizes is not None:
-            dataset = opened(run.dataset)
+            dataset = opened.dataset(run)
             images = len(dataset.images) if dataset else sum(THINGS_IMAGES.values())
-            stores[run.dataset, run.features, run.encoder] = store_bytes(images, *_patches(run)[:2])
+            stores[run.dataset, run.features, run.encoder] = store_bytes(images, *opened.patches(run))
             lms[run.lm] = 2 * sizes.lm.weights
     runs = sum(run_bytes(f.run.condition, f.questions, f.sizes) for f in forecasts if f.questions and f.sizes)
     return {"features": sum(stores.values()), "models": sum(lms.values()), "runs": runs}

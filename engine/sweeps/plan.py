@@ -6,7 +6,6 @@ A sweep that is started again follows its plan (`engine.sweeps.plan_file`), and 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,10 +70,10 @@ def plan_runs(sweep: Sweep) -> list[PlannedRun]:
 
 def plan_each(sweep: Sweep) -> list[PlannedRun | Unplanned]:
     """`plan_runs` that goes on: a run whose inputs cannot be read takes its place in the list, with the reason."""
-    dataset = _once(load_dataset_of_runs)
-    store = _once(FeatureStore.open)
-    check = _once(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
-    lm = _once(lambda name, init: lm_digests(resolve_lm(name), init))
+    dataset = once(load_dataset_of_runs)
+    store = once(FeatureStore.open)
+    check = once(lambda pictures, features: check_pictures(dataset(pictures), store(features)))
+    lm = once(lambda name, init: lm_digests(resolve_lm(name), init))
     planned: list[PlannedRun | Unplanned] = []
     for inputs, condition in sweep.runs:
         try:
@@ -91,7 +90,7 @@ def plan_each(sweep: Sweep) -> list[PlannedRun | Unplanned]:
     return planned
 
 
-def _once(call: Callable[..., Any]) -> Callable[..., Any]:
+def once(call: Callable[..., Any]) -> Callable[..., Any]:
     """`call`, remembered for each of its arguments, what it raised included."""
     known: dict[tuple[Any, ...], tuple[Any, Exception | None]] = {}
 
@@ -136,7 +135,7 @@ def extend_plan(
 def _new_groups(alike: list[list[str]], runs: dict[str, PlannedRun], execution: Execution) -> list[Group]:
     """Cut runs that may train together into groups of equal size."""
     count = question_counter()
-    opened = lru_cache(lambda path: load_dataset(path))
+    opened = once(load_dataset)
     made = []
     with progress_bar("plan", sum(map(len, alike)), "runs") as advance:
         for ids in alike:

@@ -11,7 +11,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.features.pooling import pooled_count
 from cachegen.features.store import FeatureStore
 from engine.design.condition import Condition, Mark, marked
-from engine.design.languages import spoken
+from engine.design.questions import spoken
 from engine.lm.loading import (
     check_weights,
     load_config,
@@ -22,22 +22,23 @@ from engine.lm.loading import (
 )
 from engine.lm.prompts import PromptTokens, prompt_tokens, tokenise, tokenise_names
 from engine.runs.planned import PlannedRun
+from engine.sweeps.plan import once
 
 
 class Preflight:
     """The checks, each carried out once for runs that have LM, prompt and data in common."""
 
     def __init__(self) -> None:
-        self._opened: dict[Any, Any] = {}
+        self._dataset, self._store, self._lm = once(load_dataset), once(FeatureStore.open), once(resolve_lm)
+        self._config, self._weights, self._tokenizer = once(load_config), once(check_weights), once(load_tokenizer)
+        self._tokens = once(_tokens)
 
     def problem(self, run: PlannedRun) -> BaseException | None:
         """What is wrong with the LM or the prompt of a run's group; None if nothing is found."""
-        inputs, c = run.inputs, run.condition
         try:
-            dataset = self._once(("dataset", inputs.dataset), lambda: load_dataset(inputs.dataset))
-            store = self._once(("store", inputs.features), lambda: FeatureStore.open(inputs.features))
-            patches = pooled_count(store.attributes, store.patches.shape[1], c.pool)
-            self.check(self._once(("lm", inputs.lm), lambda: resolve_lm(inputs.lm)), c, dataset, patches)
+            dataset, store = self._dataset(run.inputs.dataset), self._store(run.inputs.features)
+            patches = pooled_count(store.attributes, store.patches.shape[1], run.condition.pool)
+            self.check(self._lm(run.inputs.lm), run.condition, dataset, patches)
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -46,28 +47,13 @@ class Preflight:
 
     def check(self, folder: Path, condition: Condition, dataset: Dataset | None, patches: int | None) -> None:
         """Raise what is wrong with the LM in `folder`, or with this prompt; what is None is left out."""
-        c = condition
-        prompt = (c.task, c.supervise, *(getattr(c, name) for name in marked(Mark.PROMPT)))
-        root = None if dataset is None else dataset.root
-        config = self._once(("config", folder), lambda: load_config(folder))
+        c, config = condition, self._config(folder)
         if c.lm_init == "pretrained":
-            self._once(("weights", folder), lambda: check_weights(folder))
-        tokenizer = self._once(("tokenizer", folder), lambda: load_tokenizer(folder))
+            self._weights(folder)
+        prompt = Condition(**c.model_dump(include={"task", "supervise", *marked(Mark.PROMPT)}))
         for split in ("train", "test")[: 1 + (c.train_language != c.test_language)]:
-            key = ("tokens", folder, root, prompt, split)
-            tokens = self._once(key, lambda split=split: _tokens(c, split, tokenizer, dataset, rows_of(config)))
+            tokens = self._tokens(prompt, split, self._tokenizer(folder), dataset, rows_of(config))
             _check_positions(folder, positions_of(config), tokens, patches)
-
-    def _once(self, key: Any, open_it: Any) -> Any:
-        """What is opened once; so is a failure known."""
-        if key not in self._opened:
-            try:
-                self._opened[key] = open_it()
-            except Exception as error:
-                self._opened[key] = error
-        if isinstance(found := self._opened[key], Exception):
-            raise found
-        return found
 
 
 def _tokens(

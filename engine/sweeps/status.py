@@ -45,14 +45,15 @@ def sweep_status(out: Path) -> dict[str, Any]:
     plan, events, writer = read_plan(out), read_events(out), lock_holder(out / ".lock")
     holders = [lock_holder(group.lock(out)) for group in plan]
     groups = [(group, _runs(out, group, holder is not None)) for group, holder in zip(plan, holders, strict=True)]
-    jobs = {event["group"]: event for event in events if event["event"] == "submitted"}
+    jobs: dict[str, dict[str, Any]] = {event["group"]: event for event in events if event["event"] == "submitted"}
     runs = [run for _, members in groups for run in members]
     return {
         "folder": str(out),
         "writer": writer,
         "counts": {state: sum(run.state == state for run in runs) for state in STATES},
         "groups": [
-            _group(group, members) | {"holder": holder, **_job(jobs.get(group.runs[0]))}
+            _group(group, members)
+            | {"holder": holder, **{name: jobs.get(group.runs[0], {}).get(name) for name in ("job", "log")}}
             for (group, members), holder in zip(groups, holders, strict=True)
         ],
         "failed": [{"run": run.id, "reason": run.reason} for run in runs if run.state == "failed"],
@@ -109,11 +110,6 @@ def _group(group: Group, runs: Sequence[_Run]) -> dict[str, Any]:
         "max_tokens": group.max_tokens,
         "why": group.why,
     }
-
-
-def _job(event: dict[str, Any] | None) -> dict[str, str | None]:
-    """Job and log of a group, as it was last submitted."""
-    return {name: event[name] if event else None for name in ("job", "log")}
 
 
 def _seconds_left(

@@ -3,7 +3,7 @@
 `layer_scores` reads the same answers off earlier layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,18 +13,39 @@ from cachegen.common.device import keeps_bytes, on_device
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
-from engine.training.batches import QuestionArrays, pack
-from engine.training.features import Features, prefetched
+from engine.training.batches import PackedRow, QuestionArrays, pack
+from engine.training.features import Features, InMemory, prefetched
 from engine.training.loop import named_tokens, prompt_row
 
 Finish = Callable[[torch.Tensor], torch.Tensor]  # what follows a decoder's last block
+
+
+def read_rows(
+    rows: Sequence[PackedRow],
+    features: Features | InMemory,
+    read: Callable[[PackedRow, list[torch.Tensor]], torch.Tensor],
+    count: int,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """(N, ...) float32 of `count` questions, in order: what `read` gives (Q, ...) for a row and its images' features.
+
+    `advance(n)` counts answered questions.
+    """
+    found = []
+    for row, images in prefetched(rows, lambda row: (row, [features.fetch(items) for items in row.items])):
+        found.append(read(row, images))
+        advance(row.asked)
+    values = np.empty((count, *(found[0].shape[1:] if found else ())), dtype=np.float32)
+    for row, each in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
+        values[row.question] = each.cpu().numpy()
+    return values
 
 
 @torch.no_grad()
 def evaluate(
     projector: Projector,
     lm: FrozenLM,
-    features: Features,
+    features: Features | InMemory,
     tokens: PromptTokens,
     questions: QuestionArrays,
     *,
@@ -38,19 +59,17 @@ def evaluate(
     prefix, suffix = len(tokens.prefix) + features.patches, tokens.suffixes.shape[1]
     run = np.zeros_like(questions.image)
     rows = pack(questions.image, run, 1, prefix, suffix, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
-    found = []
-    loads = prefetched(rows, lambda row: (row, features.fetch(row.items[0])))
-    for row, images in loads:
-        states = prompt_row(lm, tokens, row, [projector], [images], questions.suffix[row.question])
+
+    def read(row: PackedRow, images: list[torch.Tensor]) -> torch.Tensor:
+        states = prompt_row(lm, tokens, row, [projector], images, questions.suffix[row.question])
         answers = lm.answer_logits(states, tokens.yes, tokens.no)
         vocabulary = lm.vocabulary_logits(states)
         shares = torch.softmax(vocabulary, dim=-1)
         mass = shares[:, tokens.yes] + shares[:, tokens.no]
-        found.append(torch.cat([answers, mass[:, None]], dim=1))
-        advance(row.asked)
-    table = np.empty((len(questions.image), 3), dtype=np.float32)
-    for row, values in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
-        table[row.question] = values.cpu().numpy()
+        return torch.cat([answers, mass[:, None]], dim=1)
+
+    count = len(questions.image)
+    table = read_rows(rows, features, read, count, advance).reshape(count, 3)
     return pd.DataFrame(table, columns=["logit_yes", "logit_no", "mass"])
 
 
@@ -68,30 +87,24 @@ def layer_scores(
 ) -> np.ndarray:
     """(L + 1, N) float32 score of every question at every layer (logit lens), the last row as in evaluation.
 
-    A score is logit_yes - logit_no, of the task `name` the log-probability of the phrase. `finish`: see
-    `engine.lm.lens.last_norm`.
+    `finish`: see `engine.lm.lens.last_norm`.
     """
     prefix, suffix = tokens.shared + features.patches, tokens.suffixes.shape[1]
     run = np.zeros_like(questions.image)
     rows = pack(questions.image, run, 1, prefix, suffix, max_tokens, lm.way == "shared")
-    scores: np.ndarray | None = None
-    for row, images in prefetched(rows, lambda row: (row, features.fetch(row.items[0]))):
+
+    def read(row: PackedRow, images: list[torch.Tensor]) -> torch.Tensor:
         own = questions.suffix[row.question]
         with lm.watched() as watched:
-            prompt_row(lm, tokens, row, [projector], [images], own)
-        layers_LRD = watched[0]
-        if scores is None:
-            scores = np.empty((len(layers_LRD), len(questions.image)), dtype=np.float32)
-        for layer, states in enumerate(layers_LRD):
-            states_RD = states if layer == len(layers_LRD) - 1 else finish(states)
-            scores[layer, row.question] = _scored(lm, tokens, own, states_RD).cpu().numpy()
-        advance(len(own))
-    assert scores is not None
-    return scores
+            prompt_row(lm, tokens, row, [projector], images, own)
+        *earlier, last = watched[0]
+        return torch.stack([scored(lm, tokens, own, states) for states in [*map(finish, earlier), last]], dim=1)
+
+    return read_rows(rows, features, read, len(questions.image), advance).T
 
 
-def _scored(lm: FrozenLM, tokens: PromptTokens, suffix: np.ndarray, states_RD: torch.Tensor) -> torch.Tensor:
-    """(Q,) scores from the states that `prompt_row` reads."""
+def scored(lm: FrozenLM, tokens: PromptTokens, suffix: np.ndarray, states_RD: torch.Tensor) -> torch.Tensor:
+    """(Q,) scores from the states that `prompt_row` reads: logit_yes - logit_no, or a phrase's log-probability."""
     if tokens.targets is None:
         yes, no = lm.answer_logits(states_RD, tokens.yes, tokens.no).unbind(dim=1)
         return yes - no

@@ -6,6 +6,7 @@ Both return the same bits; which one is used depends on size only.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,6 +103,20 @@ class Features:
         if not np.isfinite(mean).all():
             raise StoreError("the feature store holds values that are not finite; delete it and extract again")
         return torch.from_numpy(np.stack([mean, np.maximum(sd, 1e-6)])).float().to(self.device)
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Features (I, P, V) that are no store's, numbered from 0."""
+
+    values: torch.Tensor
+
+    @property
+    def patches(self) -> int:
+        return self.values.shape[1]
+
+    def fetch(self, images: np.ndarray) -> torch.Tensor:
+        return self.values.index_select(0, on_device(images, self.values.device))
 
 
 def fits(size: int, memory: int, reserved: int) -> bool:

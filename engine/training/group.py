@@ -21,8 +21,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 from cachegen.data.taxonomy import WORDINGS
 from engine.design.candidates import candidates_of
 from engine.design.condition import SCHEMA
-from engine.design.languages import spoken
-from engine.design.questions import build_questions, count_questions
+from engine.design.questions import build_questions, count_questions, spoken
 from engine.lm.language_model import FrozenLM, load_lm
 from engine.lm.loading import resolve_lm
 from engine.lm.projector import Projector, new_projector
@@ -48,7 +47,7 @@ WORTH_COMPILING = 3000
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs of a group have in common; `test_tokens`: of validation and test questions, see `languages`."""
+    """What all runs of a group have in common; `test_tokens`: of validation and test questions."""
 
     dataset: Dataset
     features: Features
@@ -114,8 +113,7 @@ class Opener:
 
     def _open_lm(self, run: PlannedRun) -> FrozenLM:
         c = run.condition
-        key = (run.inputs.lm, c.dtype, c.lm_seed if c.lm_init == "random" else None, c.lm_sharing)
-        if self._lm[0] != key:
+        if self._lm[0] != run.weights:
             self._lm = (None, None)
             if slow := emulated(self.device, c.dtype):
                 tell(f"warning: {slow}")
@@ -123,7 +121,7 @@ class Opener:
             lm = load_lm(folder, c.lm_init, c.lm_seed, c.dtype, self.device, c.lm_sharing)
             if lm.way != "shared":
                 tell(f"{run.inputs.lm}: {lm.described}")
-            self._lm = (key, lm)
+            self._lm = (run.weights, lm)
         return self._lm[1]
 
 

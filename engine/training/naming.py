@@ -6,19 +6,19 @@ on. No label is read; since as many images are asked with the answer yes as with
 """
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from cachegen.common.device import keeps_bytes, on_device
+from cachegen.common.device import keeps_bytes
 from engine.lm.language_model import FrozenLM
 from engine.lm.projector import Projector
 from engine.lm.prompts import PromptTokens
-from engine.training.batches import pack
-from engine.training.features import Features, prefetched
-from engine.training.loop import named_tokens, prompt_row
+from engine.training.batches import PackedRow, pack
+from engine.training.evaluation import read_rows, scored
+from engine.training.features import Features, InMemory
+from engine.training.loop import prompt_row
 
 KEYS = ["image", "kind", "category"]
 
@@ -27,7 +27,7 @@ KEYS = ["image", "kind", "category"]
 def log_probabilities(
     projector: Projector,
     lm: FrozenLM,
-    features: Features,
+    features: Features | InMemory,
     tokens: PromptTokens,
     image: np.ndarray,
     suffix: np.ndarray,
@@ -48,30 +48,12 @@ def log_probabilities(
     part = (rank - starts) // most  # which of its image's rows a candidate stands in; `pack` takes it for a run
     count = int(part.max(initial=0)) + 1
     rows = pack(image, part, count, prefix, width, max_tokens, lm.way == "shared", not keeps_bytes(lm.device))
-    found = []
-    for row, images in prefetched(rows, lambda row: (row, [features.fetch(items) for items in row.items])):
+
+    def read(row: PackedRow, images: list[torch.Tensor]) -> torch.Tensor:
         own = suffix[row.question]
-        states = prompt_row(lm, tokens, row, [projector] * count, images, own)
-        question, _, target = (on_device(each, lm.device) for each in named_tokens(tokens, own))
-        said = lm.log_probabilities(states, target)
-        found.append(torch.zeros(len(own), device=lm.device).index_add(0, question, said))
-        advance(row.asked)
-    values = np.empty(len(image), dtype=np.float32)
-    for row, each in zip(rows, found, strict=True):  # at the end, so that no row waits for the one before it
-        values[row.question] = each.cpu().numpy()
-    return values
+        return scored(lm, tokens, own, prompt_row(lm, tokens, row, [projector] * count, images, own))
 
-
-class _NoPatches:
-    """In place of `Features`: images of no patches."""
-
-    patches = 0
-
-    def __init__(self, projector: Projector, device: torch.device) -> None:
-        self.empty = torch.empty(1, 0, projector.hidden.in_features, device=device)
-
-    def fetch(self, images: np.ndarray) -> torch.Tensor:
-        return self.empty.expand(len(images), -1, -1)
+    return read_rows(rows, features, read, len(image), advance)
 
 
 def unconditional(projector: Projector, lm: FrozenLM, tokens: PromptTokens, max_tokens: int) -> np.ndarray:
@@ -79,7 +61,7 @@ def unconditional(projector: Projector, lm: FrozenLM, tokens: PromptTokens, max_
     rows = np.arange(len(tokens.suffixes))
     if not tokens.shared:
         return np.full(len(rows), np.nan, dtype=np.float32)
-    none = cast(Features, _NoPatches(projector, lm.device))
+    none = InMemory(torch.empty(1, 0, projector.hidden.in_features, device=lm.device))  # one image of no patches
     return log_probabilities(projector, lm, none, tokens, np.zeros_like(rows), rows, max_tokens=max_tokens)
 
 

@@ -1,47 +1,33 @@
 """Extraction as jobs for executors: each writes a part of the rows of one feature store, with the bytes of one task."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from cachegen.common.errors import RunError
 from cachegen.data.dataset import Dataset, load_dataset
-from cachegen.data.images import Decoding
-from cachegen.encoders import Compute, Preprocess
 from cachegen.features.extract import extract
-from cachegen.features.parts import Part
 from cachegen.features.same_pictures import require_same_set
 from cachegen.features.store import PENDING, FeatureStore
-from engine.sweeps.executors import choose_executor
-from engine.sweeps.executors.jobs import Executor
+from cachegen.features.writer import Part
+from engine.sweeps.executors import Executor
 from engine.training.group import Opener
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """How images are encoded: arguments of `cachegen.features.extract.extract`."""
-
-    encoder: str
-    batch: int
-    on_unreadable: Literal["mark", "stop"]
-    device: str
-    compute: Compute | Literal["auto"]
-    decoding: Decoding | None = None
-    preprocess: Preprocess = "paper"
-
-
-@dataclass(frozen=True)
 class ExtractionPart:
-    """One part of the feature store `store` of `dataset`, whose images had `image_digest` when it was planned."""
+    """One part of the feature store `store` of `dataset`, whose images had `image_digest` when it was planned.
+
+    `encoding`: how images are encoded, the arguments of `cachegen.features.extract.extract`.
+    """
 
     dataset: Path
     image_digest: str
     store: Path
-    encoding: Encoding
+    encoding: dict[str, Any]
     part: Part
     threads: int
     folder: Path
@@ -60,7 +46,7 @@ class ExtractionPart:
 
     @property
     def device(self) -> str:
-        return self.encoding.device
+        return str(self.encoding["device"])
 
     def check(self) -> None:
         """Raise `RunError` if the dataset has other images than when it was planned."""
@@ -73,7 +59,7 @@ class ExtractionPart:
         dataset = load_dataset(self.dataset)
         while True:
             try:
-                extract(dataset, out=self.store, part=self.part, **vars(self.encoding))
+                extract(dataset, out=self.store, part=self.part, **self.encoding)
                 return
             except RunError:
                 if time.monotonic() >= until:
@@ -90,16 +76,12 @@ def jobs_folder(store: Path) -> Path:
     return store.with_name(f"{store.name}.jobs")
 
 
-def extraction_executor(name: str, options: Mapping[str, str], tasks: int, *, wait: bool = False) -> Executor:
-    """The executor of that name for a number of parts; the local one runs all of them at once, in processes."""
-    workers = {"workers": str(tasks)} if name == "local" else {}
-    return choose_executor(name, {**options, **workers}, wait=wait)
-
-
 def extract_in_parts(
-    dataset: Dataset, store: Path, encoding: Encoding, tasks: int, executor: Executor
+    dataset: Dataset, store: Path, encoding: dict[str, Any], tasks: int, executor: Executor
 ) -> dict[str, Any]:
     """Have `executor` encode the store in `tasks` parts; a JSON-ready summary of the store when it returns.
+
+    `encoding`: arguments of `cachegen.features.extract.extract`, encoder and device among them.
 
     Raises what stopped a part: see `cachegen.features.extract.extract`.
     """
@@ -107,7 +89,7 @@ def extract_in_parts(
     began, threads, folder = time.perf_counter(), torch.get_num_threads(), Path.cwd()
     there = FeatureStore.found(store)
     finished = there is not None and (there.done != PENDING).all()
-    if there is None or not finished or there.attributes["encoder"] != encoding.encoder:
+    if there is None or not finished or there.attributes["encoder"] != encoding["encoder"]:
         executor(
             [
                 ExtractionPart(dataset.root, dataset.image_digest, store, encoding, (i, tasks), threads, folder)
@@ -115,7 +97,7 @@ def extract_in_parts(
             ]
         )
     images = len(dataset.images)
-    summary = {"store": str(store), "encoder": encoding.encoder, "images": images, "tasks": tasks}
+    summary = {"store": str(store), "encoder": encoding["encoder"], "images": images, "tasks": tasks}
     summary |= {"pending": images, "digest": None, "unreadable": {}}
     found = FeatureStore.found(store)
     if found is not None:

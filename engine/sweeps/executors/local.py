@@ -15,8 +15,7 @@ from cachegen.common.device import choose_device, visible_gpus, workers_each
 from cachegen.common.errors import RunError
 from cachegen.common.progress import progress_bar, tell
 from cachegen.common.system import begin_worker
-from engine.sweeps.executors import DIED
-from engine.sweeps.executors.jobs import Executor, Job, in_this_process, longest_first
+from engine.sweeps.executors import DIED, Executor, Job, in_this_process, longest_first
 from engine.training.group import DeviceLostError, Opener
 
 

@@ -17,8 +17,7 @@ from typing import Any
 from cachegen.common.errors import ConditionError, CrosstaxError
 from cachegen.common.progress import progress_bar, tell
 from cachegen.common.system import cores
-from engine.sweeps.executors import DIED, missing_package, run_elsewhere, wants_gpu
-from engine.sweeps.executors.jobs import Executor, Job, longest_first
+from engine.sweeps.executors import DIED, Executor, Job, longest_first, missing_package, run_elsewhere, wants_gpu
 
 RETRIES = 100  # of a job whose node dies; each time it has got further
 CRASHES = 1  # of a job whose process dies, for which the job may be to blame

@@ -11,8 +11,7 @@ from typing import Any
 
 from cachegen.common.errors import ConditionError, RunError
 from cachegen.common.progress import tell
-from engine.sweeps.executors import missing_package, run_elsewhere, wants_gpu
-from engine.sweeps.executors.jobs import Executor, Job, longest_first
+from engine.sweeps.executors import Executor, Job, longest_first, missing_package, run_elsewhere, wants_gpu
 from engine.sweeps.timing import append_event
 
 FOLDER = "slurm"

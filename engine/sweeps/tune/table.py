@@ -18,9 +18,12 @@ A trial is all runs that the rest of the file then means (a list of run seeds, s
 for as many as the file says: whole runs, each with its own learning-rate schedule, so nothing is judged in mid-course.
 """
 
+import json
 import math
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -34,9 +37,12 @@ from pydantic import (
     model_validator,
 )
 
-from cachegen.common.errors import ConditionError
-from engine.design.condition import MOST_RUNS, PLACES, Condition, checked
-from engine.sweeps.sweep_file import read_document
+from cachegen.common.errors import ConditionError, meant
+from cachegen.common.files import write_text
+from engine.design.condition import MOST_RUNS, PLACES, Condition, Sweep, checked
+from engine.sweeps.presets import Preset
+from engine.sweeps.sweep_file import complete, locate, read_document, read_grids, read_sweep
+from engine.sweeps.tune.record import Record, Trial
 
 Params = dict[str, Any]
 """Values of the searched fields, in the order of their names."""
@@ -184,9 +190,7 @@ def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:
     """Raise ValueError for a name that is no field, and for values that a search cannot take."""
     known = [*Condition.model_fields, *PLACES]
     if name not in known:
-        close = get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"fields are {', '.join(known)}"
-        raise ValueError(f"space.{name}: no field of a condition; {hint}")
+        raise ValueError(f"space.{name}: no field of a condition{meant(name, known)}; fields are {', '.join(known)}")
     if isinstance(values, tuple):
         if not values:
             raise ValueError(f"space.{name}: empty; list the values to try")
@@ -200,3 +204,66 @@ def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:
         raise ValueError(f"space.{name}: no number; list its values instead of a range")
     if kind is int and not all(isinstance(value, int) for value in (values.low, values.high, values.step or 1)):
         raise ValueError(f"space.{name}: counts in whole numbers; write low, high and step without a point")
+
+
+BEST = "best.toml"
+
+
+def best_toml(trial: Trial, grids: Iterable[Mapping[str, Any]], exploratory: bool) -> str:
+    """A sweep file with the runs of `trial`; `grids`: its fields as `sweep_file.read_grids` gives them."""
+    found = ", ".join(f"{name} = {_value(value)}" for name, value in trial.params.items())
+    lines = [
+        f"# Trial {trial.number} of a tuning study, validation macro F1 {trial.value:.2f}: {found}",
+        "# Its run seeds took part in the choice: give fresh ones, --set run_seed='[...]', for a result.",
+    ]
+    if exploratory:
+        lines.append("# EXPLORATORY: answers on unseen hypernyms decided, so results on them are not confirmatory.")
+    for grid in grids:
+        lines += ["", "[[grid]]", *(f"{name} = {_value(value)}" for name, value in grid.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    """A TOML value; text as in JSON, whose escapes TOML knows."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_value(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+@dataclass(frozen=True)
+class TuneFile:
+    """`source` with what the command line adds: settings, fields that replace the file's, dataset and stores."""
+
+    source: Path | Preset
+    settings: str | None
+    overrides: dict[str, Any]
+    dataset: Path | None
+    stores: Sequence[Path]
+
+    @property
+    def name(self) -> str:
+        return f"preset {self.source.name}" if isinstance(self.source, Preset) else str(self.source)
+
+    def table(self, allow_unseen: bool) -> TuneTable:
+        """Its [tune] table; with `allow_unseen` answers on unseen hypernyms decide. Raises `ConditionError`."""
+        table = read_tune(self.source, self.name, **({"objective": "unseen"} if allow_unseen else {}))
+        if twice := [name for name in table.space if name in self.overrides]:
+            raise ConditionError(f"{twice[0]} is searched by {self.name} and given with --set; do one of them")
+        return table
+
+    def runs_of(self, params: Params) -> Sweep:
+        """The runs of one setting. Raises `ConditionError` or `StoreError` saying what to give."""
+        wanted = read_sweep(self.source, self.settings, self.overrides | params)
+        return complete(locate(wanted, self.dataset, self.stores), self.name, self.stores)
+
+    def write_best(self, record: Record, out: Path) -> Path | None:
+        """Write the best trial as a sweep file below `out`; None if no trial is complete."""
+        if record.best is None:
+            return None
+        grids = [fields for _, fields in read_grids(self.source, self.settings, self.overrides | record.best.params)]
+        write_text(out / BEST, best_toml(record.best, grids, record.table["objective"] == "unseen"))
+        return out / BEST

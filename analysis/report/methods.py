@@ -307,7 +307,7 @@ def _materials(materials: Materials, about: Settings) -> str:
     else:
         sentences = [f"The data set ({either(materials.names, 'and') or 'not named'}) had {size}."]
     parts = [f"{materials.images.get(name, 0):,} {use}" for name, use in SPLIT_USE.items()]
-    rule = " (70, 5 and 25 % of each leaf’s images, rounded down)" if materials.by_rule else ""
+    rule = " (each leaf’s images, divided at 70 and 75 %, rounded down)" if materials.by_rule else ""
     sentences.append(f"Of these, {either(parts, 'and')}{rule}.")
     form = next(iter(about.values("question_singular")), "")
     asked = f", in the form “{form.replace('{phrase}', materials.example)}”" if form else ""

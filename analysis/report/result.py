@@ -189,7 +189,12 @@ def _details(page: Page, group: str) -> Table:
         Column("categories", score(group, "n_categories"), digits=0),
         Column("questions, yes / no", lambda row: _pair(row, group, "n_yes", "n_no"), "counts", digits=0),
         Column("F1", score(group, "macro_f1")),
-        Column("F1, ≥ 10", lambda row: _pair(row, group, "macro_f1_min10", "n_categories_min10"), "bracketed"),
+        Column(
+            "F1, ≥ 10",
+            lambda row: _pair(row, group, "macro_f1_min10", "n_categories_min10"),
+            "bracketed",
+            bracket_digits=0,
+        ),
         Column("F1, no homonyms", score(group, "macro_f1_no_homonyms")),
         Column("AUC", score(group, "auc"), digits=3),
         Column("AUC undefined", score(group, "auc_undefined"), digits=0),
@@ -237,10 +242,10 @@ _CONFIRMATORY = (
     "Confirmatory: difference in held-out macro F1 (points) with two 95 % intervals, that of a model with crossed "
     "effects of seeds and hypernyms, and that of a bootstrap that draws both. p of no difference and of equivalence "
     f"(two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points): the test planned, here of no difference and in "
-    "the next table of equivalence, is Holm-adjusted over both tables, and the verdict follows. “SDs”: the difference "
-    "in standard deviations of the first side’s single values, one seed and hypernym each. “Detectable”: "
-    "what a study of this size would show in four of five repetitions. “Worst seeds”: the lowest seed of the first "
-    "minus the highest of the second."
+    "the next table of equivalence, is Holm-adjusted over both tables, the other is not; the verdict follows. "
+    "“SDs”: the difference in standard deviations of the first side’s single values, one seed and hypernym each. "
+    "“Detectable”: what a study of this size would show in four of five repetitions. “Worst seeds”: the lowest seed "
+    "of the first minus the highest of the second."
 )
 _CHANCE = "Confirmatory: held-out macro F1 minus the same runs’ permuted answers, in the same way and the same family."
 _EXPLORATORY = "Exploratory: contrasts that were not fixed in advance, in the same way, p not adjusted."
@@ -316,7 +321,7 @@ def _items(page: Page) -> Table:
         Column("contrast", lambda row: (row["above"], f"minus {row['below']}"), "noted"),
         Column("effect", lambda row: row["note"] if missing(row["effect"]) else row["effect"], "text"),
         Column("log odds", lambda row: (row["estimate"], row["low"], row["high"]), "interval", digits=2, sign=True),
-        Column("z", "z", digits=2),
+        Column("t", "z", digits=2),
         Column("p", "p", "p"),
         Column("alone", lambda row: "" if missing(row["alone"]) else row["alone"], "text"),
         Column("verdict", lambda row: "" if missing(row["verdict"]) else row["verdict"], "prose"),

@@ -114,12 +114,17 @@ def headline(cells: list[Row], compared: list[Contrast]) -> list[str]:
     sentences += [f"Some of this is about {basis}: a side has too few for more." for basis in bases]
     weak = [(row, row["leaf"]["macro_f1"]["mean"]) for row in cells if row["leaf"]["macro_f1"]["mean"] < LEAF_FLOOR]
     if weak:
-        named = [f"{f1:.1f} ({', '.join(filter(None, (row['name'], row['setup'])))})" for row, f1 in weak]
+        named = [f"{f1:.1f} ({condition_of(row)})" for row, f1 in weak]
         sentences.append(
             f"Caution: the trained leaves themselves reach only {'; '.join(named)}; "
             "where leaves are not learned, failing on hypernyms says little."
         )
     return sentences
+
+
+def condition_of(row: Row) -> str:
+    """A condition with its setup, where there are several."""
+    return ", ".join(filter(None, (row["name"], row["setup"])))
 
 
 def held(contrasts: list[Contrast]) -> str:

@@ -9,6 +9,7 @@ not pass, each question is a prompt of its own; if that does not pass either, th
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -245,7 +246,9 @@ class FrozenLM:
             return {}
         ids = ids[None] if ids.dim() == 1 else ids
         known = ids.where(ids >= 0, getattr(self.decoder.config, "pad_token_id", None) or 0)
-        return {"per_layer_inputs": self.decoder.get_per_layer_inputs(known).to(row_TD.dtype)}
+        of = self.decoder.get_per_layer_inputs
+        more = (None,) if "inputs_embeds" in signature(of).parameters else ()  # Gemma 4: without them, from the tokens
+        return {"per_layer_inputs": of(known, *more).to(row_TD.dtype)}
 
     def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
         """(Q, V) logits over the whole vocabulary, float32, from the head in its own dtype."""
@@ -389,7 +392,10 @@ def _attention(config: Any) -> str | dict[str, Any]:
     """The attention of a model, and of its parts if they are several, as `set_attn_implementation` takes it."""
     parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
     own = config._attn_implementation
-    own = "eager" if own in (None, IMPLEMENTATION) else own  # wrapped before: what it had then is not known
+    if own in (None, IMPLEMENTATION):  # wrapped before: what it had then is not known
+        own = "eager"
+    if own == "sdpa" and getattr(config, "attn_logit_softcapping", None):  # some versions of transformers let it
+        own = "eager"  # leave out the caps
     return {"": own, **{name: _attention(part) for name, part in parts.items()}} if parts else own
 
 

@@ -85,10 +85,11 @@ class Layout:
 # Biases of attention scores, by the number of an image's questions and the mask, which layers share; and those masks.
 Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
 
+
 # Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may differ
 # from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
 class _Row(threading.local):
-    """The row that this thread computes, for layers; dynamo reads it, other than a `ContextVar`, in torch < 2.14 too."""
+    """The row that this thread computes. Unlike a `ContextVar`, dynamo reads it before torch 2.14 too."""
 
     packed: tuple[Layout, Biases | None, torch.Tensor]
 

@@ -15,7 +15,7 @@ import torch
 from scipy.special import expit
 
 from cachegen.common.device import choose_device
-from cachegen.common.errors import ConditionError, DatasetError, some
+from cachegen.common.errors import ConditionError, CrosstaxError, DatasetError, some
 from cachegen.common.hub import is_there
 from cachegen.data.images import DECODING, Decoding, read_image, unreadable_reason
 from cachegen.encoders import Encoder
@@ -66,7 +66,8 @@ class Asker:
         """Ask every question about every image.
 
         Args:
-            images: Image files; without an encoder names of rows of the store, as `features import` understands them.
+            images: Image files, or names of images of the run's dataset ("crow/06.png" or "06.png"); without an encoder
+                names of rows of the store, as `features import` understands them.
             questions: Questions in plain text; repeated ones are asked once.
             as_stored: Round features to the type of the feature store, as in training. False keeps float32.
 
@@ -78,7 +79,7 @@ class Asker:
             DatasetError: An image cannot be read, or the store has none of this name.
             ConditionError: A prompt cannot be tokenised.
         """
-        asked = list(dict.fromkeys(questions))
+        asked, images = list(dict.fromkeys(questions)), self._found(images)
         tokens = question_tokens(self.run.tested, self.lm.tokenizer, asked, self.lm.rows)
         rows = np.array([tokens.rows[text, "singular"] for text in asked], dtype=np.int64)
         arrays = QuestionArrays(
@@ -107,7 +108,7 @@ class Asker:
         `images`: as for `ask`. One row per image and name: image, kind (leaf or hypernym), category,
         phrase, log_p, score. The score is log_p minus its mean over the run's test images for which it was computed.
         """
-        test = self.run.names().query("split == 'test'")
+        test, images = self.run.names().query("split == 'test'"), self._found(images)
         known = test.groupby(["kind", "category", "phrase"], as_index=False)["log_p"].mean()
         named = zip(known["phrase"], known["kind"], strict=True)
         tokens = tokenise_names(self.run.condition, self.lm.tokenizer, named, self.lm.rows)
@@ -122,6 +123,21 @@ class Asker:
         return pd.DataFrame(
             {"image": paths, **table[["kind", "category", "phrase"]], "log_p": log_p, "score": log_p - table["log_p"]}
         )
+
+    def _found(self, images: Sequence[Path]) -> list[Path]:
+        """The images, with those of the run's dataset in place of names ("crow/06.png", "06.png") that no file has."""
+        found = [Path(image) for image in images]
+        if self.encoder is None or all(path.is_file() for path in found):
+            return found
+        try:
+            dataset = self.run.dataset()
+        except CrosstaxError:  # gone, or changed
+            return found
+        keys = find_keys([str(path) for path in found], dataset.images["key"].tolist())
+        return [
+            dataset.image_path(key) if key and not path.is_file() and f"/{key}".endswith(f"/{path}") else path
+            for path, key in zip(found, keys, strict=True)
+        ]
 
     def _features(self, images: Sequence[Path], as_stored: bool = True) -> InMemory:
         """The images' features, as the run's projector reads them."""
@@ -249,7 +265,7 @@ def stored_features(run: FinishedRun, names: Sequence[str]) -> torch.Tensor:
 
 def _pixels(encoder: Encoder, path: Path, decoding: Decoding) -> np.ndarray:
     if not path.is_file():
-        raise DatasetError(f"{path}: no such image file; check the path")
+        raise DatasetError(f"{path}: no such image file, and not the name of one image of the run; check the path")
     try:
         return encoder.transform(read_image(path, decoding))
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files

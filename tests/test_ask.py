@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from picture_study import IMAGES, LEAVES, save_encoder, train_run, write_lm
 from twins import save_hf
@@ -119,6 +121,17 @@ def test_one_line_for_what_cannot_be_asked(crosstax, picture_run, picture, tmp_p
         code, _, error = crosstax("ask", picture_run, *words)
         assert (code, len(error.splitlines())) == (2, 1), error
         assert error.startswith("error: ")
+
+
+def test_images_of_the_dataset_are_asked_by_name(asker, picture):
+    """A name of no file, or of two images, or a path that only ends like one, is not taken for one."""
+    key = f"{picture.parent.name}/{picture.name}"
+    question = ["is there a bird"]
+    by_name, by_path = (asker.ask([path], question) for path in (Path(key), picture))
+    pd.testing.assert_frame_equal(by_name, by_path)
+    for other in (picture.name, f"elsewhere/{key}", "none.png"):
+        with pytest.raises(DatasetError, match="no such image file"):
+            asker.ask([Path(other)], question)
 
 
 def test_unreadable_images_name_themselves(asker, tmp_path):

@@ -191,12 +191,15 @@ def test_kept_and_noted(tmp_path: Path) -> None:
     )
     root = build(tmp_path, rows, leaves=(*LEAVES, "baton2", "baton3", "bird", "saw_tool", "tooling"))
     (root / "images" / "gull" / "gull_0.jpg").unlink()
+    for image in sorted((root / "images" / "bird").iterdir())[1:]:
+        image.unlink()
     dataset = load_dataset(root)
     assert dataset.homonyms == {"bird"}
     assert dataset.notes == (
         "leaves baton2, baton3 share the phrase 'a baton'",
         "leaf 'bird' (a bird) has the name or phrase of hypernym 'bird'",
         "leaf 'saw_tool' contains the name of its own hypernym 'tool'",
+        "leaf 'bird' has only 1 image, which is tested and not trained unless split.csv says otherwise",
         "leaf 'gull' has only 3 images",
     )
 

@@ -205,6 +205,7 @@ HEAD = "leaf,text,answer,group,set\n"
     ("text", "message"),
     [
         ("leaf,text,answer,set\ncrow,is it,yes,a\n", "no column group"),
+        (HEAD.replace(",", ";") + "crow;is it;yes;g;a\n", "semicolons"),
         ("text,answer,group,set\nis it,yes,g,a\n", "no column leaf or key"),
         ("leaf,colour,text,answer,group,set\ncrow,,is it,yes,g,a\n", "unknown column 'colour'"),
         (HEAD + "crow,is it,yes,g,a\ncrow,is it,maybe,g,a\n", "line 3 has an answer"),

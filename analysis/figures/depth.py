@@ -73,7 +73,7 @@ def depth_figure(study: Study) -> Drawn:
         legend(figure, [*handles, permuted_key(), *paper_keys(beside.name * any(map(len, drawn)))])
     caption = (
         "Held-out macro F1, mean over the n hypernyms of one depth (1: directly above the leaves) of the mean over "
-        "runs, with 95 % intervals over hypernyms. Grey bars: the same answers permuted."
+        "runs, with 95 % intervals over seeds and hypernyms. Grey bars: the same answers permuted."
     )
     return Drawn(
         figure,

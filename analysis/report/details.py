@@ -115,8 +115,9 @@ def _tests(page: Page) -> Table:
     ]
     caption = (
         f"Exploratory: number of hypernyms for which a difference is shown at {LEVEL:g} after Holm’s adjustment for "
-        "their number. With its own permuted answers: exact permutation; between conditions: Welch’s t over seeds, "
-        "which with three seeds shows large differences only."
+        "their number. With its own permuted answers: z, from mean and SD under permutation, the SD of one run taken "
+        "for the mean of runs; between conditions: Welch’s t over seeds, which with three seeds shows large "
+        "differences only."
     )
     return table("hypernym-tests", caption, rows, columns, "hypernym_tests.csv")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from analysis.cells import Cell, short_name
 from analysis.report.page import Data, Page, Row
-from analysis.report.result import LEAF_FLOOR, headline
+from analysis.report.result import LEAF_FLOOR, condition_of, headline
 from analysis.scores.yardsticks import CONTROLS
 from analysis.statistics.contrasts import CONFIRMATORY, Contrast
 from analysis.statistics.difference import OVER_BOTH, Decision, Difference
@@ -105,7 +105,7 @@ def objections(page: Page) -> Iterator[str]:
     if weak := [row for row in cells if row["cell"] in pretrained and _leaves(row) < LEAF_FLOOR]:
         worst = min(weak, key=_leaves)
         yield (
-            f"The leaves themselves are not learned well (F1 {_leaves(worst):.1f} for {worst['name']}). "
+            f"The leaves themselves are not learned well (F1 {_leaves(worst):.1f} for {condition_of(worst)}). "
             "Where leaves are not learned, failing on hypernyms says little."
         )
     if all(cell_of_one.pretrained for cell_of_one in cell_of):
@@ -117,9 +117,10 @@ def objections(page: Page) -> Iterator[str]:
         yield "No control without an LM could be computed, so similar images alone might give the same answers."
     if beaten_not := [c for c in controls if c.one.pretrained and c.f1.decision is not Decision.ABOVE]:
         strong = max(beaten_not, key=lambda c: c.means[1])
+        where = strong.setup and f", {strong.setup}"
         yield (
             f"A control without any LM, nearest neighbours among the images, reaches F1 {strong.means[1]:.1f}; "
-            f"the pretrained LM beside it: {strong.f1.verdict}. So similar images alone may explain the result."
+            f"the pretrained LM beside it{where}: {strong.f1.verdict}. So similar images alone may explain the result."
         )
     if page.world is not None and study.runs["dataset_digest"].nunique() == 1:
         yield (

@@ -140,7 +140,7 @@ def _effects(page: Page) -> Table:
     rows = effects[effects["term"].notna() & (effects["term"] != "Intercept")]
     columns = [
         Column("question", "question", "text"),
-        Column("effect", lambda row: (_effect(row), row["setup"]), "noted"),
+        Column("effect", lambda row: (_effect(row), _where(row)), "noted"),
         Column("estimate", ("estimate", "low", "high"), "interval", digits=2, sign=True),
         Column("df", "df"),
         Column("t", "t", digits=2),
@@ -162,3 +162,9 @@ def _effects(page: Page) -> Table:
 def _effect(row: Mapping[Any, Any]) -> str:
     """What an effect means: a difference, or a number of points per unit of something."""
     return str(row["tost_step"]) if row["unit"] == "points" else f"{row['term']} ({row['unit']})"
+
+
+def _where(row: Mapping[Any, Any]) -> str:
+    """The setup of an effect, and which model it is from where the effect does not say so."""
+    named = [row["setup"]] if row["unit"] == "points" else [row["comparison"], row["setup"]]
+    return ", ".join(filter(None, named))

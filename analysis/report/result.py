@@ -112,12 +112,17 @@ def headline(cells: list[Row], compared: list[Contrast]) -> list[str]:
     sentences += [f"Some of this is about {basis}: a side has too few for more." for basis in bases]
     weak = [(row, row["leaf"]["macro_f1"]["mean"]) for row in cells if row["leaf"]["macro_f1"]["mean"] < LEAF_FLOOR]
     if weak:
-        named = [f"{f1:.1f} ({', '.join(filter(None, (row['name'], row['setup'])))})" for row, f1 in weak]
+        named = [f"{f1:.1f} ({condition_of(row)})" for row, f1 in weak]
         sentences.append(
             f"Caution: the trained leaves themselves reach only {'; '.join(named)}; "
             "where leaves are not learned, failing on hypernyms says little."
         )
     return sentences
+
+
+def condition_of(row: Row) -> str:
+    """A condition with its setup, where there are several."""
+    return ", ".join(filter(None, (row["name"], row["setup"])))
 
 
 def held(contrasts: list[Contrast]) -> str:
@@ -226,10 +231,10 @@ _CONFIRMATORY = (
     "Confirmatory: difference in held-out macro F1 (points) with two 95 % intervals, that of a model with crossed "
     "effects of seeds and hypernyms, and that of a bootstrap that draws both. p of no difference and of equivalence "
     f"(two one-sided tests at ±{EQUIVALENCE_MARGIN:g} points): the test planned, here of no difference and in "
-    "the next table of equivalence, is Holm-adjusted over both tables, and the verdict follows. “SDs”: the difference "
-    "in standard deviations of the first side’s single values, one seed and hypernym each. “Detectable”: "
-    "what a study of this size would show in four of five repetitions. “Worst seeds”: the lowest seed of the first "
-    "minus the highest of the second."
+    "the next table of equivalence, is Holm-adjusted over both tables, the other is not; the verdict follows. "
+    "“SDs”: the difference in standard deviations of the first side’s single values, one seed and hypernym each. "
+    "“Detectable”: what a study of this size would show in four of five repetitions. “Worst seeds”: the lowest seed "
+    "of the first minus the highest of the second."
 )
 _CHANCE = "Confirmatory: held-out macro F1 minus the same runs’ permuted answers, in the same way and the same family."
 _EXPLORATORY = "Exploratory: contrasts that were not fixed in advance, in the same way, p not adjusted."
@@ -305,7 +310,7 @@ def _items(page: Page) -> Table:
         CONTRAST,
         Column("effect", lambda row: row["note"] if missing(row["effect"]) else row["effect"], "text"),
         Column("log odds", ("estimate", "low", "high"), "interval", digits=2, sign=True),
-        Column("z", "z", digits=2),
+        Column("t", "z", digits=2),
         Column("p", "p", "p"),
         Column("alone", lambda row: "" if missing(row["alone"]) else row["alone"], "text"),
         Column("verdict", lambda row: "" if missing(row["verdict"]) else row["verdict"], "prose"),

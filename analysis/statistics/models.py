@@ -357,9 +357,9 @@ def _coherence_models(
         comparison = f"{encoders[str(encoder)]}, {COHERENCES[column, centred]}"
         about = _about(EXPLORATORY, "coherence", f"{_listed(use['lm'].unique())}{rest}", comparison)
         spread = {name: float(use.drop_duplicates(["lm", "category"])[name].std()) for name in names}
-        units = {"coherence": "points by 0.01 of cosine", "probe_f1": "points by point of text F1"}
+        units = {"coherence": "points by 0.01 of cosine", "probe_f1": "points by point of text F1, items"}
         words = {"coherence": f"one SD more ({spread['coherence'] / 100:.3f} of cosine)"}
-        words["probe_f1"] = f"one SD more ({spread.get('probe_f1', np.nan):.1f} points of text F1)"
+        words["probe_f1"] = f"one SD more ({spread.get('probe_f1', np.nan):.1f} points of text F1, items)"
         use = use.assign(**{name: use[name] - centred * use[name].mean() for name in names})
         steps = {name: (units[name], words[name], spread[name]) for name in names}
         fitted = fit_first(about, [formula.format(x=" + ".join(names)) for formula in COHERENCE], use, steps)

@@ -295,9 +295,16 @@ def _match_folders(
         if not sizes[folder]:
             problems.append(f"images/{folder}: has no images (such as .jpg, .png or .webp); add some or drop the leaf")
         elif len(sizes[folder]) < FEW_IMAGES:
-            notes.append(f"leaf {leaf!r} has only {len(sizes[folder])} images")
+            notes.append(_few(leaf, len(sizes[folder]), "image"))
     problems += unknown
     return leaf_of
+
+
+def _few(leaf: str, count: int, noun: str) -> str:
+    """The note on a leaf with few images; of a single one, 70 % for training is none."""
+    if count == 1:
+        return f"leaf {leaf!r} has only 1 {noun}, which is tested and not trained unless split.csv says otherwise"
+    return f"leaf {leaf!r} has only {count} {noun}s"
 
 
 def _image_table(sizes: dict[str, dict[str, int]], leaf_of: dict[str, str]) -> pd.DataFrame:
@@ -329,7 +336,7 @@ def _read_items(path: Path, taxonomy: Taxonomy, problems: list[str], notes: list
         if (count := counts.get(leaf, 0)) == 0:
             problems.append(f"items.csv: leaf {leaf!r} has no items; add some or drop the leaf from taxonomy.csv")
         elif count < FEW_IMAGES:
-            notes.append(f"leaf {leaf!r} has only {count} items")
+            notes.append(_few(leaf, count, "item"))
     return images
 
 

@@ -104,7 +104,7 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
         missing = [column for column in required if column not in header]
         if missing or len(set(named)) < len(named):
             what = f"missing column {', '.join(missing)}" if missing else "a column occurs twice"
-            problems.append(f"{name}:{max(reader.line_num, 1)}: {what}; {_header_advice(text, cells, required)}")
+            problems.append(f"{name}:{max(reader.line_num, 1)}: {what}; {header_advice(text, cells, required)}")
             return []
         for column in sorted({*named} - {*required, *optional}):
             if meant := difflib.get_close_matches(column, {*optional} - {*named}, 1, 0.85):
@@ -129,7 +129,7 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...], 
             row = dict(zip(header, cells, strict=True))
             rows.append((place, {column: row.get(column, "") for column in (*required, *optional)}))
     except csv.Error as error:
-        do = "check its quotes" if start > 1 else f"{_header_advice(text, [], required)}, with its quotes closed"
+        do = "check its quotes" if start > 1 else f"{header_advice(text, [], required)}, with its quotes closed"
         problems.append(f"{name}:{start}: not readable CSV ({error}); {do}")
     if not rows:
         problems.append(f"{name}: has no usable rows; add one for each {' and '.join(required[::3])}")
@@ -168,7 +168,7 @@ def _read_text(path: Path, problems: list[str]) -> str | None:
     return text.lstrip("\ufeff")
 
 
-def _header_advice(text: str, cells: list[str], required: tuple[str, ...]) -> str:
+def header_advice(text: str, cells: list[str], required: tuple[str, ...]) -> str:
     """What to do about a first line that is no header."""
     wanted, first = ",".join(required), text.lstrip("\r\n").partition("\n")[0].strip()
     if first.startswith("version https://git-lfs"):

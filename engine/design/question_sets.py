@@ -22,6 +22,7 @@ from cachegen.common.errors import ConditionError, some
 from cachegen.common.files import digest_bytes, expanded, read_bounded
 from cachegen.common.rng import generator
 from cachegen.data.dataset import Dataset
+from cachegen.data.taxonomy import header_advice
 from engine.design.condition import MOST_CHARACTERS, Condition, checked
 from engine.design.questions import Categories, question_text
 
@@ -184,7 +185,8 @@ def _read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise ConditionError(f"{path} is no CSV in UTF-8 ({str(error).splitlines()[0]}); save it as such") from None
     if missing := [name for name in needed if name not in table]:
-        raise ConditionError(f"{path} has no column {missing[0]}; add it")
+        advice = header_advice(content, [" ".join(str(name).split()) for name in table], tuple(needed))
+        raise ConditionError(f"{path} has no column {missing[0]}; {advice}")
     return table
 
 

@@ -201,7 +201,7 @@ class FinishedRun:
             )
         return RunError(
             f"{self.directory.path}: its {digest} has changed since training ({place}); restore it, give an unchanged "
-            f"copy with --{what}, or train again"
+            f"copy with --{what}, or train again into another folder"
         )
 
     def dataset(self) -> Dataset:

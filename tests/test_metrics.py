@@ -93,7 +93,8 @@ def test_means_are_over_categories() -> None:
     rows += [("test", "heldout", "small", True, True, -1.0), ("test", "heldout", "small", True, True, 1.0)]
     row = summarise(add_baselines(measure_categories(answers_table(rows)))).iloc[0]
     assert row["macro_f1"] == pytest.approx((100 + 100 / 3) / 2)
-    assert (row["n_categories"], row["auc_undefined"]) == (2, 1)
+    assert row["macro_f1_min10"] == 100
+    assert (row["n_categories"], row["n_categories_min10"], row["auc_undefined"]) == (2, 1, 1)
     assert row["auc"] == 1.0  # the undefined one is missing, not 0 or 0.5
     assert row["majority_f1"] == pytest.approx((100 / 3 + 100) / 2)
 

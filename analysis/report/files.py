@@ -25,9 +25,9 @@ from cachegen.common.files import write_atomically, write_text
 from cachegen.common.system import begin_worker, cores
 
 RESULT_COLUMNS = [
-    *("macro_f1", "macro_f1_no_homonyms", "macro_f1_removed"),
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed"),
     *("auc", "auc_no_homonyms", "auc_removed", "auc_undefined"),
-    *("n_categories", "n_homonyms", "n_removed", "accuracy", "yes_share", "gold_yes_share"),
+    *("n_categories", "n_categories_min10", "n_homonyms", "n_removed", "accuracy", "yes_share", "gold_yes_share"),
     *("tie_share", "veridical_f1", "veridical_agreement", "by_vision", "n_disagree"),
     *("majority_f1", "coin_f1", "permuted_f1", "n_yes", "n_no"),
 ]

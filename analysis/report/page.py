@@ -42,8 +42,8 @@ def page_figure(name: str, drawn: Drawn, svg: str, out: Path) -> Figure:
 
 
 CELL_SCORES = [
-    *("macro_f1", "auc", "majority_f1", "coin_f1", "permuted_f1", "macro_f1_no_homonyms"),
-    *("n_homonyms", "tie_share", "yes_share", "by_vision", "n_categories", "auc_undefined"),
+    *("macro_f1", "auc", "majority_f1", "coin_f1", "permuted_f1", "macro_f1_min10", "macro_f1_no_homonyms"),
+    *("n_homonyms", "tie_share", "yes_share", "by_vision", "n_categories", "n_categories_min10", "auc_undefined"),
     *("n_yes", "n_no"),
 ]
 

@@ -186,15 +186,16 @@ def _has(cells: list[Row], group: str) -> bool:
 
 
 def _details(page: Page, group: str) -> Table:
-    def asked(scores: Row) -> tuple[float, float]:
-        return scores["n_yes"]["mean"], scores["n_no"]["mean"]
+    def both(first: str, second: str) -> Callable[[Row], tuple[float, float]]:
+        return lambda row: (row[group][first]["mean"], row[group][second]["mean"])
 
     columns = [
         SETUP,
         Column("condition", "name", "text"),
         Column("categories", score(group, "n_categories"), digits=0),
-        Column("questions, yes / no", lambda row: asked(row[group]), "counts", digits=0),
+        Column("questions, yes / no", both("n_yes", "n_no"), "counts", digits=0),
         Column("F1", score(group, "macro_f1")),
+        Column("F1, ≥ 10", both("macro_f1_min10", "n_categories_min10"), "bracketed", bracket_digits=0),
         Column("F1, no homonyms", score(group, "macro_f1_no_homonyms")),
         Column("AUC", score(group, "auc"), digits=3),
         Column("AUC undefined", score(group, "auc_undefined"), digits=0),
@@ -202,7 +203,10 @@ def _details(page: Page, group: str) -> Table:
         Column("ties", score(group, "tie_share"), "percent"),
         Column("by vision", score(group, "by_vision"), "percent", digits=0),
     ]
-    caption = f"{GROUPS[group]}, test questions, means over runs. “No homonyms”: over hypernyms whose name no leaf has."
+    caption = (
+        f"{GROUPS[group]}, test questions, means over runs. “≥ 10” and “no homonyms”: over categories with at least "
+        "ten yes and ten no questions (their number in brackets), and over hypernyms whose name no leaf has."
+    )
     return table(f"details-{group}", caption, page.every_cell, columns, "results.csv")
 
 

@@ -29,7 +29,7 @@ EMBEDDED_BYTES = 65_536  # a CSV no larger is inside the page too, so that its l
 class Column:
     """One column: its header, where its values come from (a key or attribute of the row, several, or a function of it).
 
-    `digits` after the point; `sign`: a plus sign before positive numbers.
+    `digits` after the point, of a number in brackets `bracket_digits`; `sign`: a plus sign before positive numbers.
     """
 
     label: str
@@ -37,6 +37,7 @@ class Column:
     kind: Words | Numbers = "number"
     digits: int = 1
     sign: bool = False
+    bracket_digits: int | None = None
 
     @property
     def words(self) -> bool:

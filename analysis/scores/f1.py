@@ -16,10 +16,11 @@ from engine.runs.f1 import auc, confusion_counts, macro_f1
 
 Array = NDArray[np.float64]
 
+FEW = 10  # means are also given over categories with at least this many questions of each answer
 GROUPS = ("leaf", "seen", "heldout")
 CATEGORY_KEYS = ["split", "group", "category"]
 MEANS = [
-    *("macro_f1", "macro_f1_no_homonyms", "macro_f1_removed", "veridical_f1"),
+    *("macro_f1", "macro_f1_min10", "macro_f1_no_homonyms", "macro_f1_removed", "veridical_f1"),
     *("auc", "auc_no_homonyms", "auc_removed"),
 ]
 DISAGREEMENTS = [f"disagree_{kind}{how}" for kind in ("yes", "no") for how in ("", "_by_vision")]
@@ -106,21 +107,24 @@ def summarise(categories: pd.DataFrame, within: Sequence[str] = ()) -> pd.DataFr
     as the image says, averaged over the two kinds of disagreement so that a bias to "no" counts nothing: 0.5 is
     guessing, 1 is answering by sight, 0 by the label map. Missing where no question disagrees.
     """
+    enough = categories[["n_yes", "n_no"]].min(axis=1) >= FEW
     clean, removed = ~categories["homonym"], categories["removed"]
     wide = categories.assign(
         macro_f1=categories["f1"],
+        macro_f1_min10=categories["f1"].where(enough),
         macro_f1_no_homonyms=categories["f1"].where(clean),
         macro_f1_removed=categories["f1"].where(removed),
         auc_no_homonyms=categories["auc"].where(clean),
         auc_removed=categories["auc"].where(removed),
         auc_undefined=categories["auc"].isna(),
         n_categories=1,
+        n_categories_min10=enough,
         n_homonyms=~clean,
         n_removed=removed,
     )
     groups = wide.groupby([*within, "split", "group"], sort=True)
     means = [*MEANS, *(column for column in BASELINES if column in wide)]
-    counted = ["n_categories", "n_homonyms", "n_removed", "auc_undefined", "n_yes", "n_no"]
+    counted = ["n_categories", "n_categories_min10", "n_homonyms", "n_removed", "auc_undefined", "n_yes", "n_no"]
     sums = groups[["said_yes", "ties", "right", "agrees", *DISAGREEMENTS]].sum()
     out = groups[means].mean().join(groups[counted].sum())
     n = out["n_yes"] + out["n_no"]

@@ -13,11 +13,10 @@ import pandas as pd
 from analysis.cells import CELL, KEYED, parts, seed_units, setup_of
 from analysis.scores.ablation import HYPERNYMS
 from analysis.scores.baselines import permuted_macro_f1
-from analysis.scores.f1 import GROUPS
+from analysis.scores.f1 import FEW, GROUPS
 from analysis.statistics.difference import OVER_BOTH, difference, seeds_by_hypernyms
 from analysis.words import BASELINES
 
-FEW = 10  # held-out means are also given over hypernyms with at least this many questions of each answer
 FEW_EACH = f"at least {FEW} of each answer"
 OVER = (*HYPERNYMS[:2], FEW_EACH, HYPERNYMS[2])
 INTERVAL = [

@@ -63,6 +63,15 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """What a killed process has written stays with the system, and no test pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _svg_only():
     """PDF and PNG take a third of a report's time; only `test_figures.py`, which looks at them, has them drawn."""
     from analysis.figures.style import Drawn

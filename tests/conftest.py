@@ -4,6 +4,7 @@ Heavy imports stand inside of them: the process that only hands out the tests re
 """
 
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -52,6 +53,18 @@ FIRST = """
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(FIRST.split())}
     items.sort(key=lambda item: place.get(item.path.stem.removeprefix("test_"), len(place)))
+
+
+gc.disable()  # nothing that is imported while tests are collected is garbage
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules are not looked through again and again: an eighth of the time
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

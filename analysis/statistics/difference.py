@@ -238,11 +238,14 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna()
     if known.empty:
         return p
-    gc.freeze()  # `multipletests` collects garbage first, which takes a second where a study is in memory
+    frozen = gc.get_freeze_count() > 0  # by somebody else, whose choice stays
+    if not frozen:
+        gc.freeze()  # `multipletests` collects garbage first, which takes a second where a study is in memory
     try:
         p_adjusted = multipletests(known, method="holm")[1]
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
     return pd.Series(p_adjusted, index=known.index).reindex(p.index)
 
 

@@ -44,9 +44,10 @@ def pytest_ignore_collect(collection_path, config):
 
 # A process takes whole files: those that take longest are begun first, so that all processes end together.
 FIRST = """
-    replicate demo figures reliability docs kill sweep reanalyze tune_runs containment report own_tables all_families
-    training fake_gpu curves moved_runs lens compiled export resume lm_families probe pictures cli microworld own_models
-    yardsticks every_encoder presets bench prefix_sharing tracking transfer naming bad_input_runs
+    demo replicate figures docs reliability compiled report reanalyze containment kill fake_gpu own_tables sweep
+    moved_runs all_families curves tune_runs resume lens yardsticks contrasts pictures every_encoder training
+    export lm_families probe cli microworld own_models presets bench prefix_sharing tracking transfer naming
+    bad_input_runs
 """
 
 

@@ -142,10 +142,9 @@ def _scopes(categories: pd.DataFrame, depth: pd.Series) -> pd.DataFrame:
     groups = {name: categories[categories["group"] == group] for group, name in SCOPES.items()}
     own_depth = hypernyms["category"].map(depth)
     groups |= {f"depth {value}": hypernyms[own_depth == value] for value in sorted(own_depth.dropna().unique())}
-    groups |= {str(name): hypernyms[hypernyms["category"] == name] for name in hypernyms["category"]}
-    return pd.DataFrame(
-        [{"scope": name, "n_categories": len(rows), **rows[columns].mean()} for name, rows in groups.items()]
-    )
+    means = [{"scope": name, "n_categories": len(rows), **rows[columns].mean()} for name, rows in groups.items()]
+    each = hypernyms[columns].astype(float).assign(scope=hypernyms["category"].astype(str), n_categories=1)
+    return pd.concat([pd.DataFrame(means), each[["scope", "n_categories", *columns]]], ignore_index=True)
 
 
 def _beside(runs: Sequence[Path]) -> pd.DataFrame:

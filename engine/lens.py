@@ -233,10 +233,11 @@ def _shares(view: _View, reader: _Reader, leaves: dict[str, np.ndarray]) -> pd.D
                 own_IW = role_IW == place
                 count_I = own_IW.sum(axis=1)
                 share_I = (share_IW * own_IW).sum(axis=1) / np.where(count_I, count_I, np.nan)
-                rows.append(
-                    pd.DataFrame({"share": share_I, "names": count_I}).assign(first=first, about=about, role=role)
-                )
-    return pd.concat(rows, ignore_index=True).assign(lens=view.lens, layer=view.layer)
+                constants = (np.full(len(leaf_I), each) for each in (first, about, role))
+                rows.append((share_I, count_I, *constants))
+    columns = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    table = pd.DataFrame(dict(zip(("share", "names", "first", "about", "role"), columns, strict=True)))
+    return table.assign(lens=view.lens, layer=view.layer)
 
 
 def _means(words: pd.DataFrame) -> pd.DataFrame:

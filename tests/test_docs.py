@@ -228,6 +228,7 @@ def run_page(page: Path, world: Path, crosstax, **stand_ins: str) -> None:
             assert code == 0, f"{shlex.join(words)}: {err[-2000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief")
 def test_the_page_on_questions_runs(variants: Path, demo: Path, crosstax) -> None:
     page = ROOT / "docs" / "questions.md"

@@ -76,7 +76,7 @@ def spread(number: int, count: int) -> list[int]:
     return [1 + step * (number - 1) // (count - 1) for step in range(count)]
 
 
-@pytest.mark.parametrize(("name", "count"), [("extraction", 3), ("sweep", 4), ("tune", 3), ("evaluation", 2)])
+@pytest.mark.parametrize(("name", "count"), [("extraction", 3), ("sweep", 3), ("tune", 2), ("evaluation", 2)])
 def test_killed_between_steps_on_the_file_system(commands, undisturbed, tmp_path, name, count):
     known = undisturbed[name]
     for point in spread(known.points, count):

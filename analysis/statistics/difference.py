@@ -238,11 +238,14 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna()
     if known.empty:
         return p
-    gc.freeze()  # `multipletests` collects garbage first, which takes a second where a study is in memory
+    frozen = gc.get_freeze_count() > 0  # by somebody else, whose choice stays
+    if not frozen:
+        gc.freeze()  # `multipletests` collects garbage first, which takes a second where a study is in memory
     try:
         p_adjusted = multipletests(known, method="holm")[1]
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
     return pd.Series(p_adjusted, index=known.index).reindex(p.index)
 
 
@@ -293,12 +296,21 @@ class Spread:
 
 def _aligned(one: pd.DataFrame, other: pd.DataFrame | None) -> tuple[pd.DataFrame, pd.DataFrame | None, bool]:
     """Both sides on the hypernyms they share, seeds sorted; and whether they have the same seeds."""
-    one = one.dropna(axis=1, how="all").dropna(axis=0, how="all").sort_index()
+    one = _known(one)
     if other is None:
         return one, None, False
-    other = other.dropna(axis=1, how="all").dropna(axis=0, how="all").sort_index()
-    shared = one.columns.intersection(other.columns)
-    return one[shared], other[shared], bool(one.index.equals(other.index))
+    other = _known(other)
+    if not one.columns.equals(other.columns):
+        shared = one.columns.intersection(other.columns)
+        one, other = one[shared], other[shared]
+    return one, other, bool(one.index.equals(other.index))
+
+
+def _known(table: pd.DataFrame) -> pd.DataFrame:
+    """Without seeds and hypernyms that have no score at all, seeds sorted."""
+    if table.empty or np.isnan(table.to_numpy(float)).any():
+        table = table.dropna(axis=1, how="all").dropna(axis=0, how="all")
+    return table if table.index.is_monotonic_increasing else table.sort_index()
 
 
 def _standard_error(tables: Sequence[tuple[Array, int]]) -> tuple[float, float, str]:

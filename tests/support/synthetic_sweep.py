@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,7 @@ class World:
         family = self.family[leaf]
         return [family, PARENTS[family]] if self.parents else [family]
 
-    @property
+    @cached_property
     def hypernyms(self) -> list[str]:
         """All hypernyms, sorted."""
         return sorted({name for leaf in self.leaves for name in self.own(leaf)})
@@ -132,14 +133,15 @@ class World:
         withheld = set(order[: len(order) * ablation // 100])
         if kind == "systematic":
             withheld = {leaf for leaf in self.leaves if set(self.own(leaf)) & set(removed)}
+        others = {leaf: [x for x in self.leaves if x != leaf] for leaf in self.leaves}
+        wrong = {leaf: [x for x in self.hypernyms if x not in self.own(leaf)] for leaf in self.leaves}
         rows = []
         for number, (key, leaf, split) in enumerate(self.images.itertuples(index=False)):
             label = label_of[leaf]
-            other = str(rng.choice([x for x in self.leaves if x != label]))
-            asked = [("leaf", label, True), ("leaf", other, False)]
+            asked = [("leaf", label, True), ("leaf", others[label][rng.integers(len(others[label]))], False)]
             for name in self.own(label):
-                wrong = str(rng.choice([x for x in self.hypernyms if x not in self.own(label)]))
-                asked += [("hypernym", name, True), ("hypernym", wrong, False)]
+                no = wrong[label][rng.integers(len(wrong[label]))]
+                asked += [("hypernym", name, True), ("hypernym", no, False)]
             for about, category, answer in asked:
                 seen = about == "leaf" or label not in withheld
                 veridical = category in (leaf, *self.own(leaf))

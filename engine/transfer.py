@@ -4,6 +4,7 @@ Runs with the same inputs are asked one after the other, and so open dataset, fe
 an image share one pass. The runs' own files are not touched (`engine.runs.transfer`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,15 +85,20 @@ def transfer(
 def read_again(
     folders: Sequence[Path], given: Places | None, read: Callable[[FinishedRun], int], failed: str
 ) -> list[Outcome]:
-    """`read` of every run, in the order of the inputs they share; where it fails, that is told, and others go on."""
-    results = []
+    """`read` of every run, in the order of the inputs they share; if it fails, others go on. A reason is told once."""
+    results, reasons = [], Counter[str]()
     for run in sorted((open_run(folder, given) for folder in folders), key=by_inputs):
         path = run.directory.path
         try:
             results.append(Outcome(path, read(run)))
         except CrosstaxError as error:
-            tell(f"{failed}: {path.name}: {error}")
+            if not reasons[str(error)]:
+                tell(f"{failed}: {path.name}: {error}")
+            reasons[str(error)] += 1
             results.append(Outcome(path, 0, str(error)))
+    for reason, count in reasons.items():
+        if count > 1:
+            tell(f"{failed} either: {count - 1} more runs, because {reason}")
     return results
 
 

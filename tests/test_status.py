@@ -148,7 +148,7 @@ def test_a_finished_sweep_with_failures(small_study, tmp_path):
     assert "more than the 4 hypernyms" in failed["reason"]
     text = status_text(found)
     assert f"failed: {failed['run']}: " in text
-    assert "nothing left to do; nobody works on it" in text
+    assert "all that was planned is over; nobody works on it" in text
     assert "--retry-failed" in text
 
 

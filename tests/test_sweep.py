@@ -89,6 +89,21 @@ def test_an_lm_that_cannot_answer_fails_its_own_runs_only(small_study, tmp_path)
     assert good.done
 
 
+def test_runs_with_other_versions_of_their_inputs_are_told(small_study, tmp_path, capsys):
+    """A second set of runs in the same folder is nothing that anybody should overlook."""
+    dataset = shutil.copytree(small_study.dataset, tmp_path / "dataset")
+    out, few = tmp_path / "runs", {"dataset": str(dataset), "epochs": 1, "batch": 96}
+    (before,) = run_sweep(small_study.sweep(**few), out, CPU)
+    assert run_sweep(small_study.sweep(**few), out, CPU) == [before]
+    run_sweep(small_study.sweep(**few, run_seed=[1]), out, CPU)
+    assert "version" not in capsys.readouterr().err
+    taxonomy = dataset / "taxonomy.csv"
+    taxonomy.write_text(taxonomy.read_text().replace("a crow", "the crow"))
+    (after,) = run_sweep(small_study.sweep(**few), out, CPU)
+    assert after != before
+    assert f"{out} has runs (1) with conditions of this sweep and another dataset" in capsys.readouterr().err
+
+
 def test_what_concerns_all_runs_stops_at_once(small_study, tmp_path):
     store = tmp_path / "store.h5"
     shutil.copy(small_study.features, store)

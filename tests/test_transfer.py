@@ -145,7 +145,7 @@ def test_what_is_there_is_kept_and_what_is_not_whole_is_asked_again(swept, small
     assert bytes_in(runs) == before
 
 
-def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept):
+def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept, capsys):
     runs, *_ = swept
     folders = run_folders([runs])
     file = runs.parent / "one image.csv"
@@ -159,8 +159,10 @@ def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept):
     assert table["veridical"].item()
     nowhere = file.with_name("nowhere.csv")
     nowhere.write_text("leaf,text,answer,group,set\nzebra,is there a crow,yes,crow,mine\n")
-    results = transfer(folders[:2], [question_source("test", {"questions": nowhere})], CPU)
+    capsys.readouterr()
+    results = transfer(folders[:3], [question_source("test", {"questions": nowhere})], CPU)
     assert all("no question" in str(each.problem) for each in results)
+    assert capsys.readouterr().err.count("no question") == 2  # of the first, and of all others
     for folder in folders:
         for path in (folder / "transfer").glob("one image*"):
             path.unlink()

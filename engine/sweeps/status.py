@@ -164,7 +164,7 @@ def status_text(status: dict[str, Any]) -> str:
     if left is None:
         eta = "time left not known yet"
     else:
-        eta = f"about {duration(left)} left" if left else "nothing left to do"
+        eta = f"about {duration(left)} left" if left else "all that was planned is over"
     lines = [f"{status['folder']}: {counts}; {eta}; {now}"]
     for group in status["groups"]:
         progress = (

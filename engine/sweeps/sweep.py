@@ -137,6 +137,7 @@ def _plan_tasks(
     """
     groups = read_plan(out)
     others = {run for group in groups for run in group.runs} - set(runs)
+    _tell_other_inputs(out, [run for name, run in runs.items() if name not in over], others)
     over = over | {run for run in others | set(runs) - over if RunDirectory(out / run).over}
     for group in groups:
         # Whoever finished it may have been killed before this.
@@ -170,6 +171,24 @@ def _plan_tasks(
         Task(out, group, tuple(known[run] for run in members[group]), execution, torch.get_num_threads(), Path.cwd())
         for group in loading_order([(group, known[members[group][0]]) for group in able])
     ]
+
+
+def _tell_other_inputs(out: Path, runs: list[PlannedRun], others: set[str]) -> None:
+    """Tell if runs that are asked for have been here before with other inputs, or other versions of them."""
+    asked = {(run.encoder, run.inputs.lm, run.condition): run.digests for run in runs}
+    differing = Counter[str]()
+    for folder in (out / run for run in others):
+        with contextlib.suppress(CrosstaxError, KeyError):
+            config = read_config(folder)
+            condition = condition_of(config, folder)
+            known = config["condition"]
+            now = asked.get((known["encoder"], known["lm"], condition), config["digests"])
+            differing.update(name for name in now if now[name] != config["digests"][name])
+    for name, count in differing.items():
+        tell(
+            f"note: {out} has runs ({count}) with conditions of this sweep and another {name}, or an older one; "
+            "use another --out if they are not to be reported together"
+        )
 
 
 def _release(groups: list[Group], failed: set[str], over: set[str], out: Path) -> tuple[list[Group], set[str]]:

@@ -70,6 +70,13 @@ def test_each_mechanism_is_hugging_faces(kind):
     assert FrozenLM.wrap(tiny_of(kind).bfloat16(), None, CPU).way == QUICK[kind]
 
 
+def test_soft_caps_are_kept_where_transformers_would_drop_them():
+    """Version 5.17 lets SDPA take attention with soft caps, and leaves them out."""
+    model = tiny_of("gemma2")
+    model.config._attn_implementation = "sdpa"
+    assert FrozenLM.wrap(model, None, CPU).way == "shared"
+
+
 FAULTS = {
     "positions": lambda patch: patch.setattr(
         Layout,

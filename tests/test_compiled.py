@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from few import few
+from run_folders import bytes_of, kill_on_call, killed
 from test_prefix_sharing import ANSWER, IMAGE, PATCHES, WIDTH, remove_masks, study
 from tiny import CONFIGS, tiny_lm
 
@@ -24,7 +25,7 @@ from engine.runs.config import read_config
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution
 from engine.sweeps.sweep import run_sweep
-from engine.training import group
+from engine.training import group, loop
 from engine.training.batches import PADDING, pack
 from engine.training.group import WORTH_COMPILING, worth_compiling
 from engine.training.loop import Step, step_loss
@@ -156,12 +157,28 @@ def test_what_the_check_finds_wrong_is_not_kept(fault, monkeypatch):
 
 
 class Fails(Counted):
-    """A backend that cannot do one graph more than the check at load needs."""
+    """A backend that cannot do what the check at load does not need: new graphs, or else any backward pass."""
+
+    def __init__(self, fault="forward"):
+        super().__init__()
+        self.fault, self.later = fault, False
 
     def __call__(self, graph, inputs):
-        if self.graphs < 0:
+        if self.later and self.fault == "forward":
             raise RuntimeError("too much\nof it")
-        return super().__call__(graph, inputs)
+
+        def refuse(_):
+            if self.later:
+                raise RuntimeError("too much\nof it")
+
+        def run(*given):
+            found = graph.forward(*given)
+            for each in found if self.fault == "backward" else ():
+                if each.requires_grad:
+                    each.register_hook(refuse)
+            return found
+
+        return run
 
 
 def test_a_row_that_cannot_be_compiled_is_computed_as_before():
@@ -169,7 +186,7 @@ def test_a_row_that_cannot_be_compiled_is_computed_as_before():
     backend, lm, eager = Fails(), *(FrozenLM.wrap(tiny_lm("qwen3"), None, CPU) for _ in range(2))
     assert lm.compile_layers(backend) == lm.not_compiled == ""
     answered(lm, 4, 2)
-    backend.graphs = -1
+    backend.later = True
     assert torch.equal(answered(lm, 4, 2)[0], answered(eager, 4, 2)[0])
     assert lm.compiled
     for found, right in zip(answered(lm, 1, 3), answered(eager, 1, 3), strict=True):
@@ -178,21 +195,42 @@ def test_a_row_that_cannot_be_compiled_is_computed_as_before():
     assert "too much" in lm.not_compiled
 
 
-@pytest.mark.parametrize("compiles", [True, False])
-def test_a_run_says_that_it_was_compiled_in_part(compiles, small_study, tmp_path, monkeypatch):
-    """Layers compile for the check at load, and not for the first row of training."""
-    backend, compile_layers = Fails(), FrozenLM.compile_layers
+@pytest.fixture
+def compiled_run(small_study, monkeypatch):
+    """Train a run into a folder, with layers that compile for the check at load and, with a fault, not later."""
 
-    def compiled(lm):
-        problem = compile_layers(lm, backend)
-        backend.graphs = -1
-        return problem
+    def run(out, fault):
+        backend, compile_layers = Fails(fault), FrozenLM.compile_layers
 
-    monkeypatch.setattr(group, "worth_compiling", lambda *_: compiles)
-    monkeypatch.setattr(FrozenLM, "compile_layers", compiled)
-    (folder,) = run_sweep(small_study.sweep(epochs=1), tmp_path, Execution(device="cpu"))
-    assert not RunDirectory(folder).failed
-    assert read_config(folder).get("compiled") == ("in part" if compiles else None)
+        def compiled(lm):
+            problem = compile_layers(lm, backend)
+            backend.later = True
+            return problem
+
+        with monkeypatch.context() as patch:
+            patch.setattr(group, "worth_compiling", lambda *_: fault is not None)
+            patch.setattr(FrozenLM, "compile_layers", compiled)
+            (folder,) = run_sweep(small_study.sweep(epochs=1), out, Execution(device="cpu", checkpoint_seconds=0))
+        assert not RunDirectory(folder).failed
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize("fault", ["forward", "backward"])
+def test_a_run_says_that_it_was_compiled_in_part(fault, compiled_run, tmp_path, monkeypatch):
+    """Also when it is killed after the first step, with a checkpoint, and goes on with layers that compile."""
+    plain = compiled_run(tmp_path / "plain", None)
+    assert "compiled" not in read_config(plain)
+    with monkeypatch.context() as patch:
+        kill_on_call(patch, loop, "write_checkpoint", 1, after=True)
+        killed(lambda: compiled_run(tmp_path / "runs", fault))
+    folder = tmp_path / "runs" / plain.name
+    assert read_config(folder)["compiled"] == "in part"
+    assert compiled_run(tmp_path / "runs", "none") == folder
+    assert read_config(folder)["compiled"] == "in part"
+    found, right = bytes_of(folder), bytes_of(plain)
+    assert {name for name in found if found[name] != right[name]} == {"config.json"}  # graphs run as they are
 
 
 @pytest.mark.parametrize("steps", [0, WORTH_COMPILING])

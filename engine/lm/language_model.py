@@ -9,6 +9,7 @@ not pass, each question is a prompt of its own; if that does not pass either, th
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,12 +178,9 @@ class FrozenLM:
                     attention_mask=torch.ones(1, len(row_TD), dtype=torch.bool, device=self.device),
                     **self._per_layer(ids_T, row_TD),
                 )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # of dynamo, of inductor or of what they made, for a row of another kind
-            if not self.compiled:
+        except Exception as error:
+            if not self.falls_back(error):
                 raise
-            self._give_up_compiling(first_line(error))
             return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         finally:
             self._answer_rows = None
@@ -248,7 +246,9 @@ class FrozenLM:
             return {}
         ids = ids[None] if ids.dim() == 1 else ids
         known = ids.where(ids >= 0, getattr(self.decoder.config, "pad_token_id", None) or 0)
-        return {"per_layer_inputs": self.decoder.get_per_layer_inputs(known).to(row_TD.dtype)}
+        of = self.decoder.get_per_layer_inputs
+        more = (None,) if "inputs_embeds" in signature(of).parameters else ()  # Gemma 4: without them, from the tokens
+        return {"per_layer_inputs": of(known, *more).to(row_TD.dtype)}
 
     def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor:
         """(Q, V) logits over the whole vocabulary, float32, from the head in its own dtype."""
@@ -305,8 +305,8 @@ class FrozenLM:
 
         A block is one graph, attention included, in which the sizes of the row are variables. It is compiled once for
         all blocks that are alike, with gradients and without, and again for a row of one image. The last block, whose
-        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row whose
-        forward pass cannot be compiled later is computed as it was before, and so are all rows after it.
+        MLP sees other rows, is left as it is. What does not pass the check at load is not kept. A row that cannot be
+        compiled later is computed as it was before, and so are all rows after it (see `falls_back`).
         """
         if self.compiled or self.way != "shared" or len(self._blocks()) < 2:
             return "" if self.compiled else self.reason or "its blocks are not found"
@@ -324,6 +324,16 @@ class FrozenLM:
             if problem:
                 self._give_up_compiling(problem)
         return self.not_compiled
+
+    def falls_back(self, error: Exception) -> bool:
+        """Whether a row that failed is to be computed again, by layers that are not compiled any more.
+
+        What dynamo, inductor or their kernels raise for a row of a new kind can have any type.
+        """
+        if not self.compiled or isinstance(error, torch.OutOfMemoryError):
+            return False
+        self._give_up_compiling(first_line(error))
+        return True
 
     def _give_up_compiling(self, why: str) -> None:
         self.compiled, self.not_compiled = False, why
@@ -382,7 +392,10 @@ def _attention(config: Any) -> str | dict[str, Any]:
     """The attention of a model, and of its parts if they are several, as `set_attn_implementation` takes it."""
     parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
     own = config._attn_implementation
-    own = "eager" if own in (None, IMPLEMENTATION) else own  # wrapped before: what it had then is not known
+    if own in (None, IMPLEMENTATION):  # wrapped before: what it had then is not known
+        own = "eager"
+    if own == "sdpa" and getattr(config, "attn_logit_softcapping", None):  # some versions of transformers let it
+        own = "eager"  # leave out the caps
     return {"": own, **{name: _attention(part) for name, part in parts.items()}} if parts else own
 
 

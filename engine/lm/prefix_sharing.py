@@ -9,9 +9,9 @@ Shape letters: I images, Q questions of one image, P prefix and S suffix tokens,
 heads, E head width, D model width, T tokens of the row.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,19 +85,26 @@ class Layout:
 # Biases of attention scores, by the number of an image's questions and the mask, which layers share; and those masks.
 Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
 
+
 # Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may differ
 # from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
-_ROW: ContextVar[tuple[Layout, Biases | None, torch.Tensor]] = ContextVar("the row that is being computed")
+class _Row(threading.local):
+    """The row that this thread computes. Unlike a `ContextVar`, dynamo reads it before torch 2.14 too."""
+
+    packed: tuple[Layout, Biases | None, torch.Tensor]
+
+
+_ROW = _Row()
 
 
 @contextmanager
 def packed_as(layout: Layout) -> Iterator[None]:
     """Inside, attention of `IMPLEMENTATION` reads rows by this layout; many families hand no arguments on to it."""
-    token = _ROW.set((layout, {}, torch.empty([n + 1 for n in layout.buckets[0]], device="meta")))
+    _ROW.packed = (layout, {}, torch.empty([n + 1 for n in layout.buckets[0]], device="meta"))
     try:
         yield
     finally:
-        _ROW.reset(token)
+        del _ROW.packed
 
 
 def pattern_of_a_prompt(
@@ -113,7 +120,7 @@ def pattern_of_a_prompt(
 
     So a window or a chunk is the model's own rule, counted in a prompt's positions, not in the row's. None: causal.
     """
-    layout = _ROW.get()[0]
+    layout = _ROW.packed[0]
     length = layout.prefix + layout.suffix
     if allow_is_causal_skip and (local_size is None or length <= local_size):
         return None
@@ -142,7 +149,7 @@ def shared_prefix_attention(
     `attention_mask` is what `pattern_of_a_prompt` gave. The accepted arguments are a closed list: anything else
     (position biases, sparse indices) would change the result silently, so it raises `ModelError`.
     """
-    layout, biases, sizes = _ROW.get()
+    layout, biases, sizes = _ROW.packed
     if torch.compiler.is_compiling() and len(layout.buckets) == 1:
         layout, biases = Layout(((sizes.shape[0] - 1, sizes.shape[1] - 1),), layout.prefix, layout.suffix), None
     length = layout.prefix + layout.suffix

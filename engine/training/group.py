@@ -165,11 +165,23 @@ def run_group(
             problem = shared.lm.compile_layers()
         if problem:
             tell(f"the LM's layers are not compiled ({problem})")
-    was_compiled = shared.lm.compiled
     for member, run, questions in zip(begun, runs, tables, strict=True):
         places = absolute_places(run.directory.path, member.inputs, member.encoder)
         config = _config(member, questions, shared) | _compiled(run.directory, shared.lm, checkpoint.exists())
         run.directory.begin(config, questions, places)
+
+    compiled = shared.lm.compiled
+
+    def stepped(count: int) -> None:
+        nonlocal compiled
+        if compiled and not shared.lm.compiled:  # to be on disk before the checkpoint
+            compiled = False
+            tell(f"from some step on, the LM's layers were not compiled ({shared.lm.not_compiled})")
+            for run in runs:
+                if not run.directory.over:
+                    run.directory.note(_compiled(run.directory, shared.lm, resumed=True))
+        advance(count)
+
     started = time.perf_counter()
     with (
         held_signals() as held,
@@ -184,15 +196,10 @@ def run_group(
             checkpoint,
             max_tokens=max_tokens,
             checkpoint_seconds=execution.checkpoint_seconds,
-            advance=advance,
+            advance=stepped,
             logged=logged,
             held=held,
         )
-    if was_compiled and shared.lm.not_compiled:
-        tell(f"from some step on, the LM's layers were not compiled ({shared.lm.not_compiled})")
-        for run in runs:
-            if not run.directory.over:
-                run.directory.note(_compiled(run.directory, shared.lm, resumed=True))
     trained = {"stage": "train", "seconds": time.perf_counter() - started, "steps": steps, "runs": len(runs)}
     asked = [questions[questions["split"] != "train"] for questions in tables]
     with progress_bar(f"evaluate {len(runs)} runs", sum(map(len, asked)), "questions") as advance:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,15 @@ def train_group(
     for step, loaded in enumerate(prefetched(_group_batches(runs, first), load), first):
         losses = torch.zeros(len(runs), device=lm.device)
         for row, items in loaded.rows:
-            loss, losses_of_runs = step_loss(lm, tokens, loaded, row, projectors, items, runs[0].condition.loss)
-            loss.backward()
+            row_loss = partial(step_loss, lm, tokens, loaded, row, projectors, items, runs[0].condition.loss)
+            loss, losses_of_runs = row_loss()
+            try:
+                loss.backward()
+            except Exception as error:
+                if not lm.falls_back(error):
+                    raise
+                loss, losses_of_runs = row_loss()  # no gradient had come as far as the projectors
+                loss.backward()
             losses += losses_of_runs
         rates = [learning_rate(run.condition, step, run.steps) if step < run.steps else 0.0 for run in runs]
         norms = []

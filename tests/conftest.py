@@ -60,7 +60,7 @@ gc.disable()  # nothing that is imported while tests are collected is garbage
 
 
 def pytest_collection_finish():
-    gc.freeze()  # modules are not looked through again and again: an eighth of the time
+    gc.freeze()  # modules are not looked through again and again
     gc.enable()
 
 

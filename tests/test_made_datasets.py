@@ -15,7 +15,7 @@ from cachegen.common.errors import CrosstaxError, DatasetError
 from cachegen.common.files import new_folder
 from cachegen.data.building import depths_of, with_article
 from cachegen.data.cifar100 import build_cifar100
-from cachegen.data.dataset import load_dataset_of_runs
+from cachegen.data.dataset import load_dataset, load_dataset_of_runs
 from cachegen.data.wordnet import build_taxonomy, open_wordnet
 from cachegen.pictograms import build
 
@@ -87,10 +87,12 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class TestPictograms:
-    def test_the_dataset_is_split_by_set_and_credited(self, packages: Path, tmp_path: Path) -> None:
+    def test_the_dataset_is_split_by_set_and_credited(self, packages: Path, tmp_path: Path, crosstax) -> None:
         pytest.importorskip("resvg_py")
-        dataset, summary = build.build_pictograms(packages, tmp_path / "out")
-        assert summary["differences"] == []
+        assert "npm pack" in crosstax("data", "pictograms")[2]
+        code, out, _ = crosstax("data", "pictograms", "--packages", packages, "--out", tmp_path / "out", "--json")
+        assert (code, json.loads(out)["differences"]) == (0, [])
+        dataset = load_dataset(tmp_path / "out")
         by_set = {(Path(key).name.split("__")[0], part) for key, part in dataset.images[["key", "split"]].to_numpy()}
         assert by_set == {("a", "train"), ("b", "validation"), ("c", "test")}
         assert len(dataset.images) == 5 + 4 + 5
@@ -178,9 +180,11 @@ def write_cifar(path: Path, *, torn: bool = False) -> np.ndarray:
 
 
 class TestCifar100:
-    def test_pictures_and_splits_are_those_of_the_archive(self, tmp_path: Path) -> None:
+    def test_pictures_and_splits_are_those_of_the_archive(self, tmp_path: Path, crosstax) -> None:
         train = write_cifar(tmp_path / "c.tar.gz")
-        dataset, _ = build_cifar100(tmp_path / "c.tar.gz", tmp_path / "out", per_leaf=14)
+        words = ("data", "cifar100", tmp_path / "c.tar.gz", "--out", tmp_path / "out", "--per-leaf", 14)
+        assert crosstax(*words)[0] == 0
+        dataset = load_dataset(tmp_path / "out")
         assert dict(dataset.images.groupby("split").size()) == {"test": 8, "train": 48}
         assert dict(dataset.leaves["phrase"])["cattle"] == "cattle"
         key = "rose/train_00005.png"  # the second rose: rows 1, 5, 9, ...
@@ -256,7 +260,7 @@ def write_wordnet(folder: Path, version: str = "3.0") -> dict[str, str]:
 
 
 class TestWordNet:
-    def test_the_user_decides_between_senses_and_gets_a_taxonomy(self, tmp_path: Path) -> None:
+    def test_the_user_decides_between_senses_and_gets_a_taxonomy(self, tmp_path: Path, crosstax) -> None:
         ids = write_wordnet(tmp_path / "wn")
         for leaf in ("crane", "owls", "bat2", "lathe", ids["turns wood"]):
             (tmp_path / "images" / leaf).mkdir(parents=True)
@@ -273,7 +277,8 @@ class TestWordNet:
             f"crane,,{ids['a wading bird']}", f"crane,x,{ids['a wading bird']}"
         )
         (tmp_path / "taxonomy.senses.csv").write_text(text)
-        summary = build_taxonomy(tmp_path / "images", out, tmp_path / "wn")
+        words = ("data", "taxonomy", tmp_path / "images", "--from", tmp_path / "wn", "--out", out, "--json")
+        summary = json.loads(crosstax(*words)[1])
         assert (summary["leaves"], summary["version"]) == (5, "WordNet 3.0")
         found = {
             (row["leaf"], row["leaf_phrase"], row["number"], row["hypernym"], row["depth"]) for row in rows_of(out)

@@ -604,6 +604,16 @@ def test_smoke_lm_knows_its_taxonomy_in_text(smoke_world: World) -> None:
     assert facts["statement_accuracy"] > 0.5  # of the whole vocabulary: chance is near zero
 
 
+def test_each_family_is_drawn_in_its_own_way_and_the_same_again() -> None:
+    looks = [plans[0] for plans in drawing.make_looks(recipe.DEMO, 0)]
+    drawn = [
+        [drawing.draw_image(family, look, 48, generator(0, family)).tobytes() for _ in range(2)]
+        for family, look in zip(lexicon.FAMILIES, looks, strict=False)
+    ]
+    assert all(first == second for first, second in drawn)
+    assert len({first for first, _ in drawn}) == len(drawn) == recipe.DEMO.families
+
+
 @pytest.mark.parametrize("every", few([1, 4], 4))
 def test_drawings_of_a_leaf_look_alike_and_leaves_differ(every: int) -> None:
     looks = drawing.make_looks(recipe.DEMO, 0)

@@ -80,6 +80,13 @@ def test_fewer_images_come_from_all_parts_alike(nested: Path, images: int) -> No
     assert (share.abs() <= 1).all()
 
 
+def test_the_command_gives_the_same(nested: Path, tmp_path: Path, crosstax) -> None:
+    made = build_subset(nested, tmp_path / "small", ["bird"], leaves=2)
+    words = ("--hypernym", "bird", "--leaves", 2, "--out", tmp_path / "again", "--json")
+    told = json.loads(crosstax("data", "subset", nested, *words)[1])
+    assert (told["leaves"], told["digest"]) == (list(made.leaves.index), made.digest)
+
+
 @pytest.mark.parametrize("asked", [{"hypernyms": ["birds"]}, {"hypernyms": ["bird"], "leaves": 1}])
 def test_a_smaller_dataset_of_nothing_is_refused(nested: Path, tmp_path: Path, asked: dict) -> None:
     with pytest.raises(DatasetError):

@@ -336,9 +336,13 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
 
 
 def test_two_that_build_a_folder_do_not_meet(tmp_path: Path) -> None:
-    with pytest.raises(WriteError), new_folder(tmp_path / "out") as slow:
-        (slow / "slow").touch()
-        with new_folder(tmp_path / "out") as quick:
-            (quick / "quick").touch()
-        assert (slow / "slow").exists()
+    def meet() -> None:
+        with new_folder(tmp_path / "out") as slow:
+            (slow / "slow").touch()
+            with new_folder(tmp_path / "out") as quick:
+                (quick / "quick").touch()
+            assert (slow / "slow").exists()
+
+    with pytest.raises(WriteError):
+        meet()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "quick"]

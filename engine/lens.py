@@ -5,7 +5,7 @@ patches, whether nearness tells an image's own names, what is nearest to each pa
 runs' own files are not touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def look(
     found = OpenedInputs(Opener(choose_device(execution.device)))
     reader: _Reader | None = None
 
-    def read(run: FinishedRun) -> int:
+    def read(run: FinishedRun) -> Iterator[None]:
         nonlocal reader
         if lens_problem(run.directory, settings) == "":
-            return 0
+            return
         run.require_about(found.dataset(run), run.questions())
         dataset = found.spoken(run)
         run.weights  # noqa: B018 - a damaged projector is said before models are loaded
@@ -63,7 +63,7 @@ def look(
             reader = _Reader.new(*of)
         limit = execution.max_tokens or longest_row(shared.lm.device)
         write_lens(run.directory, settings, _tables(run, shared, reader, settings, limit))
-        return 1
+        yield
 
     return read_again(folders, given, read, "not read")
 

@@ -5,7 +5,7 @@ an image share one pass. The runs' own files are not touched (`engine.runs.trans
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,32 +70,35 @@ def transfer(
     """
     found = OpenedInputs(Opener(choose_device(execution.device)))
 
-    def ask(run: FinishedRun) -> int:
-        count = 0
+    def ask(run: FinishedRun) -> Iterator[None]:
         for each in asked:
             questions = found.questions(each, run)
             if answers_problem(run.directory, answers_path(run.directory, questions)):
                 _ask(run, questions, found, execution)
-                count += 1
-        return count
+                yield
 
     return read_again(folders, given, ask, "not asked")
 
 
 def read_again(
-    folders: Sequence[Path], given: Places | None, read: Callable[[FinishedRun], int], failed: str
+    folders: Sequence[Path], given: Places | None, read: Callable[[FinishedRun], Iterator[None]], failed: str
 ) -> list[Outcome]:
-    """`read` of every run, in the order of the inputs they share; if it fails, others go on. A reason is told once."""
+    """`read` of every run, in the order of the inputs they share; if it fails, others go on. A reason is told once.
+
+    `read` yields whenever something is done, which counts even if it fails later.
+    """
     results, reasons = [], Counter[str]()
     for run in sorted((open_run(folder, given) for folder in folders), key=by_inputs):
-        path = run.directory.path
+        path, now, problem = run.directory.path, 0, None
         try:
-            results.append(Outcome(path, read(run)))
+            for _ in read(run):
+                now += 1
         except CrosstaxError as error:
-            if not reasons[str(error)]:
-                tell(f"{failed}: {path.name}: {error}")
-            reasons[str(error)] += 1
-            results.append(Outcome(path, 0, str(error)))
+            problem = str(error)
+            if not reasons[problem]:
+                tell(f"{failed}: {path.name}: {problem}")
+            reasons[problem] += 1
+        results.append(Outcome(path, now, problem))
     for reason, count in reasons.items():
         if count > 1:
             tell(f"{failed} either: {count - 1} more runs, because {reason}")

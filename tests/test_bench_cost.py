@@ -1,6 +1,6 @@
 """What the naive loop costs on paper, against what torch counts."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import timm
@@ -98,10 +98,11 @@ def test_the_naive_loop_computes_what_its_cost_says(family, layers, tmp_path):
 
 def test_end_of_sequence_is_one_more_token_in_training():
     asked, sizes = Questions(10, 5, 10, 5), Sizes(lm_shape("Qwen/Qwen3-0.6B"), 256, 1024, 1, 12)
-    answer, both = (
-        naive_cost_of(Condition(supervise=supervise, epochs=3), asked, sizes, None)
-        for supervise in ("answer", "answer_eos")
+    answer, both, name = (
+        naive_cost_of(Condition(**fields, epochs=3), asked, sizes, None)
+        for fields in ({"supervise": "answer"}, {"supervise": "answer_eos"}, {"task": "name"})
     )
     assert both.train_tokens - answer.train_tokens == 3 * 10
     assert both.train_flops > answer.train_flops
     assert both.evaluated_flops == answer.evaluated_flops
+    assert astuple(name) == pytest.approx(astuple(answer), rel=1e-12)  # its head sees every token, whatever it predicts

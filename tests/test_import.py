@@ -215,6 +215,11 @@ def bad(kind):
         elif kind == "pickle":
             (folder / "x.pkl").write_bytes(b"")
             return folder / "x.pkl"
+        elif kind == "narrow":
+            save_file({"x": torch.zeros(N, 4).to(torch.float8_e4m3fn)}, folder / "x.safetensors")
+            return folder / "x.safetensors"
+        elif kind == "misnamed":
+            return save(folder / "x.npy", values).rename(folder / "x.npz")
         elif kind == "several":
             np.savez(folder / "x.npz", a=values, b=values)
             return folder / "x.npz"
@@ -243,6 +248,8 @@ def bad(kind):
         ("flat", r"shape \(20,\)"),
         ("pickle", ".npy, .npz"),
         ("several", "holds a, b; give --array"),
+        ("narrow", "type F8_E4M3; save them as"),
+        ("misnamed", "no zip archive"),
         ("ragged", "differ in length"),
         ("cut", "not readable"),
         ("gone", "no such file"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cachegen.common.errors import CrosstaxError, DatasetError
+from cachegen.common.errors import CrosstaxError, DatasetError, WriteError
 from cachegen.common.files import new_folder
 from cachegen.data.building import depths_of, with_article
 from cachegen.data.cifar100 import build_cifar100
@@ -338,3 +338,16 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
     with pytest.raises(DatasetError, match="is there already"), new_folder(tmp_path / "out"):
         pass
+
+
+def test_two_that_build_a_folder_do_not_meet(tmp_path: Path) -> None:
+    def meet() -> None:
+        with new_folder(tmp_path / "out") as slow:
+            (slow / "slow").touch()
+            with new_folder(tmp_path / "out") as quick:
+                (quick / "quick").touch()
+            assert (slow / "slow").exists()
+
+    with pytest.raises(WriteError):
+        meet()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "quick"]

@@ -160,8 +160,11 @@ def test_a_run_that_cannot_be_asked_is_said_and_the_others_go_on(swept, capsys):
     nowhere = file.with_name("nowhere.csv")
     nowhere.write_text("leaf,text,answer,group,set\nzebra,is there a crow,yes,crow,mine\n")
     capsys.readouterr()
-    results = transfer(folders[:3], [question_source("test", {"questions": nowhere})], CPU)
+    for path in (folders[0] / "transfer").glob("one image*"):
+        path.unlink()
+    results = transfer(folders[:3], [*asked, question_source("test", {"questions": nowhere})], CPU)
     assert all("no question" in str(each.problem) for each in results)
+    assert sum(each.now for each in results) == 1  # what was asked before it failed
     assert capsys.readouterr().err.count("no question") == 2  # of the first, and of all others
     for folder in folders:
         for path in (folder / "transfer").glob("one image*"):

@@ -100,8 +100,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` to build in: it becomes `out` at the end, or is removed if anything fails."""
     require_new(out)
     with writing(out):
-        aside = out.parent / f".{out.name}.{os.getpid()}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = out.parent / f".{out.name}.{os.urandom(6).hex()}.tmp"  # containers and hosts may share a pid
         aside.mkdir(parents=True)
         try:
             yield aside

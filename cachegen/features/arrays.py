@@ -4,6 +4,7 @@ Each opens as `Rows`: a shape with the rows first, and what gives the rows in or
 .parquet it is one row group at a time.
 """
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def open_rows(path: Path, name: str | None, stack: ExitStack) -> Rows:
         if error.errno is None:  # h5py's
             raise _unreadable(path, error) from None
         raise StoreError(f"{path} cannot be read: {reason_of(error)}; {remedy_of(error)}") from None
-    except Exception as error:  # h5py, pyarrow, numpy and json raise a dozen unrelated types
+    except Exception as error:  # h5py, pyarrow, numpy and safetensors raise a dozen unrelated types
         raise _unreadable(path, error) from None
     if rows.dtype != BFLOAT16 and np.dtype(rows.dtype).kind not in "fiu":
         raise StoreError(f"{path}: its values are of type {rows.dtype}; save numbers")
@@ -96,12 +97,14 @@ def _npy(path: Path, _name: str | None, _stack: ExitStack) -> Rows:
 
 def _npz(path: Path, name: str | None, stack: ExitStack) -> Rows:
     """An array of the archive, which was written from memory, and is read into it again."""
+    if not zipfile.is_zipfile(path):  # numpy would read it as what it is, or as a pickle
+        raise ValueError("it is no zip archive")
     archive = stack.enter_context(np.load(path, allow_pickle=False))
     arrays: dict[str, np.ndarray] = {}
     for key in [name] if name is not None and name in archive.files else archive.files:
         with suppress(ValueError):  # of pickled objects, such as names
             arrays[key] = archive[key]
-    _, array = _one_of(path, {key: array for key, array in arrays.items() if array.ndim > 1}, name)
+    _, array = _one_of(path, {key: array for key, array in arrays.items() if getattr(array, "ndim", 0) > 1}, name)
     return Rows(array.shape, array.dtype.str, _slices(array))
 
 
@@ -124,7 +127,12 @@ def _safetensors(path: Path, name: str | None, stack: ExitStack) -> Rows:
             block = tensor[start : start + size]
             yield (block.view(torch.uint16) if block.dtype == torch.bfloat16 else block).numpy()
 
-    dtype = BFLOAT16 if tensor.get_dtype() == "BF16" else next(blocks(1), np.empty(0)).dtype.str
+    try:
+        dtype = BFLOAT16 if tensor.get_dtype() == "BF16" else next(blocks(1), np.empty(0)).dtype.str
+    except TypeError:  # numpy has no 8-bit floats
+        raise StoreError(
+            f"{path}: its values are of type {tensor.get_dtype()}; save them as F32, F16 or BF16"
+        ) from None
     return Rows((count, *inner), dtype, blocks)
 
 

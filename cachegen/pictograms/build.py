@@ -24,6 +24,7 @@ from cachegen.data.dataset import Dataset, load_dataset
 
 HERE = Path(__file__).parent
 SIDE, MARGIN = 224, 8  # pixels
+THUMBNAIL, LABEL, SHOWN = 48, 150, 24  # pixels of a thumbnail and of a name; pictures of a leaf on the sheet
 FEWEST = 5  # designs of a leaf, so that one can test and three train
 LARGEST = 2**28  # bytes of a file of a package; the largest icons.json has 99 million
 NPM = "npm pack"
@@ -287,11 +288,11 @@ def _credits(lines: list[str]) -> str:
     ])  # fmt: skip
 
 
-THUMBNAIL, LABEL, SHOWN = 48, 150, 24  # pixels of a thumbnail and of a name; pictures of a leaf
-
-
 def contact_sheet(images: Path, keys: dict[str, list[str]]) -> Image.Image:
-    """A sheet of up to 24 pictures of every leaf, to be looked through; `keys`: leaf -> keys below `images`."""
+    """A sheet of up to 24 pictures of every leaf, to be looked through for wrong drawings.
+
+    `keys`: leaf -> keys below `images`.
+    """
     rows = -(-len(keys) // 2)
     column = LABEL + SHOWN * THUMBNAIL
     sheet = Image.new("RGB", (2 * column, rows * THUMBNAIL), "white")

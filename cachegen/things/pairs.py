@@ -19,6 +19,16 @@ from cachegen.things.names import HYPERNYMS, leaf_form, leaf_number, leaf_phrase
 
 COLUMNS = [*REQUIRED, *OPTIONAL]
 
+# The phrase file of the paper's public release, of a pinned commit.
+SIZE = 2_564_416  # bytes
+COMMIT = "56b88f3434fbb146692067f3efbb541198ac2285"
+URL = (
+    f"https://raw.githubusercontent.com/sally-xu-42/cross-modal-taxonomic-gen/{COMMIT}"
+    "/llm-backbone-exp-data/minimal_pair_sentences.jsonl"
+)
+SHA256 = "473fa9b2f7688f439f9cd091304a0a09e3c4312c3fab631c440d87ed7ec3109c"
+TIMEOUT = 30  # seconds without a byte
+
 # Of the 1,448 concepts of the official file, the paper leaves out these 226 with all of their pairs; no pair of the
 # other concepts is left out. Found by comparing the two lists; no rule behind it is known.
 LEFT_OUT = frozenset(
@@ -173,16 +183,6 @@ def _row(place: str, leaf: str, hypernym: str) -> dict[str, object]:
         "hypernym_number": "singular",
         "depth": names.depth,
     }
-
-
-SIZE = 2_564_416  # bytes
-COMMIT = "56b88f3434fbb146692067f3efbb541198ac2285"
-URL = (
-    f"https://raw.githubusercontent.com/sally-xu-42/cross-modal-taxonomic-gen/{COMMIT}"
-    "/llm-backbone-exp-data/minimal_pair_sentences.jsonl"
-)
-SHA256 = "473fa9b2f7688f439f9cd091304a0a09e3c4312c3fab631c440d87ed7ec3109c"
-TIMEOUT = 30  # seconds without a byte
 
 
 def fetch_release(url: str = URL, sha256: str = SHA256, size: int = SIZE) -> Path:

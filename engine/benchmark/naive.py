@@ -57,14 +57,15 @@ def naive_cost_of(condition: Condition, questions: Questions, sizes: Sizes, enco
     Each question reads its image anew, and the head sees every token.
     """
     alone = cost_of(condition.model_copy(update={"lm_sharing": "never"}), questions, sizes)
-    trained = condition.epochs * questions.trained
-    answers = 2 if condition.supervise == "answer_eos" else 1  # which `cost_of` lets the head see
+    trained, evaluated = condition.epochs * questions.trained, questions.evaluated
+    read = sizes.suffix if condition.task == "name" else 1  # tokens that `cost_of` lets the head see
+    answers = read + (1 if condition.supervise == "answer_eos" else 0)
     head, encoding = 2 * sizes.lm.vocabulary * sizes.lm.width, encoder.flops if encoder else 0.0
     return Cost(
         alone.train_tokens,
         alone.evaluated_tokens,
         alone.train_flops + 2 * head * (alone.train_tokens - answers * trained) + trained * encoding,
-        alone.evaluated_flops + head * (alone.evaluated_tokens - questions.evaluated) + questions.evaluated * encoding,
+        alone.evaluated_flops + head * (alone.evaluated_tokens - read * evaluated) + evaluated * encoding,
     )
 
 

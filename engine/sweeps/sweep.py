@@ -10,7 +10,7 @@ from cachegen.common.errors import CrosstaxError, RunError
 from cachegen.common.locks import exclusive_lock, lock_holder
 from cachegen.common.progress import tell
 from engine.design.condition import Sweep
-from engine.runs.config import condition_of, inputs_of, read_config
+from engine.runs.config import condition_of, inputs_of, read_config, run_id_of
 from engine.runs.directory import RunDirectory
 from engine.runs.planned import Execution, PlannedRun
 from engine.sweeps.executors import Executor, in_this_process
@@ -181,6 +181,7 @@ def _tell_other_inputs(out: Path, runs: list[PlannedRun], others: set[str]) -> N
         with contextlib.suppress(CrosstaxError, KeyError):
             config = read_config(folder)
             condition = condition_of(config, folder)
+            run_id_of(config, condition, folder)  # raises where something is damaged
             known = config["condition"]
             now = asked.get((known["encoder"], known["lm"], condition), config["digests"])
             differing.update(name for name in now if now[name] != config["digests"][name])

@@ -44,6 +44,8 @@ from engine.sweeps.presets import Preset
 from engine.sweeps.sweep_file import complete, locate, read_document, read_grids, read_sweep
 from engine.sweeps.tune.record import Record, Trial
 
+BEST = "best.toml"
+
 Params = dict[str, Any]
 """Values of the searched fields, in the order of their names."""
 
@@ -204,9 +206,6 @@ def _check_entry(name: str, values: Range | tuple[Any, ...]) -> None:
         raise ValueError(f"space.{name}: no number; list its values instead of a range")
     if kind is int and not all(isinstance(value, int) for value in (values.low, values.high, values.step or 1)):
         raise ValueError(f"space.{name}: counts in whole numbers; write low, high and step without a point")
-
-
-BEST = "best.toml"
 
 
 def best_toml(trial: Trial, grids: Iterable[Mapping[str, Any]], exploratory: bool) -> str:

@@ -169,6 +169,7 @@ class FrozenLM:
         row_1TD = row_TD[None]
         if self.compiled:
             row_1TD = row_1TD.clone()  # a view would be another case, for which the first layer is compiled once more
+        layers = None
         try:
             with packed_as(layout):
                 layers = self._layers(
@@ -181,9 +182,10 @@ class FrozenLM:
         except Exception as error:
             if not self.falls_back(error):
                 raise
-            return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         finally:
             self._answer_rows = None
+        if layers is None:  # here, where the error holds no memory
+            return self.answer_states(row_TD, layout, answer_rows_Q, ids_T)
         return self._read([states[0].index_select(0, answer_rows_Q) for states in layers])
 
     def _states_of_prompts(

@@ -226,7 +226,7 @@ def test_table_3_is_ablation_by_leaf(things):
 
 @pytest.fixture(scope="module", params=few(["one", "all"], "one"), ids="{} amounts of shuffles".format)
 def counts(request, grid, real):
-    """(shuffle, ablation kind, amount) -> counts of the question table; of shuffles, one amount of each kind, or all."""
+    """(shuffle, ablation kind, amount) -> counts of the question table; of shuffles one amount of each kind, or all."""
     conditions = {
         (c.shuffle, c.ablation_kind, c.ablation): c
         for c in (run.condition for run in grid)

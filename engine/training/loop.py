@@ -159,14 +159,14 @@ def train_group(
         for row, items in loaded.rows:
             row_loss = partial(step_loss, lm, tokens, loaded, row, projectors, items, runs[0].condition.loss)
             loss, losses_of_runs = row_loss()
-            done = False
+            differentiated = False
             try:
                 loss.backward()
-                done = True
+                differentiated = True
             except Exception as error:
                 if not lm.falls_back(error):
                     raise
-            if not done:  # here, where the error holds no memory; no gradient had come as far as the projectors
+            if not differentiated:  # here, where the error holds no memory; no gradient had come as far as the projectors
                 loss, losses_of_runs = row_loss()
                 loss.backward()
             losses += losses_of_runs

@@ -148,7 +148,7 @@ def drawn(request: pytest.FixtureRequest, drawn_things: Figures, drawn_small: Fi
 
 def test_the_papers_figures_are_drawn_where_their_runs_are(drawn_things: Figures, drawn_small: Figures) -> None:
     assert {figure.paper for figure in drawn_things.drawn.values()} == PAPER | {""}
-    assert set(drawn_things.absent) == {"text", "dose", "tuning", "residuals", *LENS}
+    assert set(drawn_things.absent) == {"text", "dose", "tuning", *LENS}
     assert set(drawn_small.absent) == {"encoders", "ablation_llama", "shuffles_llama", "tuning", *LENS}
     for figures in (drawn_things, drawn_small):
         assert [name for name in FIGURES if name in figures.drawn] == list(figures.drawn)

@@ -30,7 +30,7 @@ class Wording:
         runs = study.sweep.opened.values()
         self.items = bool(runs) and all(run.items for run in runs)
         given = [str(text) for name in NAMED if name in study.runs for text in study.runs[name].unique()]
-        given = [part for text in given for part in re.split(r"\{phrase\}", text)]
+        given = [part for text in given for part in re.split(r"\{phrase\}|\n", text)]
         names = [*study.categories["category"].astype(str).unique(), *study.runs["encoder"].astype(str), "{image}"]
         self._kept = sorted({text for text in (*given, *names) if re.search("image|picture", text, re.I)}, key=len)
 

@@ -1,5 +1,7 @@
 """The one comparison: its tests against other implementations, its interval against simulated truth, its decision."""
 
+import gc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,6 +94,18 @@ def test_no_numbers_raise_or_decide_without_a_p(estimate: float, se: float, df: 
         assert np.isnan(p) or 0 <= p <= 1
     assert found.equivalent <= (abs(estimate) < found.margin)
     assert found.verdict
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_holm_leaves_the_heap_frozen_or_not(frozen: bool) -> None:
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    try:
+        holm(pd.Series([0.01, 0.5]))
+        assert (gc.get_freeze_count() > 0) == frozen
+    finally:
+        gc.freeze()  # as conftest.py left it
 
 
 def test_the_family_is_adjusted_by_holm() -> None:

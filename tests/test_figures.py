@@ -471,6 +471,17 @@ def test_another_process_writes_the_same_files(
         assert (tmp_path / f"figures/{name}.png").read_bytes() == drawn_small.drawn[name].png()
 
 
+def test_a_small_study_begins_no_other_process(
+    small: tuple[World, Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor asks for what one would need: some machines have no semaphores."""
+    monkeypatch.setattr("analysis.figures.contents.FIGURES", {})
+    monkeypatch.setattr(study_files, "MANY_RUNS", len(small[1].runs) + 1)
+    monkeypatch.setattr(study_files, "ProcessPoolExecutor", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr(study_files, "write_tables", lambda *_: [])
+    assert write_study(small[1], tmp_path)[0] == []
+
+
 def test_names_of_users_are_text_and_not_markup(tmp_path: Path) -> None:
     world = World(families=3, per_leaf=8)
     for lm in ("my/$weird_{lm}$<b>&amp;", "my/other"):

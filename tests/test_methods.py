@@ -136,6 +136,24 @@ def test_what_old_runs_leave_open_is_what_they_ran_with(tmp_path: Path) -> None:
     assert "nan" not in text
 
 
+def test_what_users_call_things_stands_as_it_is(tmp_path: Path) -> None:
+    """Though it reads like a heading of the template, or like markup; two languages may differ in case only."""
+    fields = settings(answer_yes="Yes\n# Models\n", answer_no="{{ no }} & <i>", template="# Models\n{question}")
+    models = {"encoder": "# we<i>rd {% if %}", "lm": "# {{ lm }} & “q”"}
+    languages = ({"test_language": "DE"}, {"train_language": "de"})
+    found = methods(tmp_path, *[(ORIGINAL, fields | models | language) for language in languages])
+    headings = ["Materials", "Models", "Conditions", "Training", "Measures", "Statistics"]
+    assert [heading for heading, _ in found.paragraphs] == headings
+    for said in (
+        "Image encoder: # we<i>rd {% if %}, frozen.",
+        "(LM): # {{ lm }} & “q”, frozen",
+        "“Yes\\n# Models\\n” and “{{ no }} & <i>”",
+        "“# Models\\n{question}”",
+        "(DE and de)",
+    ):
+        assert said in found.text, said
+
+
 def test_things_is_known_by_its_files_and_hypernyms(tmp_path: Path) -> None:
     def sweep(name: str, rename: dict[str, str], file: str) -> Path:
         questions = WORLD.questions("original", 100).replace({"category": rename})

@@ -88,7 +88,7 @@ def test_categories_are_scored_apart_and_counted() -> None:
     assert table["homonym"].tolist() == [True, False, False]  # the hypernym "crow" is a leaf's name too
 
 
-def test_means_are_over_categories() -> None:
+def test_means_are_over_categories_and_over_well_filled_ones() -> None:
     rows = [("test", "heldout", "big", i % 2 == 0, i % 2 == 0, 1.0 if i % 2 == 0 else -1.0) for i in range(20)]
     rows += [("test", "heldout", "small", True, True, -1.0), ("test", "heldout", "small", True, True, 1.0)]
     row = summarise(add_baselines(measure_categories(answers_table(rows)))).iloc[0]

@@ -143,12 +143,13 @@ def write_study(study: Study, out: Path) -> tuple[list[str], Figures, dict[str, 
     """
     beside = len(study.runs) >= MANY_RUNS and cores() > 1
     context = multiprocessing.get_context("spawn")  # numerical libraries keep threads, which a fork would lose
-    pool = ProcessPoolExecutor(1, context, begin_worker)
+    pool = ProcessPoolExecutor(1, context, begin_worker) if beside else None
     coming: dict[str, Future[str]] = {}
 
     def begin(name: str, drawn: Drawn) -> None:
         with contextlib.suppress(BrokenProcessPool):
-            coming[name] = pool.submit(drawn.write, out / FOLDER, name)
+            if pool is not None:
+                coming[name] = pool.submit(drawn.write, out / FOLDER, name)
 
     def written(name: str, drawn: Drawn) -> str:
         with contextlib.suppress(BrokenProcessPool):  # the other process was killed, for want of memory perhaps
@@ -157,8 +158,9 @@ def write_study(study: Study, out: Path) -> tuple[list[str], Figures, dict[str, 
         return drawn.write(out / FOLDER, name)
 
     try:
-        figures = draw_figures(study, begin) if beside else draw_figures(study)
+        figures = draw_figures(study, begin)
         tables = write_tables(study, out)
         return tables, figures, {name: written(name, drawn) for name, drawn in figures.drawn.items()}
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)

@@ -61,7 +61,7 @@ def methods_of(study: Study, world: Path | None = None) -> Methods:
         without_image=any("{image}" not in text for text in about.values("template")),
         world=materials.kind == "microworld",
     )
-    _, *parts = re.split(r"^# (.+)$", filled, flags=re.MULTILINE)
+    _, *parts = re.split(r"^# (\w+)$", filled, flags=re.MULTILINE)
     texts = [re.sub(r"\s*\n\s*", " ", text).strip() for text in parts[1::2]]
     wording = Wording(study)
     paragraphs = tuple((heading, wording(text)) for heading, text in zip(parts[::2], texts, strict=True))

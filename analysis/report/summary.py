@@ -109,7 +109,8 @@ def overview(study: Study) -> RenderableType:
         parts += ["", _contrasts(contrasts[fixed])]
     parts += ["", *map(Text, _answers(_shown(study, study.answering)))]
     notes = [f"{(~fixed).sum()} exploratory comparisons of means are in contrasts"] if (~fixed).any() else []
-    notes += ["mixed models are in models, and the swap in swap"] if len(study.models) else []
+    notes += ["mixed models are in models"] if len(study.models) else []
+    notes += ["the hypernym-level swap is in swap"] if len(study.swap) else []
     notes += [*f1.loc[f1["note"] != "", "note"].unique(), *(note for note in study.notes if note not in left_out)]
     if failed := len(study.sweep.failed):
         notes.append(f"{failed} of {failed + len(study.runs)} runs have no results and are left out")

@@ -101,7 +101,7 @@ def read_again(
         results.append(Outcome(path, now, problem))
     for reason, count in reasons.items():
         if count > 1:
-            tell(f"{failed} either: {count - 1} more runs, because {reason}")
+            tell(f"{failed}, for the same reason: {count - 1} more ({reason})")
     return results
 
 

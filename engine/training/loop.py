@@ -166,7 +166,7 @@ def train_group(
             except Exception as error:
                 if not lm.falls_back(error):
                     raise
-            if not differentiated:  # here, where the error holds no memory; no gradient had come as far as the projectors
+            if not differentiated:  # here, where the error holds no memory; no projector had got a gradient of this row
                 loss, losses_of_runs = row_loss()
                 loss.backward()
             losses += losses_of_runs

@@ -29,9 +29,10 @@ TOP = {"cachegen": (), "engine": ("cachegen",), "analysis": ("cachegen", "engine
 
 
 def imports(module: str, *, lazy: bool = False) -> set[str]:
-    """Modules of ours that a module imports, with `lazy` those inside functions too."""
+    """Modules of ours that a module imports, for its types too; with `lazy` those inside functions too."""
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if lazy else tree.body
+    for_types = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    nodes = ast.walk(tree) if lazy else [*tree.body, *(node for block in for_types for node in block.body)]
     found = set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -13,19 +13,29 @@ Shape letters as in `engine.lm.prefix_sharing`; R = H / G query heads share a ke
 row, L is the length of its texts (P or S). Scores are (N G, Q R L, keys): key heads are batches, the rest rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from engine.lm.prefix_sharing import Layout  # which calls these
+
+class RowLayout(Protocol):
+    """What is read of `engine.lm.prefix_sharing.Layout`."""
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def prefix(self) -> int: ...
+    @property
+    def suffix(self) -> int: ...
+
+    def spans(self) -> Iterator[tuple[slice, slice, int]]: ...
 
 
 def matmul_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: "Layout", scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
 ) -> torch.Tensor:
     """query (1, H, T, E), key (1, G, T, E) and value (1, G, T, F) of a packed row -> (1, T, H, F)."""
     out: torch.Tensor = _MatmulAttention.apply(query, key, value, layout, scale)
@@ -35,7 +45,7 @@ def matmul_attention(
 class _MatmulAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: "Layout", scale: float
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: RowLayout, scale: float
     ) -> torch.Tensor:
         row = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, H or G, E): a token's heads side by side
         prefixes, buckets = _parts(layout, key.shape[1])
@@ -95,7 +105,7 @@ def composed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    layout: "Layout",
+    layout: RowLayout,
     scale: float,
     pattern: torch.Tensor | None = None,
     softcap: float | None = None,
@@ -190,7 +200,7 @@ class _Part:
         return row[self.tokens].view(shape)
 
 
-def _parts(layout: "Layout", groups: int) -> tuple[_Part, list[_Part]]:
+def _parts(layout: RowLayout, groups: int) -> tuple[_Part, list[_Part]]:
     """The prefixes, and the suffixes of each bucket."""
     prefixes = _Part(slice(0, layout.images), slice(0, layout.images * layout.prefix), 1, layout.prefix, groups)
     return prefixes, [_Part(*span, layout.suffix, groups) for span in layout.spans()]

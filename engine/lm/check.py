@@ -16,7 +16,7 @@ the precision of the LM:
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -24,20 +24,39 @@ from cachegen.common.errors import ModelError
 from cachegen.common.rng import stream_seed
 from engine.lm.prefix_sharing import Layout
 
-if TYPE_CHECKING:
-    from engine.lm.language_model import FrozenLM  # which calls this check
-
 SLACK, DRAWS = 16, 3
 WINDOWS = ("sliding_window", "attention_chunk_size")
 PROMPTS = Layout(buckets=((2, 2),), prefix=5, suffix=4)
 LENGTHS = (4, 3, 2, 4)
 
 
+class Answering(Protocol):
+    """What is asked here of `engine.lm.language_model.FrozenLM`."""
+
+    model: Any
+    decoder: Any
+    device: torch.device
+    width: int
+    embedding_rms: float
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def embed(self, ids: torch.Tensor) -> torch.Tensor: ...
+    def answer_states(
+        self, row_TD: torch.Tensor, layout: Layout, answer_rows_Q: torch.Tensor, ids_T: torch.Tensor
+    ) -> torch.Tensor: ...
+    def plain_logits(self, prompt_TD: torch.Tensor, ids_T: torch.Tensor) -> torch.Tensor: ...
+    def vocabulary_logits(self, states_QD: torch.Tensor) -> torch.Tensor: ...
+    def answer_logits(self, states_QD: torch.Tensor, yes: int, no: int) -> torch.Tensor: ...
+
+
 class DifferentError(ModelError):
     """A way of computing answers is not what Hugging Face's own forward computes."""
 
 
-def check(lm: "FrozenLM") -> None:
+def check(lm: Answering) -> None:
     """Raise `DifferentError` if `lm`, in its present way, answers otherwise than Hugging Face's own forward.
 
     Raises `ModelError` where that forward itself gives no numbers.
@@ -49,7 +68,7 @@ def check(lm: "FrozenLM") -> None:
                 _compare_some(lm)
 
 
-def _compare_some(lm: "FrozenLM") -> None:
+def _compare_some(lm: Answering) -> None:
     """Three draws have a try: a fault shows in all of them, the kink of an activation or a tie of experts in few."""
     for draw in range(DRAWS - 1):
         with suppress(TooFarError):
@@ -58,7 +77,7 @@ def _compare_some(lm: "FrozenLM") -> None:
     _compare(lm, DRAWS - 1)
 
 
-def _compare(lm: "FrozenLM", draw: int) -> None:
+def _compare(lm: Answering, draw: int) -> None:
     rng = torch.Generator().manual_seed(stream_seed(draw, "self-check"))
     rows = lm.rows
     ids_QS = torch.randint(0, rows, (PROMPTS.questions, PROMPTS.suffix), generator=rng).to(lm.device)
@@ -123,7 +142,7 @@ class TooFarError(DifferentError):
 class NotFiniteError(ModelError):
     """Hugging Face's own forward gives no numbers."""
 
-    def __init__(self, lm: "FrozenLM") -> None:
+    def __init__(self, lm: Answering) -> None:
         bad = [name for name, values in lm.model.named_parameters() if not values.isfinite().all()]
         what = f"weights that are not finite, first {bad[0]}" if bad else "answers that are not finite"
         super().__init__(
@@ -133,7 +152,7 @@ class NotFiniteError(ModelError):
 
 
 @contextmanager
-def _in_float32(lm: "FrozenLM") -> Iterator[None]:
+def _in_float32(lm: Answering) -> Iterator[None]:
     """Weights in 16 bits are float32 inside, where both forms fit into memory."""
     narrow = [x for x in (*lm.model.parameters(), *lm.model.buffers()) if x.is_floating_point() and x.itemsize == 2]
     if 4 * sum(x.numel() for x in narrow) > 0.8 * _free_memory(lm.device):

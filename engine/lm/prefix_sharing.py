@@ -86,11 +86,11 @@ class Layout:
 Biases = dict[tuple[int, int], tuple[torch.Tensor | None, torch.Tensor]]
 
 
-# Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may differ
-# from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
 class _Row(threading.local):
     """The row that this thread computes. Unlike a `ContextVar`, dynamo reads it before torch 2.14 too."""
 
+    # Third, a tensor (images + 1, questions of each + 1) of no values, for the first bucket: sizes of tensors may
+    # differ from row to row without a layer being compiled anew. Numbers of a layout may not, nor may a size of 1.
     packed: tuple[Layout, Biases | None, torch.Tensor]
 
 
